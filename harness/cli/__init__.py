@@ -1,0 +1,184 @@
+"""The command line: `bench VERB ...`. Each verb is a module of this package, imported when it is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from harness.errors import BenchError
+
+USAGE, BUG, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 70, 130, 143, 141
+"""Exit codes that belong to no verb; those of `harness.errors` and of the verbs are documented in docs."""
+
+_EPILOG = "`bench VERB --help` says more. The store is --store, else $BENCH_STORE, else ./.bench."
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived: unwind, so that children are ended and files closed."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; nothing but usage messages and errors goes to stderr."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as leave:  # --help, --version and mistakes in usage
+        return leave.code if isinstance(leave.code, int) else USAGE
+    try:
+        with _terminable():
+            code = _run(arguments)
+            sys.stdout.flush()
+            return code
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except _Terminated:
+        print("bench: terminated", file=sys.stderr)
+        return TERMINATED
+    except BrokenPipeError:
+        # Whoever read our output has left. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except Exception:
+        traceback.print_exc()
+        print("bench: this is a bug in bench itself, not in your grid", file=sys.stderr)
+        return BUG
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    top = argparse.ArgumentParser(
+        prog="bench", description="Benchmark backdoor attacks and defenses.", epilog=_EPILOG, allow_abbrev=False
+    )
+    top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)
+    for name, (module, summary, add_arguments) in _VERBS.items():
+        description = summary[:1].upper() + summary[1:] + "."
+        verb = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
+        verb.set_defaults(module=module)
+        add_arguments(verb)
+    return top
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    module = importlib.import_module(f"harness.cli.{arguments.module}")
+    code: int = module.run(arguments)
+    return code
+
+
+def _add_run(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb)
+    _add_store(verb)
+    _add_selection(verb)
+    verb.add_argument("--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)")
+    verb.add_argument("--threads", type=_positive(int), metavar="N", help="threads of each stage (default: 1)")
+    verb.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:<number> (default: GPUs if there are any)")
+    verb.add_argument("--timeout", type=_positive(float), metavar="SECONDS", help="longest time of a stage")
+    verb.add_argument("--engine", default="local", metavar="NAME", help="where stages run (default: local)")
+    verb.add_argument("--strict", action="store_true", help="exit with 3 if any plugin is broken")
+
+
+def _add_plan(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb)
+    _add_store(verb)
+    _add_selection(verb)
+    verb.add_argument("--explain", action="store_true", help="say of each stage why it would run")
+
+
+def _add_status(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb, nargs="?")
+    _add_store(verb)
+
+
+def _add_report(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb)
+    _add_store(verb)
+    formats = ("terminal", "markdown", "csv")
+    verb.add_argument("--format", choices=formats, default="terminal", help="of the tables (default: terminal)")
+    verb.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+
+
+def _add_list(verb: argparse.ArgumentParser) -> None:
+    kinds = ("attacks", "defenses", "models", "datasets", "metrics", "parts", "recipes")
+    verb.add_argument("kind", nargs="?", choices=kinds, metavar="KIND", help=f"{', '.join(kinds)} (default: all)")
+    verb.add_argument("--json", action="store_true", help="print a JSON list")
+
+
+def _add_show(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "bench show [-h] [KIND] NAME"
+    verb.add_argument("words", nargs="+", metavar="[KIND] NAME", help="a component, a recipe or a broken plugin")
+
+
+def _add_grid(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
+    verb.add_argument("grid", type=Path, nargs=nargs, metavar="GRID", help="the grid file, such as grid.toml")
+
+
+def _add_store(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--store", type=Path, metavar="FOLDER", help="where results are kept")
+
+
+def _add_selection(verb: argparse.ArgumentParser) -> None:
+    text = 'only cells that match, such as "badnets and not (ft or nad)"'
+    verb.add_argument("-k", dest="select", metavar="EXPR", help=text)
+
+
+def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = number(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+        return value
+
+    return read
+
+
+_VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {
+    "run": ("run", "run what a grid still lacks and print its tables", _add_run),
+    "plan": ("plan", "show what would run, what is cached, and why", _add_plan),
+    "status": ("status", "show what is running, done and failed", _add_status),
+    "report": ("report", "print a grid's tables from stored results", _add_report),
+    "list": ("list_", "list what can be named in a grid", _add_list),
+    "show": ("show", "show a component's parameters and where it comes from", _add_show),
+}
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        import harness
+
+        print(f"bench {harness.__version__}")
+        parser.exit()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM unwinds the stack as Ctrl-C does, instead of ending the process on the spot."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise _Terminated
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:  # not the main thread: whoever called us decides
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

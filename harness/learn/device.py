@@ -1,0 +1,113 @@
+"""What the machine can do, and how to leave its global state as it was found."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import nn
+
+from harness.learn.images import Device
+
+if TYPE_CHECKING:
+    from harness.components import Model, Task
+
+Precision = Literal["fp32", "bf16"]
+
+
+def probe_precision(asked: str, device: Device) -> Precision:
+    """What `asked` ("auto", "fp32" or "bf16") means on `device`.
+
+    auto is bf16 on GPUs of compute capability 8 or more and on CPUs with bf16 instructions: elsewhere bf16 works, but
+    through paths slower than fp32.
+    """
+    if asked in ("fp32", "bf16"):
+        return "bf16" if asked == "bf16" else "fp32"
+    if asked != "auto":
+        raise ValueError(f'precision must be "auto", "fp32" or "bf16", not {asked!r}')
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return "bf16" if torch.cuda.get_device_capability(device)[0] >= 8 else "fp32"
+    if kind == "cpu":
+        probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        found = (getattr(torch.cpu, probe, None) for probe in probes)
+        return "bf16" if any(probe is not None and probe() for probe in found) else "fp32"
+    return "fp32"
+
+
+def set_threads(count: int) -> None:
+    """Compute with `count` CPU threads from here on. The number decides the order of sums, hence bits."""
+    torch.set_num_threads(count)
+    with contextlib.suppress(RuntimeError):  # can be set once only, before the first parallel work
+        torch.set_num_interop_threads(1)
+
+
+@contextlib.contextmanager
+def global_random(seed: int, device: Device = "cpu") -> Iterator[None]:
+    """Seed torch's global generators of the CPU and of `device` (dropout draws there); afterwards they are as before.
+
+    `torch.manual_seed` would touch every GPU of the machine, and be felt by later code.
+    """
+    place = torch.device(device)
+    accelerator = _cuda_generator(place) if place.type == "cuda" else None
+    touched = [torch.default_generator, *([accelerator] if accelerator else [])]
+    states = [generator.get_state() for generator in touched]
+    try:
+        for generator in touched:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(touched, states, strict=True):
+            generator.set_state(state)
+
+
+def _cuda_generator(place: torch.device) -> torch.Generator:
+    current = torch.cuda.current_device()  # makes CUDA ready, which the list of generators needs
+    index = current if place.index is None else place.index
+    return torch.cuda.default_generators[index]
+
+
+@contextlib.contextmanager
+def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
+    """Choose between the fastest kernels and repeatable ones; afterwards torch's flags are as before."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be repeatable without
+    try:
+        torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, bool(deterministic)
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+
+
+@contextlib.contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Put modules and all their parts into evaluation mode; afterwards each part is in the mode it was in."""
+    parts = [part for module in modules for part in module.modules()]
+    modes = [part.training for part in parts]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, mode in zip(parts, modes, strict=True):
+            part.training = mode
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module's first parameter or buffer is; the CPU if it has none."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))
+
+
+def seeded_build(model: Model, task: Task, seed: int) -> nn.Module:
+    """A network with the initial weights that belong to `seed`, on the CPU; the global generator is left as found."""
+    with global_random(seed):
+        return model.build(task)

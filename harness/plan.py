@@ -1,0 +1,261 @@
+"""Cells to stages, and how each stands: cached, to run, incompatible or blocked, with the reason.
+
+Nothing is decided here by name of a method; what a component needs and declares decides what is upstream of it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from harness.binding import Binding, bind
+from harness.components import Context, Traits
+from harness.errors import NothingSelected
+from harness.graph import Graph, Setting, Suspect, grants_of
+from harness.outcomes import Outcome
+from harness.stages import Stage
+
+if TYPE_CHECKING:
+    from harness.grid import Cell, Entry, Grid
+    from harness.registry import Registry
+    from harness.resolve import Resolved, Resolver
+    from harness.sources import Sources
+    from harness.store import Store
+
+
+@dataclass(frozen=True)
+class Want:
+    """One metric of one cell: the stage that computes it, or why it makes no sense here."""
+
+    label: str
+    metric: Resolved
+    stage: str | None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class PlannedCell:
+    """A cell with its stages (keys) and everything a row says beside the number.
+
+    `defended` is None for the defense that is none; `established` are the scores of the undefended victim with the
+    bounds they must reach; `incompatible` is the reason against the whole cell.
+    """
+
+    cell: Cell
+    components: Mapping[str, Resolved]
+    recipe: Mapping[str, Any]
+    victim: str | None
+    defended: str | None
+    wants: tuple[Want, ...]
+    marks: tuple[str, ...]
+    established: Mapping[str, tuple[str, float]]
+    incompatible: str | None = None
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What the cell asks for: its leaves in the graph."""
+        scored = tuple(want.stage for want in self.wants if want.stage)
+        judged = tuple(key for key, _ in self.established.values())
+        return (*((self.defended,) if self.defended else ()), *scored, *judged)
+
+
+@dataclass
+class Plan:
+    """All cells and stages of a grid. `stages` are those cached or to run, upstream first."""
+
+    grid: Grid
+    cells: Sequence[PlannedCell]
+    graph: Graph
+    stages: dict[str, Stage] = field(default_factory=dict)
+    outcome: dict[str, Outcome] = field(default_factory=dict)
+    reason: dict[str, str] = field(default_factory=dict)
+
+    def refresh(self, store: Store) -> None:
+        """See what the store holds, and walk back from what cells ask for to what must run.
+
+        A stage that nobody downstream needs does not run, even where its object has been deleted.
+        """
+        self.stages, self.outcome, self.reason = {}, {}, {}
+        pending = [key for cell in self.cells for key in cell.stages]
+        needed: set[str] = set()
+        while pending:
+            key = pending.pop()
+            if key in needed:
+                continue
+            needed.add(key)
+            self._look(key, store)
+            if self.outcome[key] is Outcome.TO_RUN:
+                pending += [item.key for item in self.graph.stages[key].inputs]
+        self.stages = {key: stage for key, stage in self.graph.stages.items() if key in needed}
+        for key, stage in self.stages.items():
+            self._inherit(key, stage)
+
+    def _look(self, key: str, store: Store) -> None:
+        manifest = store.manifest(key)
+        failure = None if manifest else store.failure(key)
+        if manifest is not None and not (changed := store.outdated(manifest)):
+            self.outcome[key] = Outcome.CACHED
+        elif manifest is not None:
+            self.outcome[key], self.reason[key] = Outcome.TO_RUN, f"its {', '.join(changed)} has other content now"
+        elif failure is not None and failure.get("status") == "incompatible":
+            self.outcome[key], self.reason[key] = Outcome.INCOMPATIBLE, failure["message"]
+        elif failure is not None:
+            self.outcome[key], self.reason[key] = Outcome.TO_RUN, f"failed before: {failure.get('message', '')}"
+        else:
+            self.outcome[key], self.reason[key] = Outcome.TO_RUN, "not in the store"
+
+    def _inherit(self, key: str, stage: Stage) -> None:
+        """What stands on an incompatible stage is incompatible; what a new stage feeds cannot be cached for it."""
+        if self.outcome[key] is not Outcome.TO_RUN:
+            return
+        for item in stage.inputs:
+            if self.outcome.get(item.key) is Outcome.INCOMPATIBLE:
+                self.outcome[key], self.reason[key] = Outcome.INCOMPATIBLE, self.reason[item.key]
+                return
+
+
+def build(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolver, sources: Sources) -> Plan:
+    """Bind the grid's entries and lay out the stages of `cells`. Raises GridError or NothingSelected."""
+    chosen = list(cells)
+    if not chosen:
+        raise NothingSelected(f"{grid.path}: no cell is selected")
+    binding = bind(grid, chosen, registry, resolver)
+    graph = Graph(binding, sources.of)
+    reasons = _incompatible(binding, chosen, resolver)
+    return Plan(grid, [_cell(graph, cell, reasons) for cell in chosen], graph)
+
+
+def _setting(binding: Binding, cell: Cell) -> Setting:
+    return Setting(
+        cell.dataset,
+        binding.component(cell.dataset, cell.dataset),
+        binding.component(cell.model, cell.dataset),
+        binding.component(cell.attack, cell.dataset),
+        binding.recipes[cell.dataset, cell.model, cell.attack],
+        binding.task(cell.dataset),
+        cell.victim_seed,
+    )
+
+
+def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]) -> PlannedCell:
+    at = graph.once(
+        ("setting", cell.dataset, cell.model, cell.attack, cell.victim_seed), lambda: _setting(graph.binding, cell)
+    )
+    chain = [(entry, graph.binding.component(entry, cell.dataset)) for entry in cell.chain]
+    components = {"dataset": at.data, "model": at.model, "attack": at.attack, "defense": chain[-1][1]}
+    trio = (cell.dataset, cell.model, cell.attack)
+    found = [reasons.get((*trio, None), None)]  # type: ignore[arg-type]
+    found += [reasons.get((*trio, entry)) for entry, _ in chain]
+    if against := next(filter(None, found), None):
+        wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in graph.binding.grid.metrics)
+        return PlannedCell(cell, components, at.recipe, None, None, wants, (), {}, against)
+    victim = graph.victim(at)
+    suspect, defended = victim, None
+    for entry, defense in chain:
+        if not defense.needs:  # the defense that is none: no stage, an alias of what it stands on
+            continue
+        grants = graph.once(
+            ("grants", cell.dataset, entry, cell.defense_seed),
+            lambda entry=entry, defense=defense: grants_of(graph, at, entry, defense, cell.defense_seed),
+        )
+        suspect = graph.defend(at, defense, grants, suspect, cell.defense_seed)
+        defended = suspect.stage
+    wants = _wants(graph, at, suspect, victim, defended, cell, reasons)
+    marks = _marks(at, [defense for _, defense in chain])
+    established = _established(graph, at, victim, cell)
+    return PlannedCell(
+        cell, components, at.recipe, victim.stage.key, defended and defended.key, wants, marks, established
+    )
+
+
+def _metric(graph: Graph, entry: Entry, cell: Cell) -> Resolved:
+    return graph.binding.component(entry, cell.dataset)
+
+
+def _wants(
+    graph: Graph,
+    at: Setting,
+    suspect: Suspect,
+    victim: Suspect,
+    defended: Stage | None,
+    cell: Cell,
+    reasons: Mapping[tuple[Entry, ...], str],
+) -> tuple[Want, ...]:
+    """The metrics of a cell; those on predictions share a stage with the others of their distribution."""
+    wants: dict[str, Want] = {}
+    together: dict[str, dict[str, Resolved]] = defaultdict(dict)
+    for entry in graph.binding.grid.metrics:
+        metric = _metric(graph, entry, cell)
+        reason = reasons.get((cell.dataset, cell.model, cell.attack, cell.defense, entry))
+        if reason is None and "trigger" in metric.needs and not at.attack.facts["has_trigger"]:
+            reason = f"attack {at.attack.name!r} has no trigger"
+        if reason is not None:
+            wants[entry.label] = Want(entry.label, metric, None, reason)
+        elif metric.facts["measured"]:
+            reference = None
+            if "reference" in metric.needs and suspect is not victim:
+                reference = graph.measure(at, victim, None, metric, None)
+            stage = graph.measure(at, suspect, defended, metric, reference)
+            wants[entry.label] = Want(entry.label, metric, stage.key)
+        else:
+            together[metric.distribution][entry.label] = metric
+    for metrics in together.values():
+        stage = graph.score(graph.evaluate(at, suspect), defended, list(metrics.values()))
+        wants.update({label: Want(label, metric, stage.key) for label, metric in metrics.items()})
+    return tuple(wants[entry.label] for entry in graph.binding.grid.metrics)
+
+
+def _marks(at: Setting, chain: Sequence[Resolved]) -> tuple[str, ...]:
+    """What a reader must know of the row: a leak, or a training set stamped afterwards."""
+    needs = {need for defense in chain for need in defense.needs}
+    static = "training-set" in needs and at.attack.facts["training_controlled"]
+    return (*(("oracle",) if "oracle" in needs else ()), *(("static",) if static else ()))
+
+
+def _established(graph: Graph, at: Setting, victim: Suspect, cell: Cell) -> dict[str, tuple[str, float]]:
+    """The scores of the undefended victim that the attack entry sets bounds for: metric -> (stage, bound)."""
+    bounds = {
+        name: bound for name, bound in cell.attack.established.items() if at.attack.facts["has_trigger"] or name == "acc"
+    }
+    if not bounds:
+        return {}
+    stage = graph.score(graph.evaluate(at, victim), None, [graph.binding.established[name] for name in bounds])
+    return {name: (stage.key, bound) for name, bound in bounds.items()}
+
+
+def _incompatible(binding: Binding, cells: Sequence[Cell], resolver: Resolver) -> dict[tuple[Any, ...], str]:
+    """Ask every component that has an opinion, once a combination.
+
+    Keys: (dataset, model, attack, None) for the victim; with the defense instead of None; with defense and metric.
+    """
+    asked: dict[tuple[Any, ...], tuple[Resolved, dict[str, Any]]] = {}
+    for cell in cells:
+        trio = (cell.dataset, cell.model, cell.attack)
+        traits = {entry.kind: _traits(binding.component(entry, cell.dataset)) for entry in trio[1:]}
+        task = binding.task(cell.dataset)
+        for entry in trio[1:]:
+            asked.setdefault((*trio, None, entry), _question(binding, entry, cell, Context(task, **traits)))
+        for entry in cell.chain:
+            traits["defense"] = _traits(binding.component(entry, cell.dataset))
+            asked.setdefault((*trio, entry, entry), _question(binding, entry, cell, Context(task, **traits)))
+        for entry in binding.grid.metrics:
+            asked.setdefault((*trio, cell.defense, entry), _question(binding, entry, cell, Context(task, **traits)))
+    asked = {name: pair for name, pair in asked.items() if pair[0].checks}
+    answers = dict(zip(asked, resolver.compatible_all(list(asked.values())), strict=True))
+    reasons: dict[tuple[Any, ...], str] = {}
+    for (*trio_, defense, entry), reason in answers.items():
+        if reason is not None:
+            name = (*trio_, defense, entry) if entry.kind == "metric" else (*trio_, defense)
+            reasons.setdefault(name, f"{entry.label}: {reason}")
+    return reasons
+
+
+def _question(binding: Binding, entry: Entry, cell: Cell, context: Context) -> tuple[Resolved, dict[str, Any]]:
+    resolved = binding.component(entry, cell.dataset)
+    return resolved, asdict(context) if resolved.checks else {}
+
+
+def _traits(resolved: Resolved) -> Traits:
+    return Traits(resolved.kind, resolved.name, resolved.params, resolved.facts)

@@ -1,0 +1,309 @@
+"""Components of a grid, validated: what a name and a table of parameters stand for.
+
+The class is imported in a child; its answer is remembered under the digests of its sources. A parameter that is itself
+a component is resolved like an entry of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import locate
+from harness.errors import BenchError, PluginError
+from harness.inquiry import TIMEOUT, Trouble, ask
+from harness.memo import Memo
+from harness.registry import Registered, Registry
+from harness.sources import Sources
+
+Fault = tuple[tuple[str | int, ...], str, str]
+"""Where in the parameters (empty: the entry itself), what is wrong, what would be right."""
+
+_DEEPEST = 8
+_TEXTS = "source texts"
+_MOST_TEXTS = 5000
+
+
+@dataclass(frozen=True)
+class Request:
+    """A component as a grid names it.
+
+    `base` is the folder that relative `File` parameters are looked up in; `dataset` is the name of the dataset that it
+    will work on, for presets such as `bcu/gtsrb`.
+    """
+
+    kind: str
+    name: str
+    preset: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    base: Path = Path()
+    dataset: str | None = None
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A component whose parameters are known to be right; everything but `uses` is JSON.
+
+    `params` are complete, with absolute paths: a child rebuilds the component from them. `identity` is what enters
+    keys: without paths (files by SHA-256), without `NotInKey` fields, and without `uses`, which enter by keys of their
+    own. `changed` are the entries of `identity` that differ from their defaults. `code` maps the modules behind the
+    component to revisions or digests. `facts` are those of `harness.components.Traits`, for a dataset the fields of
+    `Facts`, for a metric `unit`, `higher_is_better`, `combines`, `measured`, for a defense `rebuilds`. `checks`: it
+    overrides `compatible`.
+    """
+
+    kind: str
+    name: str
+    target: str
+    distribution: str
+    dist_version: str
+    version: int
+    params: dict[str, Any]
+    identity: dict[str, Any]
+    changed: dict[str, Any]
+    uses: dict[str, Resolved]
+    code: dict[str, str]
+    needs: list[str]
+    seeded: bool
+    recipe: dict[str, Any] | str | None
+    facts: dict[str, Any]
+    checks: bool
+    summary: str
+    citation: str
+    presets: list[str]
+
+
+class Resolver:
+    """Resolves requests against a registry, asking children and remembering what they said.
+
+    `timeout` is in seconds, for one child.
+    """
+
+    def __init__(
+        self, registry: Registry, sources: Sources | None = None, memo: Memo | None = None, timeout: float = TIMEOUT
+    ) -> None:
+        self.registry = registry
+        self.memo = memo or Memo()
+        self.timeout = timeout
+        # Reading sources is most of a command that has nothing to do, so what was learnt of a text is kept, too.
+        self._texts: dict[str, Any] = dict(self.memo.get(_TEXTS) or {})
+        self._texts_kept = len(self._texts)
+        self.sources = sources or Sources(self._texts)
+        self._packages: dict[str, tuple[str, ...]] = {}
+
+    def resolve_all(self, requests: Sequence[Request]) -> list[Resolved | list[Fault]]:
+        """Each request resolved, or all that is wrong with it."""
+        results = self._resolve(requests, 0)
+        if len(self._texts) != self._texts_kept:
+            self.memo.put(_TEXTS, self._texts if len(self._texts) <= _MOST_TEXTS else {})
+            self._texts_kept = len(self._texts)
+        return results
+
+    def compatible_all(self, pairs: Sequence[tuple[Resolved, Mapping[str, Any]]]) -> list[str | None]:
+        """For each component and context (`dataclasses.asdict` of a Context) the reason against it, or None.
+
+        Raises PluginError where a component's `compatible` raises.
+        """
+        asked = {number: pair for number, pair in enumerate(pairs) if pair[0].checks}
+        questions = [
+            {"op": "compatible", "kind": one.kind, "target": one.target, "params": one.params, "context": dict(context)}
+            for one, context in asked.values()
+        ]
+        answers = self._ask_behaviour("compatible", questions, [one for one, _ in asked.values()])
+        reasons = dict(zip(asked, answers, strict=True))
+        return [reasons.get(number) for number in range(len(pairs))]
+
+    def compatible(self, resolved: Resolved, context: Mapping[str, Any]) -> str | None:
+        """The reason why a component cannot work in a context, or None. Raises as `compatible_all`."""
+        return self.compatible_all([(resolved, context)])[0]
+
+    def combine_all(self, groups: Sequence[tuple[Resolved, Sequence[float]]]) -> list[dict[str, float]]:
+        """What each metric that has its own `combine` makes of a group of values, by name.
+
+        Raises PluginError where a metric's `combine` raises or gives no finite numbers.
+        """
+        questions = [
+            {"op": "combine", "target": one.target, "params": one.params, "values": list(values)}
+            for one, values in groups
+        ]
+        return self._ask_behaviour("combine", questions, [one for one, _ in groups])
+
+    def combine(self, resolved: Resolved, values: Sequence[float]) -> dict[str, float]:
+        """As `combine_all`, of one group."""
+        return self.combine_all([(resolved, values)])[0]
+
+    def _ask_behaviour(self, op: str, questions: list[dict[str, Any]], behind: Sequence[Resolved]) -> list[Any]:
+        """Answers of a component's own methods: one batch, remembered as one, since a grid asks hundreds at a time."""
+        unique = {_digest(question): number for number, question in enumerate(questions)}
+        question = [op, _digest(sorted(unique))]
+        stamp = _digest(sorted({one.target: one.code for one in behind}.items()))
+        known = self.memo.get(question, stamp)
+        if known is None:
+            answers = ask([questions[number] for number in unique.values()], self.timeout)
+            known = dict(zip(unique, answers, strict=True))
+            troubles = {key: answer for key, answer in known.items() if isinstance(answer, Trouble)}
+            if troubles:
+                raise PluginError("\n".join(_complaint(op, behind[unique[key]], one) for key, one in troubles.items()))
+            self.memo.put(question, known, stamp)
+        return [known[_digest(question)] for question in questions]
+
+    def _resolve(self, requests: Sequence[Request], depth: int) -> list[Resolved | list[Fault]]:
+        found = [self._find(request) for request in requests]
+        answers = self._answers(requests, found)
+        # The components that they use, of all of them at once: one more child at most for each level.
+        wanted = [
+            (number, name, Request(**reference, base=requests[number].base, dataset=requests[number].dataset))
+            for number, answer in enumerate(answers)
+            if isinstance(answer, dict)
+            for name, reference in answer["references"].items()
+        ]
+        inner: dict[int, dict[str, Resolved | list[Fault]]] = {}
+        if wanted and depth < _DEEPEST:
+            results = self._resolve([request for _, _, request in wanted], depth + 1)
+            for (number, name, _), one in zip(wanted, results, strict=True):
+                inner.setdefault(number, {})[name] = one
+        elif wanted:
+            for number, name, request in wanted:
+                what = f"{request.kind} {request.name!r} uses itself, or more than {_DEEPEST} components in a row"
+                inner.setdefault(number, {})[name] = [((), what, "")]
+        return [
+            answer
+            if isinstance(answer, list) or isinstance(one, list)
+            else self._assemble(one, answer, inner.get(number, {}))
+            for number, (one, answer) in enumerate(zip(found, answers, strict=True))
+        ]
+
+    def _find(self, request: Request) -> Registered | list[Fault]:
+        if request.preset is not None and not isinstance(request.preset, str):
+            return [(("preset",), f"{request.preset!r} is not the name of a preset", "a string is wanted")]
+        try:
+            return self.registry.find(request.kind, request.name)
+        except BenchError as error:
+            return [((), str(error), "")]
+
+    def _answers(
+        self, requests: Sequence[Request], found: Sequence[Registered | list[Fault]]
+    ) -> list[dict[str, Any] | list[Fault]]:
+        """A child's description of each, remembered or asked for; equal requests are asked once."""
+        known: dict[str, dict[str, Any] | list[Fault]] = {}
+        unasked: dict[str, tuple[dict[str, Any], Registered]] = {}
+        keys: list[str | list[Fault]] = []
+        for request, one in zip(requests, found, strict=True):
+            if isinstance(one, list) or (faults := _not_json(request)):
+                keys.append(one if isinstance(one, list) else faults)
+                continue
+            question = _question(request, one)
+            keys.append(key := _digest(question))
+            if key not in known and key not in unasked:
+                if self._code(one) and (answer := self.memo.get(["resolve", key], self._stamp(one))):
+                    known[key] = answer
+                else:
+                    unasked[key] = (question, one)
+        known |= self._ask_components(unasked)
+        return [known[key] if isinstance(key, str) else key for key in keys]
+
+    def _ask_components(
+        self, unasked: Mapping[str, tuple[dict[str, Any], Registered]]
+    ) -> dict[str, dict[str, Any] | list[Fault]]:
+        answers = ask([question for question, _ in unasked.values()], self.timeout)
+        known: dict[str, dict[str, Any] | list[Fault]] = {}
+        for (key, (_, one)), answer in zip(unasked.items(), answers, strict=True):
+            if isinstance(answer, Trouble):
+                known[key] = _faults(one, answer)
+            else:
+                known[key] = answer["component"]
+                self.memo.put(["resolve", key], answer["component"], self._stamp(one), files=answer["files"])
+        return known
+
+    def _stamp(self, one: Registered) -> Any:
+        return [one.dist_version, self._code(one)]
+
+    def _code(self, one: Registered) -> dict[str, str]:
+        if one.distribution not in self._packages:
+            self._packages[one.distribution] = locate.top_levels(one.distribution)
+        return self.sources.of(one.module, self._packages[one.distribution])
+
+    def _assemble(
+        self, one: Registered, answer: dict[str, Any], inner: Mapping[str, Resolved | list[Fault]]
+    ) -> Resolved | list[Fault]:
+        faults = [
+            ((name, *path), what, hint)
+            for name, result in inner.items()
+            if isinstance(result, list)
+            for path, what, hint in result
+        ]
+        uses = {name: result for name, result in inner.items() if isinstance(result, Resolved)}
+        faults += _greed(one, answer["needs"], uses)
+        if faults:
+            return faults
+        rest = {name: value for name, value in answer.items() if name != "references"}
+        return Resolved(
+            kind=one.kind,
+            name=one.name,
+            target=one.target,
+            distribution=one.distribution,
+            dist_version=one.dist_version,
+            uses=uses,
+            code=self._code(one),
+            **rest,
+        )
+
+
+def _not_json(request: Request) -> list[Fault]:
+    """Parameters that are nothing a component could have declared: TOML has dates and times."""
+    faults: list[Fault] = []
+    for name, value in request.params.items():
+        try:
+            json.dumps(value)
+        except (TypeError, ValueError):
+            faults.append(((name,), f"{value} is a {type(value).__name__}", "no parameter takes that; quote it?"))
+    return faults
+
+
+def _question(request: Request, one: Registered) -> dict[str, Any]:
+    return {
+        "op": "resolve",
+        "kind": one.kind,
+        "target": one.target,
+        "argument": one.argument,
+        "argument_value": one.argument_value,
+        "preset": request.preset,
+        "params": dict(request.params),
+        "base": str(request.base.absolute()),
+        "dataset": request.dataset if request.preset else None,
+    }
+
+
+def _greed(one: Registered, needs: Sequence[str], uses: Mapping[str, Resolved]) -> list[Fault]:
+    """A used component has its owner's grant, and may need no more. Attacks are granted everything there is."""
+    if one.kind not in ("defense", "part"):
+        return []
+    return [
+        ((name,), f"{used.kind} {used.name!r} needs {', '.join(more)}, which {_called(one)} is not granted", "")
+        for name, used in uses.items()
+        if used.kind in ("defense", "part") and (more := sorted(set(used.needs) - set(needs)))
+    ]
+
+
+def _faults(one: Registered, trouble: Trouble) -> list[Fault]:
+    if trouble.type == "problems":
+        return list(trouble.problems)
+    return [((), f"{_called(one)}: {trouble.reason}", trouble.place)]
+
+
+def _complaint(op: str, one: Resolved, trouble: Trouble) -> str:
+    return f"{one.kind} {one.name!r} of {one.distribution} {one.dist_version}: {op}: {trouble.reason}" + (
+        f"\n    {trouble.place}" if trouble.place else ""
+    )
+
+
+def _called(one: Registered) -> str:
+    return f"{one.kind} {one.name!r} of {one.distribution} {one.dist_version}"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

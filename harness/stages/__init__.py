@@ -1,0 +1,122 @@
+"""The stage kinds: one file each, with a torch-free head that a plan reads and a body that runs in a child."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.keys import digest
+
+if TYPE_CHECKING:
+    from harness.access import Deadline
+    from harness.resolve import Resolved
+
+SCHEMA = 1
+"""Part of every key: raised when the layout of what stages leave in the store changes."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """Files of an upstream object, copied to `inputs/<role>/` in the stage's scratch folder.
+
+    `files` are `fnmatch` patterns: what is not named is not there.
+    """
+
+    role: str
+    key: str
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One node of a plan.
+
+    `spec` is what `key` is the digest of; `code` the sources behind it; `payload` what the body is told beside its
+    inputs (JSON); `guarded` whether the body runs plugin code that must not see the store.
+    """
+
+    kind: str
+    key: str
+    title: str
+    spec: Mapping[str, Any]
+    code: Mapping[str, str]
+    inputs: tuple[Input, ...]
+    payload: Mapping[str, Any]
+    guarded: bool = True
+
+
+@dataclass
+class Job:
+    """What a stage's body is given.
+
+    `inputs` holds a folder a role; files written to `out` are the artefact; `record` takes facts worth keeping in the
+    manifest (the precision used, images processed).
+    """
+
+    payload: Mapping[str, Any]
+    inputs: Path
+    out: Path
+    scratch: Path
+    device: str
+    deadline: Deadline
+    progress: Callable[[int, int, float | None], None]
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def identity(component: Resolved) -> dict[str, Any]:
+    """How a component stands in a key."""
+    return {
+        "kind": component.kind,
+        "name": component.name,
+        "version": component.version,
+        "params": component.identity,
+    }
+
+
+def body(component: Resolved) -> dict[str, Any]:
+    """What a child needs to build the component again."""
+    return {"kind": component.kind, "name": component.name, "target": component.target, "params": component.params}
+
+
+def row_name(metric: Resolved) -> str:
+    """What a metric's numbers are stored under: its name and non-default parameters, whatever the grid calls it."""
+    changed = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(metric.changed.items()))
+    return f"{metric.name}[{changed}]" if changed else metric.name
+
+
+def make(
+    kind: str,
+    title: str,
+    *,
+    components: Mapping[str, Resolved],
+    inputs: Sequence[Input],
+    code: Mapping[str, str],
+    seed: Mapping[str, Any] | None = None,
+    choices: Mapping[str, Any] | None = None,
+    payload: Mapping[str, Any] | None = None,
+    guarded: bool = True,
+) -> Stage:
+    """A stage with its key.
+
+    `components` by role (`component`, `model`); `seed` are the coordinates that determine its draws; `choices` the
+    settings that move numbers; `code` the sources of the stage kind, to which those of the components are added.
+    """
+    sources = dict(code)
+    for component in components.values():
+        sources.update(component.code)
+    spec = {
+        "schema": SCHEMA,
+        "stage": kind,
+        "components": {role: identity(component) for role, component in components.items()},
+        "inputs": {item.role: item.key for item in inputs},
+        "seed": dict(seed) if seed else None,
+        "choices": dict(choices or {}),
+        "code": digest(sources),
+    }
+    told = {role: body(component) for role, component in components.items()}
+    # Long-lived plans hold tens of thousands of stages: strings that repeat are kept once.
+    return Stage(sys.intern(kind), digest(spec), title, spec, sources, tuple(inputs), {**told, **(payload or {})}, guarded)

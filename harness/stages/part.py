@@ -1,0 +1,32 @@
+"""Stage `part`: a component that fills another's parameter (a robust model, a decoder).
+
+Leaves `model.safetensors`, the state of the module that `Part.build` structures.
+"""
+
+from __future__ import annotations
+
+from harness.stages import Job
+
+
+def run(job: Job) -> None:
+    """Make, check, save."""
+    from torch import nn
+
+    from harness.access import PartAccess, load_component
+    from harness.components import Part
+    from harness.learn.weights import load_state, save_state
+    from harness.stages.defend import openers
+    from harness.stages.materials import open_images, part_model, seed_everything, surroundings
+
+    part = load_component(job.payload["component"])
+    assert isinstance(part, Part)
+    around = surroundings(job)
+    seed_everything(around.coordinates)
+    files = {**openers(job, around.task), "train": lambda: open_images(job.inputs / "data" / "train.safetensors")}
+    access = PartAccess(around, frozenset(job.payload["granted"]), files)
+    module = part.make(access)
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"`make` returned {type(module).__name__}; a torch module is wanted")
+    save_state(module, job.out / "model.safetensors")
+    load_state(part.build(around.task, part_model(part, job.payload, around.task)), job.out / "model.safetensors")
+    job.record["images"] = access.images_processed

@@ -1,0 +1,138 @@
+"""One stage in one child process: run, time, report. `main` never raises; its host commits what it left in `out/`."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import sys
+import sysconfig
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.access import Deadline
+from harness.errors import Incompatible
+from harness.stages import Job
+
+WATCHED = frozenset({"open", "os.listdir", "os.scandir", "shutil.copyfile", "shutil.move", "os.rename", "os.remove"})
+"""Audit events that name a path. A plugin that sets out to cheat gets around this; a mistake does not."""
+REPORTED = 200
+"""Paths reported at most."""
+
+
+def main(task: Mapping[str, Any]) -> None:
+    """Run the stage that `task` describes and write `record.json` beside it.
+
+    `task`: `kind`, `payload`, `device`, `threads`, `timeout` (seconds or null), `guarded`, `scratch`.
+    """
+    scratch = Path(task["scratch"])
+    opened: list[str] = []
+    record: dict[str, Any] = {}
+    started, cpu = time.perf_counter(), time.process_time()
+    try:
+        (scratch / "out").mkdir(exist_ok=True)
+        (scratch / "work").mkdir(exist_ok=True)
+        job = _job(task, scratch, record)
+        body: Callable[[Job], None] = importlib.import_module(f"harness.stages.{task['kind']}").run
+        with _threads(task["threads"]), _watching(opened if task["guarded"] else None, scratch):
+            body(job)
+        record["status"] = "ok"
+    except Incompatible as reason:
+        record.update(status="incompatible", type="Incompatible", message=str(reason))
+    except BaseException as error:
+        record.update(status="error", **_described(error))
+    record["seconds"] = time.perf_counter() - started
+    record["cpu_seconds"] = time.process_time() - cpu
+    record["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record["opened"] = opened
+    record["environment"] = _environment(task)
+    report(scratch / "record.json", record)
+
+
+def report(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees all of it or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record))
+    partial.replace(path)
+
+
+def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job:
+    """The body's view of the task, with a progress callback that writes at most twice a second."""
+    last = 0.0
+
+    def progress(step: int, total: int, loss: float | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 0.5:
+            last = now
+            report(scratch / "progress.json", {"step": step, "total": total, "loss": loss})
+
+    timeout = task.get("timeout")
+    deadline = Deadline(None if timeout is None else time.monotonic() + timeout)
+    return Job(
+        task["payload"], scratch / "inputs", scratch / "out", scratch / "work", task["device"], deadline, progress, record
+    )
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Threads are explicit: their number changes bits. Only where torch is there already (the host preloads it)."""
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(count)
+    yield
+
+
+@contextlib.contextmanager
+def _watching(opened: list[str] | None, scratch: Path) -> Iterator[None]:
+    """Collect the paths opened outside Python's own folders, the system's and the scratch folder."""
+    if opened is None:
+        yield
+        return
+    own = {*sysconfig.get_paths().values(), *filter(os.path.isabs, sys.path), sys.prefix, sys.base_prefix, str(scratch)}
+    allowed = tuple({str(Path(folder).resolve()).rstrip("/") + "/" for folder in own if folder})
+    system = ("/proc/", "/sys/", "/dev/", "/usr/", "/lib", "/etc/")
+    active, seen = True, set[str]()
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if not active or event not in WATCHED or not args or not isinstance(args[0], str | bytes):
+            return
+        path = os.path.abspath(os.fsdecode(args[0]))
+        if path in seen or len(opened) >= REPORTED or (path + "/").startswith(allowed) or path.startswith(system):
+            return
+        seen.add(path)
+        opened.append(path)
+
+    sys.addaudithook(hook)  # cannot be removed again; the process ends with the stage
+    try:
+        yield
+    finally:
+        active = False
+
+
+def _described(error: BaseException) -> dict[str, str]:
+    return {
+        "type": type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def _environment(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers were made with."""
+    from harness.environment import snapshot
+
+    found: dict[str, Any] = {**snapshot(), "device": task["device"], "threads": task["threads"]}
+    if "torch" in sys.modules:
+        import torch
+
+        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        if task["device"] != "cpu":
+            found["gpu"] = torch.cuda.get_device_name()
+    return found

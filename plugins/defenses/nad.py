@@ -1,0 +1,121 @@
+"""Neural Attention Distillation: fine-tune the victim towards the attention of a fine-tuned copy of itself.
+
+Li et al., ICLR 2021, as released: three stages, maps of squared activations, teacher frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness import Defense, Incompatible, Use, use
+from harness.access import Access
+from harness.learn.training import Batch
+from plugins.defenses.ft import NAD_RATES
+from plugins.parts.fine_tuning import FineTuning
+
+EPS = 1e-6
+"""Keeps an all-zero map from dividing by zero; the value of the released code."""
+
+
+class NAD(FineTuning):
+    """Distil the attention maps of a fine-tuned teacher (Li et al. 2021)."""
+
+    citation = "Li et al.: Neural Attention Distillation - Erasing Backdoor Triggers from Deep Neural Networks, ICLR 2021"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "nad": {},
+        "bcu": {
+            "epochs": 100,
+            "lr": 0.01,
+            "batch": 256,
+            "nesterov": False,
+            "weight_decay": 5e-4,
+            "schedule": "cosine",
+            "rates": (),
+            "cutout": 0,
+            "teacher": {"name": "ft", "epochs": 10, "horizon": 100.0},
+        },
+    }
+
+    epochs: Annotated[int, Field(ge=0)] = 20
+    """passes over the clean images"""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """images a step"""
+    nesterov: bool = True
+    """of SGD"""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """L2"""
+    schedule: Any = "table"
+    """of the learning rate; table: the last rate of `rates` begun"""
+    rates: Annotated[tuple[Annotated[tuple[float, float], Field(strict=False)], ...], Field(strict=False)] = NAD_RATES
+    """of table: (epoch, learning rate), ascending"""
+    cutout: Annotated[int, Field(ge=0)] = 3
+    """side of the square that is blanked, in pixels"""
+
+    teacher: Use[Defense] = use("ft", preset="nad")
+    """what makes the teacher from the victim"""
+    betas: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (500.0, 1000.0, 1000.0)
+    """weight of each stage's attention loss, shallow to deep; the last stages of the net are used"""
+    power: Annotated[float, Field(gt=0)] = 2.0
+    """p in the attention map, the sum over channels of |activation|^p"""
+
+    def defend(self, access: Access) -> nn.Module:
+        """Cross-entropy on clean labels plus the weighted attention losses."""
+        student, teacher = access.victim(), access.part("teacher")
+        stages = access.anatomy(student).stages[-len(self.betas) :]
+        if len(stages) < len(self.betas):
+            raise Incompatible(f"{len(self.betas)} betas, but the net has {len(stages)} stages")
+        teacher.requires_grad_(False)
+        with watched(student, stages) as mine, watched(teacher, stages) as theirs:
+
+            def loss(model: nn.Module, batch: Batch) -> Tensor:
+                assert batch.labels is not None
+                total = functional.cross_entropy(model(batch.images).float(), batch.labels)
+                with torch.no_grad():
+                    teacher(batch.images)
+                for beta, stage in zip(self.betas, stages, strict=True):
+                    total = total + beta * attention_loss(mine[stage].float(), theirs[stage].float(), self.power)
+                return total
+
+            access.fit(student, access.clean(), self.tuning(access), loss=loss)
+        return student
+
+
+def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
+    """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w)."""
+    summed = activations.abs().pow(power).sum(1)
+    return summed / (summed.flatten(1).norm(dim=1)[:, None, None] + EPS)
+
+
+def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
+    """Mean squared difference of the maps, over images and positions.
+
+    Maps have unit norm, so the same beta weighs a 4x4 map 64 times as much as a 32x32 one; the published betas come
+    with the published stage sizes.
+    """
+    return functional.mse_loss(attention_map(student, power), attention_map(teacher, power))
+
+
+@contextmanager
+def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """The latest outputs of the named submodules, while the context lasts."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            seen[name] = output
+
+        return hook
+
+    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,16 @@
+"""What a defense takes."""
+
+from __future__ import annotations
+
+from harness import Metric, Predictions
+
+
+class Time(Metric):
+    """Time: seconds that the defense worked, without start-up and evaluation."""
+
+    unit = "s"
+    higher_is_better = False
+
+    def score(self, predictions: Predictions) -> float:
+        """Wall-clock seconds; 0 where there is no defense."""
+        return predictions.record["seconds"]

@@ -1,0 +1,108 @@
+"""Layers that several of the built-in networks are made of. Tensors are NCHW."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class GlobalMax(nn.Module):
+    """Largest value of each channel, (n, c, h, w) -> (n, c, 1, 1).
+
+    Not AdaptiveMaxPool2d: that has no deterministic backward pass on CUDA and is slower.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return images.amax((2, 3), keepdim=True)
+
+
+class GlobalMean(nn.Module):
+    """Mean of each channel, (n, c, h, w) -> (n, c, 1, 1)."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return images.mean((2, 3), keepdim=True)
+
+
+class Conv3x3(nn.Conv2d):
+    """3x3 convolution that keeps the size (stride 1) or halves it (stride 2, rounded up).
+
+    `trailing` pads a strided convolution at the bottom and right only, as TensorFlow's "same" does for even sizes.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, bias: bool = False, trailing: bool = False) -> None:
+        self.trailing = trailing and stride == 2
+        super().__init__(inputs, outputs, 3, stride=stride, padding=0 if self.trailing else 1, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        if self.trailing:
+            height, width = images.shape[2:]
+            # An odd size needs one row on either side, an even size only the trailing one.
+            images = functional.pad(images, (width % 2, 1, height % 2, 1))
+        return super().forward(images)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut, activated after the sum (He et al. 2015, arXiv 1512.03385)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = Conv3x3(inputs, outputs, stride)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = Conv3x3(outputs, outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), non-negative."""
+        inner = functional.relu(self.bn1(self.conv1(images)))
+        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(images))
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3x3 convolutions, each after BatchNorm and ReLU (He et al. 2016, arXiv 1603.05027); convolutions have biases.
+
+    Where the size changes, a 1x1 convolution of the activated input is the shortcut; elsewhere the input itself is.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(inputs)
+        self.conv1 = Conv3x3(inputs, outputs, stride, bias=True, trailing=True)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.conv2 = Conv3x3(outputs, outputs, bias=True)
+        changes = stride != 1 or inputs != outputs
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if changes else None
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), signed."""
+        active = functional.relu(self.bn1(images))
+        inner = self.conv2(functional.relu(self.bn2(self.conv1(active))))
+        return cast(Tensor, inner + (images if self.shortcut is None else self.shortcut(active)))
+
+
+def assemble(parts: Mapping[str, nn.Module], features: int, classes: int) -> nn.Sequential:
+    """The parts in order, then `flatten` and the linear layer `head`; convolutions start as He et al. (2015) say.
+
+    `parts` end in `pool`, which leaves (n, features, 1, 1); the result maps images to (n, classes) logits.
+    """
+    net = nn.Sequential()
+    for name, part in parts.items():
+        net.add_module(name, part)
+    net.add_module("flatten", nn.Flatten())
+    net.add_module("head", nn.Linear(features, classes))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net

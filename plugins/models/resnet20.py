@@ -1,0 +1,50 @@
+"""The pre-activation ResNet-20 of MOTH and DECK."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from harness.components import Task
+from plugins.models.normalised import NormalisedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class ResNet20(NormalisedModel):
+    """ResNet-20 with pre-activation blocks of 16, 32 and 64 channels: the network of MOTH and DECK.
+
+    Layer for layer the network released with MOTH, whose weights it can hold: convolutions have biases, a strided 3x3
+    convolution pads at the bottom and right only, and a strided block's shortcut convolves the activated input.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        # Released with MOTH for CIFAR-10, in units of 0..255.
+        "moth": {
+            "mean": (125.307 / 255, 122.95 / 255, 113.865 / 255),
+            "std": (62.9932 / 255, 62.0887 / 255, 66.7048 / 255),
+        },
+    }
+    citation = "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016 (arXiv 1603.05027)"
+
+    def build(self, task: Task) -> nn.Module:
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        from torch import nn
+
+        from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble
+
+        parts = self.entrance(task)
+        parts["stem"] = Conv3x3(task.channels, 16, bias=True)
+        inputs = 16
+        for number, (outputs, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
+            parts[f"stage{number}"] = nn.Sequential(
+                PreActivationBlock(inputs, outputs, stride),
+                PreActivationBlock(outputs, outputs, stride=1),
+                PreActivationBlock(outputs, outputs, stride=1),
+            )
+            inputs = outputs
+        # Blocks end unactivated, so the last BatchNorm and ReLU stand before the pooling.
+        parts["last"] = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
+        parts["pool"] = GlobalMean()
+        return assemble(parts, inputs, task.classes)

@@ -1,0 +1,55 @@
+"""A four-layer network that trains in seconds on one CPU core."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from harness.components import Context, Task
+from plugins.models.normalised import NormalisedModel
+
+if TYPE_CHECKING:
+    from torch import nn
+
+SMALLEST = 8
+"""pixels: the three poolings halve an image three times"""
+
+
+class SmallCNN(NormalisedModel):
+    """Four 3x3 convolutions with BatchNorm, three of them pooled, then a global maximum: for laptops and small images.
+
+    Widths are w, 2w, 4w, 4w: 61 thousand parameters at w = 16 and 10 classes.
+    """
+
+    width: Annotated[int, Field(ge=1)] = 16
+    """channels of the first convolution"""
+
+    def compatible(self, context: Context) -> str | None:
+        """Three poolings need images of 8 x 8 pixels at least."""
+        task = context.task
+        if min(task.height, task.width) < SMALLEST:
+            return (
+                f"small-cnn needs images of {SMALLEST} x {SMALLEST} pixels at least; "
+                f"those of {task.dataset} have {task.height} x {task.width}"
+            )
+        return super().compatible(context)
+
+    def build(self, task: Task) -> nn.Module:
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        from torch import nn
+
+        from plugins.models.blocks import Conv3x3, GlobalMax, assemble
+
+        def block(inputs: int, outputs: int, *pool: nn.Module) -> nn.Sequential:
+            return nn.Sequential(Conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), nn.ReLU(), *pool)
+
+        w = self.width
+        parts = self.entrance(task) | {
+            "stem": block(task.channels, w, nn.MaxPool2d(2)),
+            "stage1": block(w, 2 * w, nn.MaxPool2d(2)),
+            "stage2": block(2 * w, 4 * w, nn.MaxPool2d(2)),
+            "stage3": block(4 * w, 4 * w),
+            "pool": GlobalMax(),
+        }
+        return assemble(parts, 4 * w, task.classes)
