@@ -99,7 +99,7 @@ class Workbench:
 
     @property
     def recipe(self) -> Recipe:
-        """How the grid trains victims; `recipe.but(epochs=10)` makes a variant."""
+        """How the grid trains victims; `recipe.replace(epochs=10)` makes a variant."""
         if self._around.recipe is None:
             raise Undeclared('the grid\'s recipe belongs to a model: add "model" to `needs`, or bring a recipe of your own')
         return self._around.recipe
@@ -150,7 +150,7 @@ class Workbench:
         from harness.learn.training import Hooks, fit
 
         hooks = {item.name: settings.pop(item.name) for item in fields(Hooks) if item.name in settings}
-        chosen = (recipe or self.recipe).but(**settings) if settings else (recipe or self.recipe)
+        chosen = (recipe or self.recipe).replace(**settings) if settings else (recipe or self.recipe)
         round_ = self._nth("fit")
 
         def stream(name: str) -> torch.Generator:
@@ -292,7 +292,7 @@ class AttackAccess(Workbench):
         from harness.learn.poisoning import training_data
 
         model = self.fresh_model()
-        data, hooks = training_data(self.attack, self.train, self._poisoned, trigger, self.label_table)
+        data, hooks = training_data(self.attack, self.train, self._poisoned, trigger)
         self.fit(model, data, **{**hooks, **settings})
         return model
 

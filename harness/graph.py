@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
 from harness.errors import GridError, PluginError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from harness.binding import Binding
     from harness.grid import Entry
     from harness.resolve import Resolved
+
+Made = TypeVar("Made")
 
 POISONED = ("trigger.safetensors", "truth.json", "poisoned.safetensors")
 
@@ -60,15 +62,18 @@ class Graph:
     stages: dict[str, Stage] = field(default_factory=dict)
     _memo: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
-    def once(self, name: tuple[Any, ...], build: Callable[[], Any]) -> Any:
+    def once(self, name: tuple[Any, ...], build: Callable[[], Made]) -> Made:
         """What `build` gave the first time it was asked for `name`."""
         if name not in self._memo:
             self._memo[name] = build()
-        return self._memo[name]
+        made: Made = self._memo[name]
+        return made
 
     def add(self, kind: str, title: str, **what: Any) -> Stage:
         """A stage in the graph; an equal one that is there already wins."""
-        stage = make(kind, title, code=self.code(f"harness.stages.{kind}"), **what)
+        # Following imports takes a millisecond and the answer is the same for all stages of a kind.
+        code = self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}"))
+        stage = make(kind, title, code=code, **what)
         return self.stages.setdefault(stage.key, stage)
 
     def data(self, dataset: Resolved) -> Stage:
@@ -291,7 +296,7 @@ class Graph:
         coordinates = {"replicate": replicate, "dataset": task.dataset, "stage": kind, "component": component.name}
         return {
             "seed": {"replicate": replicate, "dataset": task.dataset},
-            "payload": {"task": asdict(task), "coordinates": coordinates, **payload},
+            "payload": {"task": self.once(("task", task), lambda: asdict(task)), "coordinates": coordinates, **payload},
         }
 
     def _parts(

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from harness.execute import Run, Summary
     from harness.introspect.register import Register
+    from harness.outcomes import Outcome
+    from harness.stages import Stage
 
 PROJECT = "bench"
 PLUGINS = "bench.plugins"
@@ -57,7 +60,7 @@ def bench_register(register: Register) -> None:
 
 
 @hookspec
-def bench_run_start(run: Any) -> None:
+def bench_run_start(run: Run) -> None:
     """A run is about to start its first stage; return nothing.
 
     Called once, in the parent, with what the run is: its plan, store and options.
@@ -65,7 +68,7 @@ def bench_run_start(run: Any) -> None:
 
 
 @hookspec
-def bench_stage_end(stage: Any, outcome: Any) -> None:
+def bench_stage_end(stage: Stage, outcome: Outcome) -> None:
     """A stage has come to an end; return nothing.
 
     Called in the parent for each stage of the plan that was to run, with its `Stage` and its `Outcome`.
@@ -73,7 +76,7 @@ def bench_stage_end(stage: Any, outcome: Any) -> None:
 
 
 @hookspec
-def bench_run_end(summary: Any) -> None:
+def bench_run_end(summary: Summary) -> None:
     """The run is over, interrupted ones included; return nothing.
 
     Called once, in the parent, with the `Summary` of what was done, failed, blocked and left.

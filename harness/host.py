@@ -6,6 +6,7 @@ The child sees a scratch folder only: `inputs/<role>/` (copies), `out/` (what be
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -175,7 +176,6 @@ class Host:
         self, stage: Stage, slot: Slot, folder: Path, record: dict[str, Any], parents: dict[str, tuple[str, str]]
     ) -> Ended:
         """Commit what a stage left, or note why not."""
-        log = folder / "log.txt"
         if record["status"] == "ok":
             try:
                 self._check(stage, folder, record)
@@ -188,12 +188,12 @@ class Host:
                     code=stage.code,
                     parents=parents,
                     record=kept,
-                    log=log if log.is_file() and log.stat().st_size else None,
+                    log=_log(folder, record),
                 )
                 return Ended(Outcome.DONE, seconds=record["seconds"], log=self.store.log(stage.key))
             except ValueError as error:
                 record = {**record, **bad("error", "BadResult", str(error))}
-        return self._fail(stage, slot, record, log)
+        return self._fail(stage, slot, record, _log(folder, record))
 
     def _check(self, stage: Stage, folder: Path, record: Mapping[str, Any]) -> None:
         """Raise ValueError for results that are none, and for a stage that looked behind the wall."""
@@ -201,14 +201,16 @@ class Host:
             raise ValueError("the stage ended well but left no file in its out folder")
         if not stage.guarded:
             return
+        # A file that is a parameter may lie in a data folder; nothing in the store is ever a parameter.
         named = {_real(text) for text in _strings(stage.payload) if text.startswith(os.sep)}
         for path in record.get("opened", ()):
             real = _real(path)
-            if real in named or real.startswith(str(folder) + os.sep):
+            if real.startswith(str(folder) + os.sep):
                 continue
             for barred in self._barred:
-                if (real + os.sep).startswith(barred):
-                    where = "the store" if barred == self._barred[0] else f"the data folder {barred.rstrip(os.sep)}"
+                in_store = barred == self._barred[0]
+                if (real + os.sep).startswith(barred) and (in_store or real not in named):
+                    where = "the store" if in_store else f"the data folder {barred.rstrip(os.sep)}"
                     raise ValueError(f"opened {path}, which lies in {where}: a stage may read what it was granted only")
 
     def _fail(self, stage: Stage, slot: Slot, record: dict[str, Any], log: Path | None) -> Ended:
@@ -217,9 +219,20 @@ class Host:
         outcome = _OUTCOMES.get(record["status"], Outcome.FAILED)
         note = {key: value for key, value in record.items() if key not in ("opened", "environment")}
         note.update(_place(slot), outcome=outcome.value, kind=stage.kind, title=stage.title)
-        self.store.fail(stage.key, note, log if log is not None and log.is_file() else None)
+        self.store.fail(stage.key, note, log)
         kept = (self.store.failure(stage.key) or {}).get("log")
         return Ended(outcome, record["message"], record.get("seconds", 0.0), Path(kept) if kept else None)
+
+
+def _log(folder: Path, record: Mapping[str, Any]) -> Path | None:
+    """What the stage printed, with the traceback of its failure; None if that is nothing."""
+    log = folder / "log.txt"
+    if log.is_symlink() or not log.is_file():
+        return None
+    # Where the disk is full the traceback still stands in the record.
+    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+        file.write(str(record.get("traceback", "")))
+    return log if log.stat().st_size else None
 
 
 def _disk_trouble(error: OSError) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The fork server that children come from: `python -P -m harness.nursery FD FOLDER ENTRY [MODULE ...]`.
 
-It imports the modules named last (torch), once, and then forks one child for each task that it is told of over the
-inherited socket FD: a stage starts in milliseconds, with torch loaded and with nothing left over from another stage.
+It imports the modules named last (torch) and that of ENTRY, once, and then forks one child for each task that it is
+told of over the inherited socket FD: a stage starts in milliseconds, with torch loaded and nothing left from others.
 It runs in its own session, with a clean environment and in `/`, and imports no plugin and touches no GPU itself.
 FOLDER, where the run's scratch folders lie, is named so that a process list shows whose it is.
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     try:
-        _preload(modules)
+        _preload([*modules, entry.partition(":")[0]])
     except BaseException:
         _send(channel, {"event": "broken", "message": traceback.format_exc()})
         return 1

@@ -152,21 +152,19 @@ def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]) ->
         wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in graph.binding.grid.metrics)
         return PlannedCell(cell, components, at.recipe, None, None, wants, (), {}, against)
     victim = graph.victim(at)
-    suspect, defended = victim, None
+    suspect = victim
+    defended: Stage | None = None
     for entry, defense in chain:
         if not defense.needs:  # the defense that is none: no stage, an alias of what it stands on
             continue
-        grants = graph.once(
-            ("grants", cell.dataset, entry, cell.defense_seed),
-            lambda entry=entry, defense=defense: grants_of(graph, at, entry, defense, cell.defense_seed),
-        )
+        grants = grants_of(graph, at, entry, defense, cell.defense_seed)
         suspect = graph.defend(at, defense, grants, suspect, cell.defense_seed)
         defended = suspect.stage
     wants = _wants(graph, at, suspect, victim, defended, cell, reasons)
     marks = _marks(at, [defense for _, defense in chain])
     established = _established(graph, at, victim, cell)
     return PlannedCell(
-        cell, components, at.recipe, victim.stage.key, defended and defended.key, wants, marks, established
+        cell, components, at.recipe, victim.stage.key, defended.key if defended else None, wants, marks, established
     )
 
 
@@ -231,18 +229,27 @@ def _incompatible(binding: Binding, cells: Sequence[Cell], resolver: Resolver) -
     Keys: (dataset, model, attack, None) for the victim; with the defense instead of None; with defense and metric.
     """
     asked: dict[tuple[Any, ...], tuple[Resolved, dict[str, Any]]] = {}
-    for cell in cells:
-        trio = (cell.dataset, cell.model, cell.attack)
-        traits = {entry.kind: _traits(binding.component(entry, cell.dataset)) for entry in trio[1:]}
-        task = binding.task(cell.dataset)
-        for entry in trio[1:]:
-            asked.setdefault((*trio, None, entry), _question(binding, entry, cell, Context(task, **traits)))
+
+    def ask(entry: Entry, name: tuple[Any, ...], context: dict[str, Any]) -> None:
+        resolved = binding.component(entry, name[0])
+        if resolved.checks:
+            asked[name] = resolved, context
+
+    trios: dict[tuple[Entry, ...], dict[str, Any]] = {}
+    # Replicates ask the same questions.
+    for cell in {cell.entries: cell for cell in cells}.values():
+        dataset, trio = cell.dataset, (cell.dataset, cell.model, cell.attack)
+        if trio not in trios:
+            traits = {entry.kind: _traits(binding.component(entry, dataset)) for entry in trio[1:]}
+            trios[trio] = asdict(Context(binding.task(dataset), **traits))
+            for entry in trio[1:]:
+                ask(entry, (*trio, None, entry), trios[trio])
+        context = trios[trio]
         for entry in cell.chain:
-            traits["defense"] = _traits(binding.component(entry, cell.dataset))
-            asked.setdefault((*trio, entry, entry), _question(binding, entry, cell, Context(task, **traits)))
+            context = {**context, "defense": asdict(_traits(binding.component(entry, dataset)))}
+            ask(entry, (*trio, entry, entry), context)
         for entry in binding.grid.metrics:
-            asked.setdefault((*trio, cell.defense, entry), _question(binding, entry, cell, Context(task, **traits)))
-    asked = {name: pair for name, pair in asked.items() if pair[0].checks}
+            ask(entry, (*trio, cell.defense, entry), context)
     answers = dict(zip(asked, resolver.compatible_all(list(asked.values())), strict=True))
     reasons: dict[tuple[Any, ...], str] = {}
     for (*trio_, defense, entry), reason in answers.items():
@@ -250,11 +257,6 @@ def _incompatible(binding: Binding, cells: Sequence[Cell], resolver: Resolver) -
             name = (*trio_, defense, entry) if entry.kind == "metric" else (*trio_, defense)
             reasons.setdefault(name, f"{entry.label}: {reason}")
     return reasons
-
-
-def _question(binding: Binding, entry: Entry, cell: Cell, context: Context) -> tuple[Resolved, dict[str, Any]]:
-    resolved = binding.component(entry, cell.dataset)
-    return resolved, asdict(context) if resolved.checks else {}
 
 
 def _traits(resolved: Resolved) -> Traits:

@@ -163,23 +163,26 @@ class Resolver:
         ]
         inner: dict[int, dict[str, Resolved | list[Fault]]] = {}
         if wanted and depth < _DEEPEST:
-            results = self._resolve([request for _, _, request in wanted], depth + 1)
-            for (number, name, _), one in zip(wanted, results, strict=True):
-                inner.setdefault(number, {})[name] = one
+            used = self._resolve([request for _, _, request in wanted], depth + 1)
+            for (number, name, _), result in zip(wanted, used, strict=True):
+                inner.setdefault(number, {})[name] = result
         elif wanted:
             for number, name, request in wanted:
                 what = f"{request.kind} {request.name!r} uses itself, or more than {_DEEPEST} components in a row"
                 inner.setdefault(number, {})[name] = [((), what, "")]
-        return [
-            answer
-            if isinstance(answer, list) or isinstance(one, list)
-            else self._assemble(one, answer, inner.get(number, {}))
-            for number, (one, answer) in enumerate(zip(found, answers, strict=True))
-        ]
+        results: list[Resolved | list[Fault]] = []
+        for number, (one, answer) in enumerate(zip(found, answers, strict=True)):
+            if isinstance(one, list):
+                results.append(one)
+            else:
+                inside = inner.get(number, {})
+                results.append(answer if isinstance(answer, list) else self._assemble(one, answer, inside))
+        return results
 
     def _find(self, request: Request) -> Registered | list[Fault]:
-        if request.preset is not None and not isinstance(request.preset, str):
-            return [(("preset",), f"{request.preset!r} is not the name of a preset", "a string is wanted")]
+        preset: Any = request.preset  # of a component inside another, nobody has looked at it yet
+        if preset is not None and not isinstance(preset, str):
+            return [(("preset",), f"{preset!r} is not the name of a preset", "a string is wanted")]
         try:
             return self.registry.find(request.kind, request.name)
         except BenchError as error:

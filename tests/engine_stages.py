@@ -20,6 +20,7 @@ from harness.outcomes import Outcome
 from harness.stages import Input, Stage
 
 ENTRY = "tests.engine_stages:main"
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
 
 
 @dataclass
@@ -43,13 +44,13 @@ def make(name: str, *parents: str, kind: str = "derive", guarded: bool = True, *
 
 def main(task: Mapping[str, Any]) -> None:
     """The worker's part: run, then leave a record."""
-    record: dict[str, Any] = {"status": "ok", "opened": task["payload"].get("opened", [])}
+    record: dict[str, Any] = {"status": "ok", "opened": [f"/{path}" for path in task["payload"].get("opened", [])]}
     try:
         BODIES[task["kind"]](Path(task["scratch"]), task["payload"])
     except Incompatible as reason:
         record = {"status": "incompatible", "type": "Incompatible", "message": str(reason)}
     except Exception as error:
-        record = {"status": "error", "type": type(error).__name__, "message": str(error), "traceback": "..."}
+        record = {"status": "error", "type": type(error).__name__, "message": str(error), "traceback": "Traceback: here\n"}
     Path("record.partial").write_text(json.dumps(record), "utf-8")
     Path("record.partial").replace("record.json")
 
@@ -83,10 +84,7 @@ def no_room(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 def hang(scratch: Path, payload: Mapping[str, Any]) -> None:
     """For ever, with a child in its group and one in a session of its own; their pids are told."""
-    pids = [os.getpid()]
-    for own_session in (False, True):
-        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=own_session)
-        pids.append(sleeper.pid)
+    pids = [os.getpid(), *(subprocess.Popen([*SLEEPER], start_new_session=own).pid for own in (False, True))]
     told = Path(payload["tell"])
     told.with_suffix(".part").write_text(json.dumps(pids), "utf-8")
     told.with_suffix(".part").replace(told)
@@ -98,12 +96,8 @@ def hang(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 def leave_behind(scratch: Path, payload: Mapping[str, Any]) -> None:
     """Ends well, but leaves a process in its group and one in another session."""
-    payload_path = Path(payload["tell"])
-    pids = [
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=own).pid
-        for own in (False, True)
-    ]
-    payload_path.write_text(json.dumps(pids), "utf-8")
+    pids = [subprocess.Popen([*SLEEPER], start_new_session=own_session).pid for own_session in (False, True)]
+    Path(payload["tell"]).write_text(json.dumps(pids), "utf-8")
     derive(scratch, payload)
 
 
@@ -137,7 +131,7 @@ def surroundings(scratch: Path, payload: Mapping[str, Any]) -> None:
         "cwd": str(Path.cwd()),
         "environment": dict(os.environ),
         "arguments": sys.argv,
-        "descriptors": sorted(os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.exists()),
+        "descriptors": sorted(str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()),
         "group": [os.getpid(), os.getpgid(0)],
         "modules": sorted(sys.modules),
         "files": files,
@@ -150,7 +144,7 @@ def surroundings(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 def steps(scratch: Path, payload: Mapping[str, Any]) -> None:
     (scratch / "progress.json").write_text(json.dumps({"step": 3, "total": 10, "loss": 0.5}), "utf-8")
-    time.sleep(payload.get("sleep", 1.5))
+    time.sleep(payload.get("pause", 1.2))
     derive(scratch, payload)
 
 

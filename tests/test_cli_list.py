@@ -73,9 +73,8 @@ def test_list_shows_every_kind_with_first_lines(bench: Any, tmp_path: Path) -> N
     assert done.stderr == ""
     words = [line.split() for line in done.stdout.splitlines()]
     assert ["shrink", "shrinker", "Scale", "the", "last", "layer."] in words
-    assert [["defenses"], ["models"], ["recipes"]] == [
-        line for line in words if line in (["defenses"], ["models"], ["recipes"])
-    ]
+    titles = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
+    assert titles == ["attacks", "defenses", "models", "datasets", "metrics", "recipes"]
 
 
 def test_list_as_json(bench: Any, tmp_path: Path) -> None:
@@ -151,12 +150,12 @@ def test_show_a_recipe_a_broken_plugin_and_a_broken_component(bench: Any, tmp_pa
     assert "half_plug:Ghost: the module has no Ghost" in ghost.stderr
 
 
-@pytest.mark.parametrize("words", [["list"], ["list", "--json"], ["--help"], ["run", "--help"], ["--version"]])
-def test_the_parent_imports_no_method_and_nothing_heavy(words: list[str], tmp_path: Path, cache: Path) -> None:
+def test_the_parent_imports_no_method_and_nothing_heavy(tmp_path: Path, cache: Path) -> None:
     plugin(tmp_path)
+    words = ["list", "list --json", "show recipe signs", "--help", "run --help", "--version"]
     text = (
-        "import sys; from harness.cli import main; code = main(sys.argv[1:]); "
-        "print(' '.join(sys.modules), file=sys.stderr); sys.exit(code)"
+        "import sys; from harness.cli import main; codes = [main(words.split()) for words in sys.argv[1:]]; "
+        "print(' '.join(sys.modules), file=sys.stderr); sys.exit(any(codes))"
     )
     done = subprocess.run(
         [sys.executable, "-P", "-c", text, *words],
@@ -176,7 +175,7 @@ def test_the_parent_imports_no_method_and_nothing_heavy(words: list[str], tmp_pa
 def test_it_is_quick_once_plugins_are_known(words: list[str], bench: Any) -> None:
     bench("list")
     times = []
-    for _ in range(5):
+    for _ in range(3):
         start = time.perf_counter()
         assert bench(*words).returncode == 0
         times.append(time.perf_counter() - start)
@@ -223,10 +222,17 @@ def test_signals_end_a_command_that_waits_for_a_plugin(number: int, code: int, t
     _, error = command.communicate(timeout=15)
     assert command.returncode == code
     assert b"Traceback" not in error
-    with pytest.raises(ProcessLookupError):
-        for _ in range(100):
-            os.kill(int(pid.read_text()), 0)
-            time.sleep(0.02)
+    assert gone(int(pid.read_text()))
+
+
+def gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path, cache: Path) -> None:

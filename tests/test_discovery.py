@@ -4,12 +4,14 @@ import logging
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.discovery import check_neighbour, discover
 from harness.errors import PluginError
+from harness.introspect.register import Register
 from harness.memo import Memo
 from harness.registry import Registry
 from tests.fake_plugins import install, registering
@@ -67,15 +69,6 @@ HOSTILE = {
     "forgot the mark": ("def bench_register(register): pass", r"is not marked with @hookimpl"),
     "wrong argument": ("from harness import hookimpl\n@hookimpl\ndef bench_register(thing): pass", r"thing"),
     "unknown hook": ("from harness import hookimpl\n@hookimpl\ndef bench_registre(register): pass", r"bench_registre"),
-    "class as target": (
-        registering('register.attack("x", dict)'),
-        r'attack \'x\': the target is .*"package.module:Class"',
-    ),
-    "bad target": (registering('register.attack("x", "module.Class")'), r"the target is 'module.Class'"),
-    "bad name": (registering('register.attack("Bad_Name", "m:C")'), r"attack 'Bad_Name': a name is lower-case"),
-    "twice": (registering('[register.part("x", "m:C") for _ in "ab"]'), r"part 'x' is registered twice"),
-    "bad argument": (registering('register.model("x", "m:C", argument="a b")'), r"argument = 'a b'"),
-    "bad recipe": (registering('register.recipe("fast", {"epoch": 3})'), r"recipe 'fast'.*"),
     "unknown kind": (registering('register.defence("x", "m:C")'), r"AttributeError.*defence"),
 }
 
@@ -91,6 +84,23 @@ def test_hostile_plugins_are_listed_and_the_others_go_on(site: Path, memo: Memo)
     assert set(reasons) == {f"bad{number}" for number in range(len(HOSTILE))}
     said = {title: reasons[f"bad{number}"] for number, title in enumerate(HOSTILE)}
     assert not {title: text for title, text in said.items() if not re.search(HOSTILE[title][1], text)}
+
+
+@pytest.mark.parametrize(
+    ("call", "expected"),
+    [
+        (lambda register: register.attack("x", dict), r'attack \'x\': the target is .*"package.module:Class"'),
+        (lambda register: register.attack("x", "module.Class"), "the target is 'module.Class'"),
+        (lambda register: register.attack("Bad_Name", "m:C"), "attack 'Bad_Name': a name is lower-case"),
+        (lambda register: [register.part("x", "m:C") for _ in "ab"], "part 'x' is registered twice"),
+        (lambda register: register.model("x", "m:C", argument="a b"), "argument = 'a b'"),
+        (lambda register: register.recipe("fast", {"epoch": 3}), "(?s)recipe 'fast'.*epoch"),
+        (lambda register: register.recipe("fast", {"epochs": object()}), "(?s)recipe 'fast'.*JSON"),
+    ],
+)
+def test_what_register_refuses(call: Callable[[Register], object], expected: str) -> None:
+    with pytest.raises(PluginError, match=expected):
+        call(Register())
 
 
 def test_a_broken_plugin_shows_its_traceback_and_what_it_printed(site: Path, memo: Memo) -> None:
@@ -120,7 +130,7 @@ def test_what_a_hanging_plugin_started_is_killed_too(site: Path, memo: Memo) -> 
         time.sleep(600)
     """
     install(site, "nest", {"nest_plug": text})
-    assert len(discover(memo, timeout=3).broken) == 1
+    assert len(discover(memo, timeout=2).broken) == 1
     pid = int((site / "pid").read_text())
     for _ in range(100):
         state = Path(f"/proc/{pid}/stat")

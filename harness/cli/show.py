@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from harness.discovery import discover
@@ -24,10 +24,11 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join(_broken(next(one for one in registry.broken if one.origin.entry_point == name))))
     elif kind == "recipe":
         recipe = registry.recipe(name)
-        fields = (f"  {field} = {json.dumps(value)}" for field, value in recipe.fields.items())
-        print("\n".join([f"recipe {name}, from {recipe.origin}", "", *fields]))
+        print("\n".join([f"recipe {name}, from {recipe.origin}", "", *_settings(recipe.fields)]))
     else:
         print("\n".join(_component(registry.find(kind, name))))
+        if name in registry.recipes:
+            print(f"\nThere is a recipe of that name, too: bench show recipe {name}")
     return 0
 
 
@@ -44,8 +45,9 @@ def _read(words: list[str], registry: Registry) -> tuple[str, str]:
     if len(words) > 2:
         raise BenchError(f"bench show takes [KIND] NAME, not {len(words)} words")
     name = words[0]
-    found = registry.kinds_of(name)
-    found += ["recipe"] * (name in registry.recipes) + ["plugin"] * (name in _plugins(registry))
+    found = [*registry.kinds_of(name), *["plugin"] * (name in _plugins(registry))]
+    # A paper's recipe often has the name of its method, which is what is meant.
+    found = found or ["recipe"] * (name in registry.recipes)
     if len(found) > 1:
         choices = " or ".join(f"`bench show {kind} {name}`" for kind in found)
         raise BenchError(f"{name!r} names several things: say {choices}")
@@ -78,13 +80,13 @@ def _component(entry: Registered) -> Iterable[str]:
     yield from _facts(entry, about)
     own = [parameter for parameter in about["parameters"] if parameter["own"]]
     shared = [parameter for parameter in about["parameters"] if not parameter["own"]]
-    for title, parameters in (("parameters", own), (f"parameters that it has from its kind ({entry.kind})", shared)):
+    for title, parameters in (("parameters", own), ("inherited parameters", shared)):
         if parameters:
             yield from ("", title)
             for parameter in parameters:
                 yield from _parameter(parameter)
     for name, table in about["presets"].items():
-        yield from ("", f"preset {name}", *(f"  {key} = {json.dumps(value)}" for key, value in table.items()))
+        yield from ("", f"preset {name}", *(_settings(table) or ["  every default"]))
 
 
 def _facts(entry: Registered, about: dict[str, Any]) -> Iterable[str]:
@@ -98,6 +100,10 @@ def _facts(entry: Registered, about: dict[str, Any]) -> Iterable[str]:
         "source": about["source"],
     }
     yield from (f"  {name + ':':12}{text}" for name, text in facts.items() if text)
+
+
+def _settings(table: Mapping[str, Any]) -> list[str]:
+    return [f"  {key} = {json.dumps(value)}" for key, value in table.items()]
 
 
 def _default(value: Any) -> str:

@@ -3,6 +3,8 @@
 `read` collects every problem of a file and raises them together, each with file, line, key and what would be right.
 """
 
+from __future__ import annotations
+
 from harness.grid.model import Cell, Entry, Grid, Seeds, Table
 from harness.grid.nodes import Place
 from harness.grid.reading import read

@@ -91,7 +91,9 @@ class _Variants:
             return [entry]
         if entry not in self.done:
             self._refuse_swept_twice(entry)
-            own = [vary(entry, self.fixed, combination) for combination in combinations(self.swept)]
+            fixed = {key: node for key, node in self.fixed.items() if key not in entry.swept}
+            swept = {key: values for key, values in self.swept.items() if key not in entry.swept}
+            own = [vary(entry, fixed, combination) for combination in combinations(swept)]
             if entry.on is not None and entry.on in self.selected:
                 starts = self.of(entry.on)
                 own = [put_on(variant, start, len(starts) > 1) for variant in own for start in starts]

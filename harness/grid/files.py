@@ -30,7 +30,7 @@ def _load(path: Path, report: Report, trail: tuple[Path, ...]) -> Node | None:
         return None
     root = Node(node.place, _shape(node, report))
     extends = root.table.pop("extends", None)
-    if extends is None or string(report, extends) is None:
+    if extends is None or string(report, extends, 'write extends = "table1.toml"') is None:
         return root
     trail = (*trail, path)
     base = path.parent / extends.value

@@ -69,7 +69,8 @@ class Entry:
     def content(self) -> str:
         """Everything but place and seeds as text: equal for entries that mean the same work under the same label."""
         names = [self.kind, self.name, self.label, self.preset, self.on and self.on.content]
-        return json.dumps([*names, self.params, self.training, self.grant, self.established], sort_keys=True)
+        tables = [self.params, self.training, self.grant, self.established]
+        return json.dumps([*names, *tables], sort_keys=True, default=str)  # str: dates, which are problems already
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 A word matches a cell when it equals, ignoring case, a label, label before its sweep, or name of its dataset, model,
 attack or defense; a seed (`0`: victim or defense; `0.1`: both; `victim-seed=0`); a swept parameter (`delta=20`,
 `attack.delta=20`); an entry with its kind (`attack=badnets`); or the cell's whole name. `*` stands for any characters.
-Quote words with spaces or parentheses.
+Quote words with spaces or parentheses: `defense="Ours (GTSRB)"`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from harness.errors import BenchError, NothingSelected, suggest
 from harness.grid.model import CELL_KINDS, Cell, text
 
 _TOKEN = re.compile(
-    r"""\s*(?:(?P<mark>[()])|"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)'|(?P<word>[^\s()"']+))"""
+    r"""\s*(?:(?P<mark>[()])"""
+    r"""|(?P<key>[^\s()"'=]+=)?(?:"(?P<double>(?:[^"\\]|\\.)*)"|'(?P<single>(?:[^'\\]|\\.)*)')"""
+    r"""|(?P<word>[^\s()"']+))"""
 )
 _WORDS = ("and", "or", "not")
 _PLAIN = re.compile(r"""[^\s()"'\\*]+""")
@@ -108,7 +110,7 @@ class _Parser:
             kind = str(match.lastgroup)
             written = match[kind]
             is_word = kind in ("double", "single") or (kind == "word" and written.lower() not in _WORDS)
-            yield (written if is_word else written.lower()), is_word, match.start(kind)
+            yield (match["key"] or "") + (written if is_word else written.lower()), is_word, match.start(kind)
             position = match.end()
 
     def _any(self) -> Matcher:

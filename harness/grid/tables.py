@@ -88,7 +88,8 @@ class _Reader:
             for item in (item for item in known[key].items if isinstance(item.value, str)) if key in known else ():
                 axes = _SEEDS[1:] if item.value == "seed" else (item.value,)
                 role, other = next((seen[axis] for axis in axes if axis in seen), (key, item))
-                if role != key or other.value != item.value:  # twins in one list are reported already
+                reported = item.value == other.value and (role == key or (key == "over" and item.value == "metric"))
+                if not reported:
                     self._twice(item, other)
                 seen.update({axis: (key, item) for axis in axes if axis not in seen})
 

@@ -19,8 +19,8 @@ from harness.components import (
     Metric,
     Model,
     Part,
-    TargetedAttack,
     Reference,
+    TargetedAttack,
     summary,
 )
 from harness.errors import PluginError, suggest

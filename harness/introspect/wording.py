@@ -15,7 +15,14 @@ from pydantic_core import PydanticUndefined
 
 from harness.components import Reference, Unbound, _FileMark, _NotInKey, _ReferenceSchema
 
-_ONE = {bool: "true or false", int: "a whole number", float: "a number", str: "a string", type(None): "nothing"}
+_ONE = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a string",
+    type(None): "nothing",
+    Any: "any value",
+}
 _MANY = {int: "whole numbers", float: "numbers", str: "strings", bool: "booleans"}
 
 
@@ -100,7 +107,9 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
 
 def _list_words(origin: Any, arguments: tuple[Any, ...]) -> str:
     if origin is tuple and Ellipsis not in arguments:
-        return f"a list of {len(arguments)} ({'; '.join(_words(argument) for argument in arguments)})"
+        if len(set(arguments)) == 1 and arguments[0] in _MANY:
+            return f"a list of {len(arguments)} {_MANY[arguments[0]]}"
+        return f"a list of {len(arguments)}: {'; '.join(_words(argument) for argument in arguments)}"
     item, marks = arguments[0], ()
     if typing.get_origin(item) is typing.Annotated:
         item, *marks = typing.get_args(item)  # type: ignore[assignment]

@@ -1,8 +1,8 @@
 """Random crops, flips, rotations and cutouts, of whole batches at once but each image with its own parameters.
 
 Parameters are drawn on the CPU (so every device sees the same ones) by `draw`; applying them draws nothing. A training
-set rests on its device as padded uint8 images; a cropped and flipped batch is one advanced index into a view of them
-that has every possible window as an entry. A rotation comes after crop and flip, a cutout last.
+set rests on its device as padded uint8 images; a cropped and flipped batch is one selection from a view of them that
+has the row of a crop at every pixel. A rotation comes after crop and flip, a cutout last.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from harness.learn.images import to_float
 from harness.learn.recipes import Recipe
 
 MIRROR_LIMIT = 2**29
-"""Bytes of padded images up to which a mirrored copy is kept beside them: a flip is then free, else it is half as much
-work again as the crop."""
+"""Bytes of padded images up to which a mirrored copy is kept beside them: a flip is then free, else it doubles the work
+of a batch."""
 
 
 @dataclass(frozen=True)
@@ -94,22 +94,20 @@ class Resident:
         if self.moving:
             padded = _padded(images, recipe.crop, fill_levels(recipe, self.channels))
             self.mirrored = recipe.flip and padded.numel() <= mirror_limit
-            stacked = torch.stack([padded, padded.flip(2)]) if self.mirrored else padded.unsqueeze(0)
-            self.windows = self._windows(stacked)
-
-    def _windows(self, stacked: Tensor) -> Tensor:
-        """View of (mirror, n, rows, columns, c) as (mirror, n, row offset, column offset, height, width * c)."""
-        mirror, image, row, column, one = stacked.stride()
-        offsets = 2 * self.recipe.crop + 1
-        shape = (*stacked.shape[:2], offsets, offsets, self.height, self.width * self.channels)
-        return stacked.as_strided(shape, (mirror, image, row, column, row, one))
+            self.stride, self.image = padded.shape[2], padded.shape[1] * padded.shape[2]  # in pixels
+            self.rows = _rows(torch.cat([padded, padded.flip(2)]) if self.mirrored else padded, self.width)
+            self.down = torch.arange(self.height, device=images.device) * self.stride
 
     def take(self, chosen: Tensor, moves: Moves) -> Tensor:
         """The images `chosen` (int64 (b,), on the device), moved: [0,1] floats (b, c, height, width)."""
         if not self.moving:
-            return finish(to_float(self.images[chosen]), moves, self.recipe)
-        side = moves.flip.long() if self.mirrored else 0
-        batch = self.windows[side, chosen, moves.row, moves.column]
+            return finish(to_float(self.images.index_select(0, chosen)), moves, self.recipe)
+        column = moves.column
+        if self.mirrored:  # there a window lies as far from the right as its original from the left
+            chosen = chosen + len(self.images) * moves.flip
+            column = torch.where(moves.flip, 2 * self.recipe.crop - column, column)
+        corner = chosen * self.image + moves.row * self.stride + column
+        batch = self.rows.index_select(0, (corner.unsqueeze(1) + self.down).flatten())
         batch = batch.view(-1, self.height, self.width, self.channels)
         if self.recipe.flip and not self.mirrored:
             batch = torch.where(moves.flip.view(-1, 1, 1, 1), batch.flip(2), batch)
@@ -167,6 +165,12 @@ def _padded(images: Tensor, padding: int, fill: Sequence[float]) -> Tensor:
     canvas = torch.tensor(fill, device=images.device, dtype=images.dtype).expand(shape).contiguous()
     canvas[:, padding : padding + height, padding : padding + width] = images
     return canvas
+
+
+def _rows(padded: Tensor, width: int) -> Tensor:
+    """View of (n, h, w, c) with an entry for every pixel: the `width` pixels from there on, (pixels, width * c)."""
+    pixels, channels = padded.numel() // padded.shape[3], padded.shape[3]
+    return padded.as_strided((max(0, pixels - width + 1), width * channels), (channels, 1))
 
 
 def _rotated(images: Tensor, degrees: Tensor) -> Tensor:

@@ -79,12 +79,19 @@ def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be repeatable without
     try:
-        torch.use_deterministic_algorithms(bool(deterministic), warn_only=deterministic == "warn")
+        _repeatable(bool(deterministic), deterministic == "warn")
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, bool(deterministic)
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        _repeatable(*before)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+
+
+def _repeatable(wanted: bool, warn_only: bool) -> None:
+    # asked first: torch's setter imports the compiler, a second that nobody else may need
+    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if now != (wanted, warn_only):
+        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
 
 
 @contextlib.contextmanager

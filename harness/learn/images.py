@@ -71,9 +71,7 @@ class ImageSet:
         labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
         return type(self)(torch.cat([self.images, other.images]), labels)
 
-    def batches(
-        self, size: int, generator: torch.Generator | None = None
-    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Pairs of [0,1] floats (NCHW) and labels; in dataset order, or shuffled by a generator on the CPU."""
         order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
         for chosen in torch.split(order.to(self.device), size):

@@ -107,10 +107,10 @@ def open_oracle(folder: Path, test: Path, attack_spec: Mapping[str, Any], task: 
 
 def images_of(folder: Path, task: Task) -> ImageSet:
     """A granted or part image set, resized to the task where it comes from another dataset."""
-    from harness.learn.images import resize
+    from harness.learn.images import ImageSet, resize
 
     found = open_images(next(iter(sorted(folder.glob("*.safetensors")))))
-    return resize(found, task.height, task.width, task.channels)
+    return ImageSet(resize(found.images, task.height, task.width, task.channels), found.labels)
 
 
 def part_model(part: Part, payload: Mapping[str, Any], task: Task) -> nn.Module | None:

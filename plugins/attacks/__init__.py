@@ -1,1 +1,1 @@
-
+"""Attacks, one file a method."""

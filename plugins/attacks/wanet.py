@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from harness import Context, TargetedAttack, Task
 from harness.access import AttackAccess
+from harness.components import Quantise
 from harness.learn.poisoning import PoisonedSet, stamp
 from harness.learn.training import Batch
 
@@ -40,7 +41,7 @@ class WaNet(TargetedAttack):
     """factor on the whole grid; a little below 1 keeps sampling points off the border"""
 
     @property
-    def test_quantise(self) -> str:
+    def test_quantise(self) -> Quantise:
         """The source warps floats and never rounds."""
         return "none"
 
@@ -83,7 +84,7 @@ class WaNet(TargetedAttack):
             assert batch.labels is not None
             triggered = int(len(batch.images) * self.poison_rate)
             crossed = int(triggered * self.cross_ratio)
-            first, second, rest = batch.images.split([triggered, crossed, len(batch.images) - triggered - crossed])
+            first, second, rest = torch.split(batch.images, [triggered, crossed, len(batch.images) - triggered - crossed])
             mapped = table[batch.labels[:triggered]]
             attacked = mapped >= 0
             warped = torch.where(attacked[:, None, None, None], trigger(first), first)

@@ -27,7 +27,7 @@ EPS = 1e-6
 class NAD(FineTuning):
     """Distil the attention maps of a fine-tuned teacher (Li et al. 2021)."""
 
-    citation = "Li et al.: Neural Attention Distillation - Erasing Backdoor Triggers from Deep Neural Networks, ICLR 2021"
+    citation = "Li et al.: Neural Attention Distillation - Erasing Backdoor Triggers from DNNs, ICLR 2021"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nad": {},
         "bcu": {
@@ -90,7 +90,7 @@ class NAD(FineTuning):
 def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
     """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w)."""
     summed = activations.abs().pow(power).sum(1)
-    return summed / (summed.flatten(1).norm(dim=1)[:, None, None] + EPS)
+    return summed / (torch.linalg.vector_norm(summed, dim=(1, 2), keepdim=True) + EPS)
 
 
 def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:

@@ -1,1 +1,1 @@
-
+"""Metrics, one file a number."""

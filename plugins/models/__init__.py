@@ -1,1 +1,1 @@
-
+"""Classifiers, one file an architecture."""

@@ -1,0 +1,40 @@
+# Every target sets up what it needs: one virtual environment, pinned.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test lint bless clean
+
+quickstart: $(STAMP)
+	$(BIN)/bench run benchmarks/quickstart.toml
+	@echo
+	@echo "That was benchmarks/quickstart.toml; its results are in .bench, so a second run takes a moment only."
+	@echo "Try next:"
+	@echo "  $(BIN)/bench plan benchmarks/quickstart.toml      what is cached, what would run, and why"
+	@echo "  $(BIN)/bench list                                 attacks, defenses, models, datasets, metrics"
+	@echo "  $(BIN)/bench show nad                             parameters, defaults, where they come from"
+	@echo "  $(BIN)/bench report benchmarks/quickstart.toml --format markdown"
+	@echo "  edit a copy of the grid: what you leave as it is will not be computed again"
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bless: $(STAMP)
+	$(BIN)/python -m harness.sources
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) .bench build dist *.egg-info

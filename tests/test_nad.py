@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from oracles import oracle
+from torch import nn
+from torch.nn import functional
+
+from plugins.defenses.nad import attention_loss, attention_map, watched
+
+
+@pytest.mark.oracle
+def test_maps_losses_and_gradients_as_the_official_code_has_them() -> None:
+    recorded = oracle("defenses/nad_attention")
+    close = {"rtol": float(recorded["tol_rtol"]), "atol": float(recorded["tol_atol"])}
+    students = [torch.from_numpy(recorded[f"in_s{n}"]).requires_grad_() for n in (1, 2, 3)]
+    teachers = [torch.from_numpy(recorded[f"in_t{n}"]) for n in (1, 2, 3)]
+    for name, maps in (("s1", students[0]), ("s3", students[2]), ("t1", teachers[0])):
+        np.testing.assert_allclose(attention_map(maps).detach()[:, None], recorded[f"out_map_{name}"], **close)
+    losses = [attention_loss(mine, theirs) for mine, theirs in zip(students, teachers, strict=True)]
+    for n, loss in enumerate(losses, 1):
+        np.testing.assert_allclose(loss.detach(), recorded[f"out_loss{n}"], **close)
+    linear = attention_loss(students[0], teachers[0], 1.0).detach()
+    np.testing.assert_allclose(linear, recorded["out_loss1_p1"], **close)
+    logits = torch.from_numpy(recorded["in_logits"]).requires_grad_()
+    total = functional.cross_entropy(logits, torch.from_numpy(recorded["in_labels"]))
+    for beta, loss in zip(recorded["par_betas"].tolist(), losses, strict=True):
+        total = total + beta * loss
+    np.testing.assert_allclose(total.detach(), recorded["out_total"], **close)
+    total.backward()
+    np.testing.assert_allclose(logits.grad, recorded["out_grad_logits"], **close)
+    for n, student in enumerate(students, 1):
+        np.testing.assert_allclose(student.grad, recorded[f"out_grad_s{n}"], **close)
+
+
+def test_the_formula_restated_position_by_position() -> None:
+    activations = torch.randn(2, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    found = attention_map(activations, 2.0)
+    for image in range(2):
+        summed = np.zeros((4, 5))
+        for row in range(4):
+            for column in range(5):
+                summed[row, column] = sum(float(activations[image, c, row, column]) ** 2 for c in range(3))
+        expected = summed / (np.sqrt((summed**2).sum()) + 1e-6)
+        np.testing.assert_allclose(found[image], expected, rtol=1e-5)
+
+
+def test_a_student_like_its_teacher_loses_nothing() -> None:
+    activations = torch.randn(2, 3, 4, 4)
+    assert float(attention_loss(activations, activations)) == 0
+
+
+def test_an_all_zero_map_is_zero_not_nan() -> None:
+    assert torch.equal(attention_map(torch.zeros(1, 2, 3, 3)), torch.zeros(1, 3, 3))
+
+
+def test_watching_ends_with_its_context() -> None:
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    with watched(model, ["0"]) as seen:
+        model(torch.ones(4, 2))
+    assert seen["0"].shape == (4, 3)
+    seen.clear()
+    model(torch.ones(4, 2))
+    assert not seen

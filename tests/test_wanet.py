@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import oracle
+
+from harness import Context, Task
+from plugins.attacks.wanet import NoiseMode, WaNet, Warp, identity_grid, warp_grid
+
+TASK = Task("any", classes=10, height=32, width=32, channels=3, train_count=100)
+NAME = "H32_k4_s0.5_r1"
+
+
+def warp(grid: np.ndarray | torch.Tensor) -> Warp:
+    module = Warp(grid.shape[1])
+    module.grid.copy_(torch.as_tensor(grid))
+    return module
+
+
+@pytest.mark.oracle
+def test_the_grid_follows_from_the_drawn_points() -> None:
+    recorded = oracle("attacks/wanet")
+    drawn = torch.from_numpy(recorded[f"{NAME}_ins_raw"])
+    np.testing.assert_allclose(identity_grid(32), recorded[f"{NAME}_identity_grid"], atol=1e-6)
+    np.testing.assert_allclose(warp_grid(drawn, 32, 0.5, 1.0), recorded[f"{NAME}_grid"], atol=1e-5)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["rand_unit", "smooth_unit", "rand_norm", "smooth_norm"])
+def test_warps_as_the_official_code_does(kind: str) -> None:
+    recorded, inputs = oracle("attacks/wanet"), oracle("attacks/inputs")
+    pictures, scale = kind.split("_")
+    images = torch.from_numpy(inputs[f"x_{pictures}"]).permute(0, 3, 1, 2) / 255
+    if scale == "norm":
+        mean, std = (torch.from_numpy(recorded[name])[:, None, None] for name in ("mean", "std"))
+        images = (images - mean) / std
+    found = warp(recorded[f"{NAME}_grid"])(images)
+    np.testing.assert_allclose(found, recorded[f"{NAME}_bd_{kind}"], atol=1e-5)
+
+
+@pytest.mark.oracle
+def test_noise_mode_as_the_official_code_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded, inputs = oracle("attacks/wanet"), oracle("attacks/inputs")
+    images = torch.from_numpy(inputs["x_rand"]).permute(0, 3, 1, 2) / 255
+    noise = torch.from_numpy(recorded[f"{NAME}_cross_noise"])
+    monkeypatch.setattr(torch, "rand", lambda *shape, generator: (noise + 1) / 2)
+    found = NoiseMode(warp(recorded[f"{NAME}_grid"]), None)(images)
+    np.testing.assert_allclose(found, recorded[f"{NAME}_cross_rand_unit"], atol=2e-5)
+
+
+def sampled(image: np.ndarray, x: float, y: float) -> float:
+    """Bilinear value of a (side, side) picture at a point of [-1,1]^2 whose corners are pixel centres."""
+    side = image.shape[0]
+    column, row = (x + 1) / 2 * (side - 1), (y + 1) / 2 * (side - 1)
+    left, top = min(int(column), side - 2), min(int(row), side - 2)
+    right_share, low_share = column - left, row - top
+    upper = image[top, left] * (1 - right_share) + image[top, left + 1] * right_share
+    lower = image[top + 1, left] * (1 - right_share) + image[top + 1, left + 1] * right_share
+    return float(upper * (1 - low_share) + lower * low_share)
+
+
+def test_the_formula_restated_pixel_by_pixel() -> None:
+    generator = torch.Generator().manual_seed(0)
+    side, s = 10, 0.75
+    drawn = torch.rand(1, 2, 3, 3, generator=generator) * 2 - 1
+    grid = warp_grid(drawn, side, s, 1.0)
+    smooth = torch.nn.functional.interpolate(drawn / drawn.abs().mean(), side, mode="bicubic", align_corners=True)
+    image = torch.rand(1, 1, side, side, generator=generator)
+    found = warp(grid)(image)[0, 0]
+    for row in range(side):
+        for column in range(side):
+            x = -1 + 2 * column / (side - 1) + s * float(smooth[0, 0, row, column]) / side
+            y = -1 + 2 * row / (side - 1) + s * float(smooth[0, 1, row, column]) / side
+            x, y = max(-1.0, min(1.0, x)), max(-1.0, min(1.0, y))
+            assert found[row, column] == pytest.approx(sampled(image[0, 0].numpy(), x, y), abs=1e-5)
+
+
+def test_the_identity_grid_changes_nothing() -> None:
+    images = torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(Warp(16)(images), images, atol=1e-5, rtol=0)
+
+
+def test_the_warp_moves_by_less_than_a_pixel() -> None:
+    drawn = torch.rand(1, 2, 4, 4, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    moved = (warp_grid(drawn, 32, 0.5, 1.0) - identity_grid(32)).abs().max() * 31 / 2
+    assert 0.1 < float(moved) < 1.0
+
+
+def test_noise_mode_differs_from_image_to_image_and_needs_no_generator() -> None:
+    image = torch.rand(1, 3, 16, 16).expand(2, -1, -1, -1)
+    found = NoiseMode(Warp(16), None)(image)
+    assert not torch.equal(found[0], found[1])
+    assert math.isclose(float(found.mean()), float(image.mean()), abs_tol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("attack", "task", "reason"),
+    [
+        (WaNet(), Task("any", 10, 32, 16, 3, 100), "square"),
+        (WaNet(poison_rate=0.5), TASK, "whole batch"),
+        (WaNet(target=11), TASK, "no class"),
+    ],
+)
+def test_says_what_cannot_work(attack: WaNet, task: Task, reason: str) -> None:
+    assert reason in str(attack.compatible(Context(task)))
