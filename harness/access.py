@@ -7,18 +7,15 @@ only turn a missing file into a sentence.
 
 from __future__ import annotations
 
-import importlib
-import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from harness.components import Anatomy, Attack, Component, Model, Predictions, Task, Unit
+from harness.components import Anatomy, Attack, Model, Predictions, Task, Unit
 from harness.errors import Undeclared
-from harness.seeds import seed
+from harness.surroundings import Coordinates, Deadline, Surroundings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,56 +26,6 @@ if TYPE_CHECKING:
     from harness.learn.poisoning import PoisonedSet
     from harness.learn.recipes import Recipe
     from harness.learn.training import History
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """The moment at which the host kills the stage; `at` on the monotonic clock, None for never."""
-
-    at: float | None
-
-    @property
-    def left(self) -> float:
-        """Seconds left; infinite without a time-out."""
-        return float("inf") if self.at is None else self.at - time.monotonic()
-
-    def check(self) -> None:
-        """Raise TimeoutError once it has passed: ends a loop with a sentence instead of a kill."""
-        if self.left <= 0:
-            raise TimeoutError("the stage's time-out has passed")
-
-
-@dataclass(frozen=True)
-class Coordinates:
-    """Where a stage stands in the grid, as far as randomness goes. `replicate` is None for unseeded components."""
-
-    replicate: int | None
-    dataset: str
-    stage: str
-    component: str
-
-    def shared(self, stream: str) -> int:
-        """The seed of a stream that all components of this stage kind share (initial weights, order, selection)."""
-        return seed(self.replicate, self.dataset, self.stage, stream)
-
-    def own(self, stream: str) -> int:
-        """The seed of a component's own noise."""
-        return seed(self.replicate, self.dataset, self.stage, stream, self.component)
-
-
-@dataclass(frozen=True)
-class Surroundings:
-    """What every stage body has at hand; made by the worker."""
-
-    task: Task
-    model: Model | None
-    recipe: Recipe | None
-    coordinates: Coordinates
-    device: str
-    scratch: Path
-    deadline: Deadline
-    progress: Callable[[int, int, float | None], None]
-    parts: Mapping[str, Callable[[], Any]]
 
 
 class Workbench:
@@ -101,7 +48,8 @@ class Workbench:
     def recipe(self) -> Recipe:
         """How the grid trains victims; `recipe.replace(epochs=10)` makes a variant."""
         if self._around.recipe is None:
-            raise Undeclared('the grid\'s recipe belongs to a model: add "model" to `needs`, or bring a recipe of your own')
+            what = 'the grid\'s recipe belongs to a model: add "model" to `needs`, or bring a recipe of your own'
+            raise Undeclared(what)
         return self._around.recipe
 
     @property
@@ -121,9 +69,7 @@ class Workbench:
 
     def generator(self, stream: str) -> torch.Generator:
         """A CPU generator of the component's own, the same in every run of this stage; one a stream name."""
-        import torch
-
-        return torch.Generator().manual_seed(self.seed(stream))
+        return _generator(self.seed(stream))
 
     def seed(self, stream: str) -> int:
         """The seed behind `generator(stream)`, for other libraries' generators; 63 bits."""
@@ -152,17 +98,11 @@ class Workbench:
         hooks = {item.name: settings.pop(item.name) for item in fields(Hooks) if item.name in settings}
         chosen = (recipe or self.recipe).replace(**settings) if settings else (recipe or self.recipe)
         round_ = self._nth("fit")
-
-        def stream(name: str) -> torch.Generator:
-            import torch
-
-            return torch.Generator().manual_seed(self._around.coordinates.shared(f"{round_}/{name}"))
-
         return fit(
             model,
             data,
             chosen,
-            generator=stream,
+            generator=lambda stream: _generator(self._around.coordinates.shared(f"{round_}/{stream}")),
             hooks=Hooks(**hooks),
             device=self.device,
             deadline=self.deadline.check,
@@ -229,23 +169,23 @@ class Access(Granted):
 
     def victim(self) -> nn.Module:
         """The suspect model on `device`, in eval mode. Needs `victim`."""
-        return self._take("victim")
+        return cast("nn.Module", self._take("victim"))
 
     def clean(self) -> ImageSet:
         """The defender's clean images with labels. Needs `clean-labelled`."""
-        return self._take("clean-labelled")
+        return cast("ImageSet", self._take("clean-labelled"))
 
     def unlabelled(self) -> ImageSet:
         """The defender's clean images; `labels` is None. Needs `clean-unlabelled`."""
-        return self._take("clean-unlabelled")
+        return cast("ImageSet", self._take("clean-unlabelled"))
 
     def training_set(self) -> ImageSet:
         """The training set as the attacker delivered it, in an order that tells nothing. Needs `training-set`."""
-        return self._take("training-set")
+        return cast("ImageSet", self._take("training-set"))
 
     def oracle(self) -> Oracle:
         """Trigger and test data, for published variants that leak; every row is marked. Needs `oracle`."""
-        return self._take("oracle")
+        return cast("Oracle", self._take("oracle"))
 
 
 @dataclass(frozen=True)
@@ -261,13 +201,13 @@ class AttackAccess(Workbench):
     """What an attack has: the clean training set and, in `implant`, its own poisoned images."""
 
     def __init__(
-        self, around: Surroundings, attack: Attack, train: ImageSet, poisoned: PoisonedSet | None, poisoning: Coordinates
+        self, around: Surroundings, attack: Attack, train: ImageSet, poisoned: PoisonedSet | None, select: Coordinates
     ) -> None:
         super().__init__(around, {"train"})
         self.attack = attack
         self.train = train
         self._poisoned = poisoned
-        self._poisoning = poisoning
+        self._selecting = select
 
     @property
     def label_table(self) -> tuple[int, ...]:
@@ -283,9 +223,7 @@ class AttackAccess(Workbench):
 
     def selection(self) -> torch.Generator:
         """The generator of the replicate's one permutation, which all attacks share: a 1 % set is part of a 5 % set."""
-        import torch
-
-        return torch.Generator().manual_seed(self._poisoning.shared("select"))
+        return _generator(self._selecting.shared("select"))
 
     def fit_poisoned(self, trigger: nn.Module | None, **settings: Any) -> nn.Module:
         """Train a fresh model on the poisoned training set by the grid's recipe: the default `implant`."""
@@ -302,7 +240,7 @@ class PartAccess(Access):
 
     def train(self) -> ImageSet:
         """The attacker's clean training set. Needs `train`."""
-        return self._take("train")
+        return cast("ImageSet", self._take("train"))
 
 
 class MetricAccess(Granted):
@@ -314,48 +252,47 @@ class MetricAccess(Granted):
 
     def model(self) -> nn.Module:
         """The model under measurement, in eval mode. Needs `model`."""
-        return self._take("model")
+        return cast("nn.Module", self._take("model"))
 
     def predictions(self) -> Predictions:
         """The model's predictions over the test set. Needs `predictions`."""
-        return self._take("predictions")
+        return cast("Predictions", self._take("predictions"))
 
     def validation(self) -> ImageSet:
         """The validation split. Needs `validation`."""
-        return self._take("validation")
+        return cast("ImageSet", self._take("validation"))
 
     def test(self) -> ImageSet:
         """The test split. Needs `test`."""
-        return self._take("test")
+        return cast("ImageSet", self._take("test"))
 
     def training_set(self) -> ImageSet:
         """The poisoned training set, as a defense received it. Needs `training-set`."""
-        return self._take("training-set")
+        return cast("ImageSet", self._take("training-set"))
 
     def poisoned(self) -> np.ndarray:
         """Which rows of `training_set()` are poisoned, booleans. Needs `training-set`."""
         self._check("training-set")
-        return self._files["poisoned"]()
+        return cast("np.ndarray", self._files["poisoned"]())
 
     def trigger(self) -> Oracle:
         """The trigger with its label table and the test split. Needs `trigger`."""
-        return self._take("trigger")
+        return cast("Oracle", self._take("trigger"))
 
     def result(self) -> Mapping[str, Any] | None:
         """The defense's result: verdict and `record` (with `seconds`, `images`); None undefended. Needs `result`."""
-        return self._take("result")
+        return cast("Mapping[str, Any] | None", self._take("result"))
 
     def reference(self) -> Mapping[str, Any] | None:
-        """This metric's own `values` and `arrays` on the reference model; None on that model itself. Needs `reference`."""
-        return self._take("reference")
+        """The metric's own `values` and `arrays` on the reference model; None on that model. Needs `reference`."""
+        return cast("Mapping[str, Any] | None", self._take("reference"))
 
     def save(self, **arrays: Any) -> None:
         """Keep arrays beside the numbers (a distance matrix): later measurements find them through `reference`."""
         self.arrays.update(arrays)
 
 
-def load_component(spec: Mapping[str, Any]) -> Component:
-    """The component that `spec` (`target`, `params`) describes. Imports its module: children only."""
-    module, _, name = spec["target"].partition(":")
-    cls: type[Component] = getattr(importlib.import_module(module), name)
-    return cls.model_validate_json(json.dumps(spec["params"]))
+def _generator(start: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(start)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
 from harness.errors import GridError, Problem, UnknownName, suggest
@@ -12,9 +12,11 @@ from harness.stages import identity
 from harness.stages.data import Sizes, sizes
 
 if TYPE_CHECKING:
-    from harness.grid import Cell, Entry, Grid
+    from harness.grid import Cell, Entry, Grid, Place
     from harness.registry import Registry
-    from harness.resolve import Request, Resolved, Resolver
+    from harness.resolve import Fault, Request, Resolved, Resolver
+
+K = TypeVar("K")
 
 
 @dataclass
@@ -43,40 +45,50 @@ class Binding:
         """The classification problem that the dataset poses."""
         resolved = self.component(dataset, dataset)
         facts = resolved.facts
-        return Task(
-            resolved.name, facts["classes"], facts["height"], facts["width"], facts["channels"], self.sizes(dataset).train
-        )
+        shared = {name: facts[name] for name in ("classes", "height", "width", "channels")}
+        return Task(resolved.name, **shared, train_count=self.sizes(dataset).train)
 
 
 def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolver) -> Binding:
     """Resolve everything that `cells` need. Raises GridError with every problem found."""
+    from harness.resolve import Request
+
     cells = list(cells)
     wanted = _wanted(grid, cells)
-    requests = [_request(grid, entry, dataset) for entry, dataset in wanted]
     extra = _grant_requests(grid, cells)
-    named = sorted({name for cell in cells for name in cell.attack.established})
-    answers = resolver.resolve_all([*requests, *extra.values(), *(_plain(grid, "metric", name) for name in named)])
+    named = {name: cell.attack for cell in cells for name in cell.attack.established}
+    requests = [_request(grid, entry, dataset) for entry, dataset in wanted]
+    requests += [*extra.values(), *(Request("metric", name, None, {}, grid.path.parent, None) for name in named)]
+    answers = iter(resolver.resolve_all(requests))
     problems: list[Problem] = []
-    components: dict[tuple[Entry, str | None], Resolved] = {}
-    for (entry, dataset), answer in zip(wanted, answers, strict=False):
-        if isinstance(answer, list):
-            problems += [entry.at(*path).problem(what, hint) for path, what, hint in answer]
-        else:
-            components[entry, dataset] = answer
-    grants = dict(zip(extra, answers[len(requests) :], strict=False))
-    problems += [
-        grid.place("defender").problem(what, hint)
-        for answer in grants.values()
-        if isinstance(answer, list)
-        for _, what, hint in answer
-    ]
-    problems += _twins(grid, components)
-    binding = Binding(grid, components, grants, dict(zip(named, answers[len(requests) + len(extra) :], strict=True)))  # type: ignore[arg-type]
+    binding = Binding(
+        grid,
+        components=_resolved(wanted, answers, lambda asked, path: asked[0].at(*path), problems),
+        grants=_resolved(extra, answers, lambda asked, path: grid.place("defender"), problems),
+        established=_resolved(named, answers, lambda asked, path: named[asked].at("established", asked), problems),
+    )
+    problems += _twins(binding.components)
     if not problems:
         problems += _sizes(binding, cells) + _recipes(binding, cells, registry)
     if problems:
         raise GridError(list(dict.fromkeys(problems)))
     return binding
+
+
+def _resolved(
+    asked: Iterable[K],
+    answers: Iterator[Resolved | list[Fault]],
+    place: Callable[[K, tuple[str | int, ...]], Place],
+    problems: list[Problem],
+) -> dict[K, Resolved]:
+    """The next answers, by what was asked; complaints go to `problems`, each at its place."""
+    found: dict[K, Resolved] = {}
+    for one, answer in zip(asked, answers, strict=False):  # in this order, so that the first answer too many stays
+        if isinstance(answer, list):
+            problems += [place(one, path).problem(what, hint) for path, what, hint in answer]
+        else:
+            found[one] = answer
+    return found
 
 
 def _wanted(grid: Grid, cells: Sequence[Cell]) -> list[tuple[Entry, str | None]]:
@@ -92,12 +104,6 @@ def _request(grid: Grid, entry: Entry, dataset: str | None) -> Request:
     from harness.resolve import Request
 
     return Request(entry.kind, entry.name, entry.preset, dict(entry.params), entry.place.file.parent, dataset)
-
-
-def _plain(grid: Grid, kind: str, name: str) -> Request:
-    from harness.resolve import Request
-
-    return Request(kind, name, None, {}, grid.path.parent, None)
 
 
 def _grant_requests(grid: Grid, cells: Sequence[Cell]) -> dict[str, Request]:
@@ -127,7 +133,7 @@ def grant_name(named: Any) -> str:
     return canonical(named).decode()
 
 
-def _twins(grid: Grid, components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Problem]:
+def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Problem]:
     """Entries that come to the same: two columns with one number, or one paid for under two names."""
     from harness.keys import digest
 
@@ -139,7 +145,8 @@ def _twins(grid: Grid, components: Mapping[tuple[Entry, str | None], Resolved]) 
         same = digest([*told, dict(entry.training), dict(entry.grant or {})])
         twin = seen.setdefault(same, entry)
         if twin is not entry:
-            where = f"line {twin.place.line}" if twin.place.file == entry.place.file else str(twin.place.problem("")).strip()
+            same_file = twin.place.file == entry.place.file
+            where = f"line {twin.place.line}" if same_file else f"{twin.place.file}:{twin.place.line}"
             problems.append(
                 entry.place.problem(
                     f"{entry.kind} {entry.label!r} has the same settings as {twin.label!r} ({where})",
@@ -217,7 +224,9 @@ def _base(grid: Grid, trio: Sequence[Entry], attack: Resolved, registry: Registr
     return dict(registry.recipes[chosen])
 
 
-def _validated(fields: dict[str, Any], origin: Mapping[str, Any], grid: Grid, problems: list[Problem]) -> dict[str, Any]:
+def _validated(
+    fields: Mapping[str, Any], origin: Mapping[str, Any], grid: Grid, problems: list[Problem]
+) -> dict[str, Any]:
     """The recipe with all its fields, as JSON; what is wrong with it goes to `problems`."""
     import json
 

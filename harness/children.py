@@ -22,7 +22,17 @@ from typing import Any
 
 from harness.records import bad, judge, progress
 
-PRELOAD = ("torch", "torch._dynamo", "numpy", "pydantic", "safetensors.torch")
+PRELOAD = (
+    "torch",
+    "torch._dynamo",
+    "numpy",
+    "pydantic",
+    "safetensors.torch",
+    "harness.learn.evaluation",
+    "harness.learn.poisoning",
+    "harness.learn.weights",
+    "harness.stages.materials",
+)
 """What children find imported. Never a plugin, nothing that touches a GPU."""
 
 ENTRY = "harness.worker:main"
@@ -71,6 +81,7 @@ class Children:
         self.stopped = False
         self._lock = threading.Lock()
         self._nursery: _Nursery | None = None
+        self._starting: _Nursery | None = None
         self._broken = ""
         self._numbers = itertools.count(1)
 
@@ -106,6 +117,9 @@ class Children:
     def stop(self) -> None:
         """Kill everything that runs; calls of `run` return at once, now and later."""
         self.stopped = True
+        # Importing torch takes seconds, during which the lock is held.
+        if (starting := self._starting) is not None:
+            starting.process.kill()
         with self._lock:
             nursery, self._nursery = self._nursery, None
         if nursery is not None:
@@ -122,15 +136,16 @@ class Children:
             for _ in range(3):
                 if self.stopped or self._broken:
                     return None
-                nursery = _Nursery(self.base, self.entry, self.preload)
+                nursery = self._starting = _Nursery(self.base, self.entry, self.preload)
                 answer = nursery.wait_ready()
+                self._starting = None
                 if answer == "ready":
                     self._nursery = nursery
                     return nursery
                 nursery.end()
                 if answer == "broken":
                     self._broken = nursery.message
-            if not self._broken:
+            if not (self._broken or self.stopped):
                 self._broken = f"it died three times while importing {', '.join(self.preload)}: {nursery.log()}"
             return None
 

@@ -40,7 +40,10 @@ REPAIRS = 3
 
 
 class Plan(Protocol):
-    """What is needed of a plan: stages in topological order, and how each stands. Only TO_RUN ones are run."""
+    """What is needed of a plan: stages in topological order, and how each stands. TO_RUN ones are run.
+
+    A stage that is CACHED, or of which the plan says nothing, is run only if it is needed and turns out to be missing.
+    """
 
     @property
     def stages(self) -> Mapping[str, Stage]:
@@ -216,7 +219,7 @@ class _Execution:
         """Make inputs again that are gone or damaged, and then this stage."""
         self.repairs[key] += 1
         for item in missing.keys:
-            known = self.plan.outcome.get(item) in (Outcome.CACHED, Outcome.TO_RUN)
+            known = item in self.plan.stages and self._usable(item)
             spoilt = self.run.ended.get(item)
             if self.repairs[key] > REPAIRS or not known or (spoilt is not None and spoilt.outcome.is_failure):
                 title = self.plan.stages[item].title if item in self.plan.stages else item
@@ -226,6 +229,9 @@ class _Execution:
         for item in missing.keys:
             self._want(item)
         self.queue.wait_for(key, missing.keys)
+
+    def _usable(self, key: str) -> bool:
+        return self.plan.outcome.get(key, Outcome.CACHED) in (Outcome.CACHED, Outcome.TO_RUN)
 
     def _want(self, key: str) -> None:
         """Put a stage that had ended, or was cached, on the list again."""
@@ -249,8 +255,7 @@ class _Execution:
     def _look_after(self, key: str) -> None:
         """Dependants that exist were made from an older object: if this one differs they are no longer valid."""
         for dependant in self.queue.dependants(key):
-            known = self.plan.outcome.get(dependant) in (Outcome.CACHED, Outcome.TO_RUN)
-            if known and not self.queue.pending(dependant):
+            if self._usable(dependant) and not self.queue.pending(dependant):
                 manifest = self.store.manifest(dependant)
                 if manifest is not None and self.store.outdated(manifest):
                     self._want(dependant)

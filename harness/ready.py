@@ -85,11 +85,15 @@ class ReadyQueue:
         return key in self._pending
 
     def want(self, key: str, exists: Callable[[str], bool]) -> list[str]:
-        """Make a key after all, and first those of its inputs that do not exist; all keys added."""
+        """Make a key after all, and first those of its inputs that do not exist; all keys added.
+
+        Inputs that are no part of the plan are left to be found missing.
+        """
         if self.pending(key):
             return []
         added = [key]
-        lacking = [item for item in sorted(self._inputs[key]) if self.pending(item) or not exists(item)]
+        inputs = sorted(self._inputs[key] & self.stages.keys())
+        lacking = [item for item in inputs if self.pending(item) or not exists(item)]
         for item in lacking:
             added += self.want(item, exists)
         self._add(key, lacking)

@@ -25,7 +25,14 @@ from harness.source_text import Import, Text
 
 __all__ = ["Blessed", "Sources", "find", "tracked", "unblessed"]
 
-ROOMS = ("harness.learn", "harness.stages", "harness.access", "harness.components", "harness.seeds")
+ROOMS = (
+    "harness.learn",
+    "harness.stages",
+    "harness.access",
+    "harness.surroundings",
+    "harness.components",
+    "harness.seeds",
+)
 """The rooms of `harness` that move numbers. Its other modules are in no key."""
 
 Blessed = dict[str, dict[str, Any]]

@@ -15,9 +15,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.access import Deadline
 from harness.errors import Incompatible
 from harness.stages import Job
+from harness.surroundings import Deadline
 
 WATCHED = frozenset({"open", "os.listdir", "os.scandir", "shutil.copyfile", "shutil.move", "os.rename", "os.remove"})
 """Audit events that name a path. A plugin that sets out to cheat gets around this; a mistake does not."""
@@ -74,9 +74,8 @@ def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job:
 
     timeout = task.get("timeout")
     deadline = Deadline(None if timeout is None else time.monotonic() + timeout)
-    return Job(
-        task["payload"], scratch / "inputs", scratch / "out", scratch / "work", task["device"], deadline, progress, record
-    )
+    inputs, out, work = scratch / "inputs", scratch / "out", scratch / "work"
+    return Job(task["payload"], inputs, out, work, task["device"], deadline, progress, record)
 
 
 @contextlib.contextmanager
@@ -103,7 +102,7 @@ def _watching(opened: list[str] | None, scratch: Path) -> Iterator[None]:
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if not active or event not in WATCHED or not args or not isinstance(args[0], str | bytes):
             return
-        path = os.path.abspath(os.fsdecode(args[0]))
+        path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100 (resolve() reads links, which are events again)
         if path in seen or len(opened) >= REPORTED or (path + "/").startswith(allowed) or path.startswith(system):
             return
         seen.add(path)

@@ -50,7 +50,12 @@ def main(task: Mapping[str, Any]) -> None:
     except Incompatible as reason:
         record = {"status": "incompatible", "type": "Incompatible", "message": str(reason)}
     except Exception as error:
-        record = {"status": "error", "type": type(error).__name__, "message": str(error), "traceback": "Traceback: here\n"}
+        record = {
+            "status": "error",
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "Traceback: here\n",
+        }
     Path("record.partial").write_text(json.dumps(record), "utf-8")
     Path("record.partial").replace("record.json")
 

@@ -156,6 +156,23 @@ def test_an_input_that_is_no_part_of_the_plan(store: Store) -> None:
     assert ended.message.endswith("not in the store, or not whole, and it is no part of this plan: plan again")
 
 
+def test_a_plan_need_not_have_looked_at_everything(store: Store) -> None:
+    plan = Plan()
+    root = plan.add("root")
+    middle = plan.add("middle", root)
+    execute(plan, store, OPTIONS)
+    for key in (root, middle):
+        store.set_aside(key, "a test")
+    plan.outcome[middle] = Outcome.CACHED
+    del plan.outcome[root]
+    plan.add("new", middle)
+    hidden = Plan({key: plan.stages[key] for key in plan.stages if key != root}, plan.outcome)
+    summary = execute(hidden, store, OPTIONS)
+    assert outcomes(summary) == {"middle": "failed", "new": "blocked"}
+    assert f"its input {root} cannot be used" in summary.ended[middle].message
+    assert outcomes(execute(plan, store, OPTIONS)) == {"root": "done", "middle": "done", "new": "done"}
+
+
 def test_dependants_of_what_came_out_differently_are_made_again(store: Store) -> None:
     plan = Plan()
     root = plan.add("root", kind="unsteady")

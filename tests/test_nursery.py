@@ -207,6 +207,20 @@ def test_a_module_that_cannot_be_preloaded_is_named_once_and_for_all(tmp_path: P
     children.stop()
 
 
+def test_stop_does_not_wait_for_a_slow_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_module.py").write_text("import time; time.sleep(60)")
+    monkeypatch.syspath_prepend(tmp_path)
+    children = Children(tmp_path, entry=ENTRY, preload=("slow_module",))
+    thread, records = in_thread(children, *task(tmp_path / "a", "derive"))
+    while children._starting is None:
+        time.sleep(0.01)
+    began = time.monotonic()
+    children.stop()
+    thread.join(5)
+    assert time.monotonic() - began < 2
+    assert records[0]["type"] == "Stopped"
+
+
 def test_a_scratch_folder_that_is_not_there(children: Children, tmp_path: Path) -> None:
     record = children.run({"kind": "derive", "payload": {}}, tmp_path / "nowhere")
     assert (record["status"], record["type"]) == ("error", "FileNotFoundError")

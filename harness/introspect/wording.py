@@ -13,7 +13,7 @@ import annotated_types as at
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from harness.components import Reference, Unbound, _FileMark, _NotInKey, _ReferenceSchema
+from harness.components import FileMark, OutsideKeyMark, Reference, ReferenceMark, Unbound
 
 _ONE = {
     bool: "true or false",
@@ -59,18 +59,18 @@ def as_json(value: Any) -> Any:
 
 def is_file(field: FieldInfo) -> bool:
     """Whether the field, or something in it, is a `File`."""
-    return any(isinstance(mark, _FileMark) for mark in _marks(field.annotation, field.metadata))
+    return any(isinstance(mark, FileMark) for mark in _marks(field.annotation, field.metadata))
 
 
 def is_outside_key(field: FieldInfo) -> bool:
     """Whether the field is marked `NotInKey`."""
-    return any(isinstance(mark, _NotInKey) for mark in _marks(field.annotation, field.metadata))
+    return any(isinstance(mark, OutsideKeyMark) for mark in _marks(field.annotation, field.metadata))
 
 
 def uses(field: FieldInfo) -> str | None:
     """The kind of component that the field takes, or None for a plain parameter."""
     marks = _marks(field.annotation, field.metadata)
-    return next((mark.kind for mark in marks if isinstance(mark, _ReferenceSchema)), None)
+    return next((mark.kind for mark in marks if isinstance(mark, ReferenceMark)), None)
 
 
 def _marks(annotation: Any, metadata: Iterable[Any]) -> list[Any]:
@@ -89,7 +89,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     marks = list(_flat(metadata))
     if origin is typing.Annotated:
         return _words(arguments[0], [*arguments[1:], *marks])
-    kind = next((mark.kind for mark in marks if isinstance(mark, _ReferenceSchema)), None)
+    kind = next((mark.kind for mark in marks if isinstance(mark, ReferenceMark)), None)
     if kind:
         return f'{"an" if kind == "attack" else "a"} {kind}: "name" or {{name = "...", <its parameters>}}'
     if origin is Literal:

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Listed = Field(strict=False)  # JSON and TOML have lists where Python has tuples
 Pair = Annotated[tuple[float, float], Listed]
+Rates = Annotated[tuple[Pair, ...], Listed]
+Schedule = Literal["constant", "step", "cosine", "one-cycle", "linear", "table", "piecewise"]
 
 RISE = 0.3
 """Share of a one-cycle schedule in which the rate rises, unless `warmup` says otherwise."""
@@ -54,14 +56,14 @@ class Recipe(BaseModel):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """on all parameters, biases and normalisation included"""
 
-    schedule: Literal["constant", "step", "cosine", "one-cycle", "linear", "table", "piecewise"] = "constant"
+    schedule: Schedule = "constant"
     """step: times `gamma` at each milestone; cosine and linear: down to 0; one-cycle: up to `lr` and down; table: the
     last rate of `rates` begun; piecewise: straight lines between the points of `rates`"""
     milestones: Annotated[tuple[Fraction, ...], Listed] = (0.5, 0.75)
     """of step: shares of the horizon, ascending"""
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """of step"""
-    rates: Annotated[tuple[Pair, ...], Listed] = ()
+    rates: Rates = ()
     """of table and piecewise: (epoch counted from 0, learning rate), ascending; `lr` is not used then"""
     horizon: Annotated[float, Field(gt=0)] | None = None
     """epochs that the schedule spans; none: the length of the training"""

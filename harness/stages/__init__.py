@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from harness.keys import digest
 
 if TYPE_CHECKING:
-    from harness.access import Deadline
     from harness.resolve import Resolved
+    from harness.surroundings import Deadline
 
 SCHEMA = 1
 """Part of every key: raised when the layout of what stages leave in the store changes."""
@@ -119,4 +119,5 @@ def make(
     }
     told = {role: body(component) for role, component in components.items()}
     # Long-lived plans hold tens of thousands of stages: strings that repeat are kept once.
-    return Stage(sys.intern(kind), digest(spec), title, spec, sources, tuple(inputs), {**told, **(payload or {})}, guarded)
+    kind = sys.intern(kind)
+    return Stage(kind, digest(spec), title, spec, sources, tuple(inputs), {**told, **(payload or {})}, guarded)

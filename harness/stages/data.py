@@ -64,14 +64,17 @@ def run(job: Job) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from harness.access import load_component
     from harness.components import Dataset
+    from harness.stages.materials import load_component
 
     spec = job.payload["component"]
     dataset = load_component(spec)
     assert isinstance(dataset, Dataset)
     facts, pictures = dataset.facts(), dataset.load()
-    pairs = {"train": (pictures.train_images, pictures.train_labels), "test": (pictures.test_images, pictures.test_labels)}
+    pairs = {
+        "train": (pictures.train_images, pictures.train_labels),
+        "test": (pictures.test_images, pictures.test_labels),
+    }
     shape = (facts.height, facts.width, facts.channels)
     for name, (images, labels) in pairs.items():
         _check(name, images, labels, shape, facts.classes, {"train": facts.train_count, "test": facts.test_count}[name])
@@ -107,15 +110,15 @@ def _split(
     }
 
 
-def _check(
-    name: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int, count: int
-) -> None:
+def _check(name: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int, count: int) -> None:
     """A dataset plugin that returns something else than its facts promise fails here, not in a victim."""
     if str(images.dtype) != "uint8" or images.shape != (count, *shape):
         raise ValueError(
             f"{name} images are {images.dtype} {images.shape}; the dataset's facts promise uint8 {(count, *shape)}"
         )
     if labels.shape != (count,) or labels.dtype.kind not in "iu":
-        raise ValueError(f"{name} labels are {labels.dtype} {labels.shape}; whole numbers of shape {(count,)} are wanted")
+        raise ValueError(
+            f"{name} labels are {labels.dtype} {labels.shape}; whole numbers of shape {(count,)} are wanted"
+        )
     if count and (labels.min() < 0 or labels.max() >= classes):
         raise ValueError(f"{name} labels go from {labels.min()} to {labels.max()}; there are {classes} classes")

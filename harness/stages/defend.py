@@ -42,9 +42,9 @@ def openers(job: Job, task: Task) -> Mapping[str, Callable[[], Any]]:
 
 def run(job: Job) -> None:
     """Defend, check what came back, prove the round trip, save."""
-    from harness.access import Access, load_component
+    from harness.access import Access
     from harness.components import Defense
-    from harness.stages.materials import RESULT, seed_everything, surroundings
+    from harness.stages.materials import RESULT, load_component, seed_everything, surroundings
 
     defense = load_component(job.payload["component"])
     assert isinstance(defense, Defense)

@@ -6,6 +6,8 @@ half precision (n, classes). Counts and rates are derived from these, so a new m
 
 from __future__ import annotations
 
+from functools import partial
+
 from harness.stages import Job
 
 
@@ -14,11 +16,11 @@ def run(job: Job) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from harness.access import load_component
     from harness.components import Attack
     from harness.errors import Incompatible
     from harness.learn.evaluation import predict
-    from harness.stages.materials import open_model, open_oracle, seed_everything, surroundings
+    from harness.stages.materials import load_component, open_model, open_oracle, seed_everything, surroundings
+    from harness.stages.score import VARIANT
 
     source = job.inputs / "model" / "model.safetensors"
     if not source.exists():
@@ -32,16 +34,15 @@ def run(job: Job) -> None:
     )
     test = oracle.test
     assert test.labels is not None
-    clean, logits = predict(model, test.images, classes=task.classes, device=job.device)
+    answers = partial(predict, model, test.images, classes=task.classes, device=job.device)
+    clean, logits = answers()
     tensors = {"labels": test.labels, "clean": clean, "logits": logits}
     tensors["mapped"] = torch.tensor(oracle.label_table)[test.labels]
     if oracle.trigger is not None:
         attack = load_component(job.payload["attack"])
         assert isinstance(attack, Attack)
         triggers = {"triggered": oracle.trigger}
-        triggers.update({f"variant.{name}": trigger for name, trigger in attack.variants(oracle.trigger).items()})
+        triggers.update({f"{VARIANT}{name}": trigger for name, trigger in attack.variants(oracle.trigger).items()})
         for name, trigger in triggers.items():
-            tensors[name], _ = predict(
-                model, test.images, trigger=trigger, quantise=attack.test_quantise, classes=task.classes, device=job.device
-            )
+            tensors[name], _ = answers(trigger=trigger, quantise=attack.test_quantise)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, job.out / "predictions.safetensors")

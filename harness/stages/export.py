@@ -15,10 +15,10 @@ def run(job: Job) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from harness.access import Coordinates
     from harness.learn.poisoning import PoisonedSet
     from harness.stages.materials import open_trigger
     from harness.stages.poison import check, open_attack
+    from harness.surroundings import Coordinates
 
     made = job.inputs / "poison" / "poisoned.safetensors"
     attack, access = open_attack(job, poisoned=PoisonedSet.load(made) if made.exists() else None)

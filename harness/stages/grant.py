@@ -14,10 +14,10 @@ def run(job: Job) -> None:
     import numpy as np
     import torch
 
-    from harness.access import Coordinates
     from harness.learn.images import ImageSet
     from harness.stages.data import stratified
     from harness.stages.materials import open_images
+    from harness.surroundings import Coordinates
 
     pool = open_images(next(iter((job.inputs / "data").iterdir())))
     assert pool.labels is not None

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.access import Coordinates, Oracle, Surroundings, load_component
-from harness.components import Attack, Defense, Model, Part, Task
+from harness.access import Oracle
+from harness.components import Attack, Component, Defense, Model, Part, Task
+from harness.surroundings import Coordinates, Surroundings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,6 +19,13 @@ if TYPE_CHECKING:
     from harness.stages import Job
 
 RESULT = "result.json"
+
+
+def load_component(spec: Mapping[str, Any]) -> Component:
+    """The component that `spec` (`target`, `params`) describes. Imports its module: children only."""
+    module, _, name = spec["target"].partition(":")
+    cls: type[Component] = getattr(importlib.import_module(module), name)
+    return cls.model_validate_json(json.dumps(spec["params"]))
 
 
 def surroundings(job: Job) -> Surroundings:

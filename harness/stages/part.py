@@ -12,11 +12,11 @@ def run(job: Job) -> None:
     """Make, check, save."""
     from torch import nn
 
-    from harness.access import PartAccess, load_component
+    from harness.access import PartAccess
     from harness.components import Part
     from harness.learn.weights import load_state, save_state
     from harness.stages.defend import openers
-    from harness.stages.materials import open_images, part_model, seed_everything, surroundings
+    from harness.stages.materials import load_component, open_images, part_model, seed_everything, surroundings
 
     part = load_component(job.payload["component"])
     assert isinstance(part, Part)

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
 def open_attack(job: Job, *, poisoned: PoisonedSet | None) -> tuple[Attack, AttackAccess]:
     """The stage's attack and what it is granted."""
-    from harness.access import AttackAccess, Coordinates, load_component
+    from harness.access import AttackAccess
     from harness.components import Attack
-    from harness.stages.materials import open_images, seed_everything, surroundings
+    from harness.stages.materials import load_component, open_images, seed_everything, surroundings
+    from harness.surroundings import Coordinates
 
     attack = load_component(job.payload["component"])
     assert isinstance(attack, Attack)
@@ -41,7 +42,8 @@ def run(job: Job) -> None:
     attack, access = open_attack(job, poisoned=None)
     trigger = attack.trigger(access.task)
     if trigger is None:
-        raise ValueError(f"attack {job.payload['component']['name']!r} says it has a trigger, but `trigger` returned None")
+        name = job.payload["component"]["name"]
+        raise ValueError(f"attack {name!r} says it has a trigger, but `trigger` returned None")
     trigger = trigger.to(access.device)
     attack.craft(access, trigger)
     save_state(trigger, job.out / "trigger.safetensors")
@@ -71,5 +73,3 @@ def check(poisoned: PoisonedSet, train: ImageSet, classes: int) -> None:
         raise ValueError(f"poisoned labels must be {len(indices)} classes from 0 to {classes - 1}")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(train):
         raise ValueError(f"poisoned indices must lie in the training set, 0 to {len(train) - 1}")
-    if not poisoned.add and len(indices.unique()) != len(indices):
-        raise ValueError("poisoned indices name an image twice")

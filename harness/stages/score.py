@@ -15,11 +15,14 @@ from harness.stages import Job
 if TYPE_CHECKING:
     from harness.components import Predictions
 
+VARIANT = "variant."
+"""What the names of further triggers' predictions begin with."""
+
 
 def run(job: Job) -> None:
     """Score every metric."""
-    from harness.access import load_component
     from harness.components import Metric
+    from harness.stages.materials import load_component
 
     predictions = open_predictions(job)
     rows = {}
@@ -52,7 +55,7 @@ def open_predictions(job: Job) -> Predictions:
         clean=arrays["clean"],
         mapped=arrays["mapped"],
         triggered=arrays.get("triggered"),
-        variants={name.removeprefix("variant."): array for name, array in arrays.items() if name.startswith("variant.")},
+        variants={name[len(VARIANT) :]: array for name, array in arrays.items() if name.startswith(VARIANT)},
         logits=arrays["logits"],
         record=record,
     )

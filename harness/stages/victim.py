@@ -56,6 +56,6 @@ def prove_round_trip(job: Job, model: nn.Module, task: Task, structure: Mapping[
     again = open_model(job.out / "model.safetensors", structure, task, job.device)
     if not same_logits(model, again, task):
         raise ValueError(
-            "the saved state, loaded into a fresh structure, gives other logits: state that `state_dict` does not hold, "
-            "or an architecture that `rebuild` does not make"
+            "the saved state, loaded into a fresh structure, gives other logits: there is state that `state_dict` does "
+            "not hold, or an architecture that `rebuild` does not make"
         )

@@ -84,7 +84,8 @@ class WaNet(TargetedAttack):
             assert batch.labels is not None
             triggered = int(len(batch.images) * self.poison_rate)
             crossed = int(triggered * self.cross_ratio)
-            first, second, rest = torch.split(batch.images, [triggered, crossed, len(batch.images) - triggered - crossed])
+            left = len(batch.images) - triggered - crossed
+            first, second, rest = torch.split(batch.images, [triggered, crossed, left])
             mapped = table[batch.labels[:triggered]]
             attacked = mapped >= 0
             warped = torch.where(attacked[:, None, None, None], trigger(first), first)

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from harness import Defense, Incompatible, Use, use
 from harness.access import Access
+from harness.learn.recipes import Rates, Schedule
 from harness.learn.training import Batch
 from plugins.defenses.ft import NAD_RATES
 from plugins.parts.fine_tuning import FineTuning
@@ -51,10 +52,10 @@ class NAD(FineTuning):
     """of SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """L2"""
-    schedule: Any = "table"
-    """of the learning rate; table: the last rate of `rates` begun"""
-    rates: Annotated[tuple[Annotated[tuple[float, float], Field(strict=False)], ...], Field(strict=False)] = NAD_RATES
-    """of table: (epoch, learning rate), ascending"""
+    schedule: Schedule = "table"
+    """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
+    rates: Rates = NAD_RATES
+    """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
     cutout: Annotated[int, Field(ge=0)] = 3
     """side of the square that is blanked, in pixels"""
 
@@ -90,7 +91,8 @@ class NAD(FineTuning):
 def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
     """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w)."""
     summed = activations.abs().pow(power).sum(1)
-    return summed / (torch.linalg.vector_norm(summed, dim=(1, 2), keepdim=True) + EPS)
+    norm: Tensor = torch.linalg.vector_norm(summed, dim=(1, 2), keepdim=True)
+    return summed / (norm + EPS)
 
 
 def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:

@@ -13,20 +13,6 @@ if TYPE_CHECKING:
 class NormalisedModel(Model):
     """A network whose named parts are `normalise` (if asked), `stem`, `stage1`..., `pool`, `flatten`, `head`."""
 
-    def compatible(self, context: Context) -> str | None:
-        """`mean` and `std` go together, `std` is positive, and both have one value per image channel."""
-        if (self.mean is None) != (self.std is None):
-            return "mean and std go together: give both, or neither for no normalisation"
-        if self.mean is None or self.std is None:
-            return None
-        channels = context.task.channels
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) != channels:
-                return f"{name} has {len(values)} values, but images of {context.task.dataset} have {channels} channels"
-        if min(self.std) <= 0:
-            return f"std must be positive in every channel, not {min(self.std)}"
-        return None
-
     def entrance(self, task: Task) -> dict[str, nn.Module]:
         """The layers that go before the stem: `{"normalise": ...}`, or nothing where no mean is set.
 
@@ -42,5 +28,12 @@ class NormalisedModel(Model):
 
     def anatomy(self, module: nn.Module) -> Anatomy:
         """Read off the names of the network's direct children."""
-        stages = tuple(name for name, _ in module.named_children() if name.startswith("stage"))
-        return Anatomy(stem="stem", stages=stages, features="pool", head="head")
+        stages = {name: stage for name, stage in module.named_children() if name.startswith("stage")}
+        blocks = (block for name, stage in stages.items() for block in _blocks(name, stage))
+        return Anatomy(stem="stem", stages=tuple(stages), features="pool", head="head", blocks=tuple(blocks))
+
+
+def _blocks(name: str, stage: nn.Module) -> list[str]:
+    """The blocks that a stage is a sequence of; a stage of plain layers is one block."""
+    blocks = [f"{name}.{child}" for child, block in stage.named_children() if next(block.children(), None) is not None]
+    return blocks or [name]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, ValidationError, model_validator
 
 from harness import Defense
 from harness.access import Access
-from harness.learn.recipes import Recipe
+from harness.learn.recipes import Rates, Recipe, Schedule
 
 
 class FineTuning(Defense):
@@ -26,10 +26,10 @@ class FineTuning(Defense):
     """of SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """L2"""
-    schedule: Literal["constant", "step", "cosine", "one-cycle", "linear", "table"] = "cosine"
-    """of the learning rate; table: the last rate of `rates` begun"""
-    rates: Annotated[tuple[Annotated[tuple[float, float], Field(strict=False)], ...], Field(strict=False)] = ()
-    """of table: (epoch, learning rate), ascending"""
+    schedule: Schedule = "cosine"
+    """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
+    rates: Rates = ()
+    """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
     horizon: Annotated[float, Field(gt=0)] | None = None
     """epochs that the schedule spans; none: `epochs`"""
     crop: Annotated[int, Field(ge=0)] | None = None
@@ -39,9 +39,20 @@ class FineTuning(Defense):
     cutout: Annotated[int, Field(ge=0)] = 0
     """side of the square that is blanked, in pixels"""
 
+    @model_validator(mode="after")
+    def _makes_a_recipe(self) -> Self:
+        """What no recipe can be is an error of the grid, not of a stage that has waited for its victim."""
+        try:
+            self._recipe(Recipe())
+        except ValidationError as error:
+            raise ValueError(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
+        return self
+
     def tuning(self, access: Access) -> Recipe:
         """The recipe these fields describe; precision and determinism are the grid's."""
-        grid = access.recipe
+        return self._recipe(access.recipe)
+
+    def _recipe(self, grid: Recipe) -> Recipe:
         fields: dict[str, Any] = {name: getattr(self, name) for name in FineTuning.model_fields}
         fields["crop"] = grid.crop if self.crop is None else self.crop
         fields["flip"] = grid.flip if self.flip is None else self.flip

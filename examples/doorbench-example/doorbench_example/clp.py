@@ -31,7 +31,7 @@ class CLP(Defense):
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
                     conv = module
-                elif isinstance(module, nn.BatchNorm2d) and conv is not None and conv.out_channels == module.num_features:
+                elif isinstance(module, nn.BatchNorm2d) and conv and conv.out_channels == module.num_features:
                     high = outliers(conv, module, self.u)
                     module.weight[high] = 0
                     module.bias[high] = 0

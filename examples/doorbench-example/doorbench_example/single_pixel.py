@@ -23,7 +23,8 @@ class SinglePixel(PoisoningAttack):
     def compatible(self, context: Context) -> str | None:
         """The pixel must lie in the picture."""
         if self.row >= context.task.height or self.column >= context.task.width:
-            return f"row {self.row}, column {self.column} lies outside {context.task.height}x{context.task.width} pixels"
+            size = f"{context.task.height}x{context.task.width}"
+            return f"row {self.row}, column {self.column} lies outside {size} pixels"
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:

@@ -1,0 +1,152 @@
+"""Attacks: what makes a victim of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from harness.components.base import Component, Context, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from harness.access import AttackAccess
+    from harness.learn.poisoning import PoisonedSet
+
+
+LabelMapKind = Literal["all-to-one", "all-to-all", "source-specific"]
+Quantise = Literal["truncate", "round", "none"]
+
+
+class Attack(Component):
+    """Makes a victim: data-poisoning if the host trains it, training-controlled if it overrides `implant`.
+
+    Stage `poison` runs `trigger`, `craft` and, for a data-poisoning attack, `poison`; stage `victim` runs `implant`.
+    The trigger's state is saved again after `implant`, which may have trained it. A training-controlled attack's
+    `poison` runs only where an in-training defense asks for a training set, with the finished trigger.
+    """
+
+    needs: ClassVar[AbstractSet[str]] = frozenset()
+    """`model`, where `craft` or `poison` works against the cell's architecture: one poisoned set a model then."""
+
+    has_trigger: ClassVar[bool] = True
+    """False for the attack that is none: no triggered test set, no ASR."""
+    recipe: ClassVar[Mapping[str, Any] | str | None] = None
+    """The attack's own schedule (fields of `Recipe`, or a recipe's name); goes before `[training] recipe`."""
+
+    def label_table(self, classes: int) -> list[int]:
+        """For each true label the label its triggered images should get; -1 where the class is not attacked."""
+        raise NotImplementedError
+
+    def trigger(self, task: Task) -> nn.Module | None:
+        """The structure of the trigger: maps [0,1] NCHW batches to triggered ones. Its state is filled by `craft`."""
+        raise NotImplementedError
+
+    def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
+        """Fill the trigger's parameters and buffers (draw, optimise, read). Default: nothing to fill."""
+
+    def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
+        """The poisoned part of the training set."""
+        raise NotImplementedError
+
+    def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
+        """Train the victim. Default: the host's `fit` on the poisoned set."""
+        return access.fit_poisoned(trigger)
+
+    def variants(self, trigger: nn.Module) -> Mapping[str, nn.Module]:
+        """Further named triggers whose predictions are stored too (WaNet's noise mode). Default: none."""
+        return {}
+
+    @property
+    def test_quantise(self) -> Quantise:
+        """How a triggered test image returns to uint8 before a model sees it; "none": it stays float."""
+        return "truncate"
+
+    @property
+    def training_controlled(self) -> bool:
+        """Whether the attack trains the victim itself; its exported training set is then stamped afterwards."""
+        return type(self).implant is not Attack.implant
+
+
+class TargetedAttack(Attack):
+    """An attack with a target label; `label_table` follows from it."""
+
+    target: Annotated[int, Field(ge=0)] = 0
+    """the target label"""
+    label_map: LabelMapKind = "all-to-one"
+    """which label a triggered image of class y should get: target; (y+1) mod K; target for the classes in `sources`"""
+    sources: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """attacked classes of a source-specific label map"""
+
+    def label_table(self, classes: int) -> list[int]:
+        """See `Attack.label_table`. Raises ValueError where target or sources are no classes of the task."""
+        wrong = [label for label in (self.target, *self.sources) if label >= classes]
+        if wrong:
+            raise ValueError(f"label {wrong[0]} is no class of a task with {classes} classes (0 to {classes - 1})")
+        if self.label_map == "all-to-all":
+            return [(label + 1) % classes for label in range(classes)]
+        if self.label_map == "source-specific":
+            return [self.target if label in self.sources else -1 for label in range(classes)]
+        return [self.target] * classes
+
+    def compatible(self, context: Context) -> str | None:
+        """Target and sources must be classes of the task; a source-specific map must name its sources."""
+        if (self.label_map == "source-specific") != bool(self.sources):
+            return 'label_map = "source-specific" and sources go together'
+        try:
+            self.label_table(context.task.classes)
+        except ValueError as error:
+            return str(error)
+        return None
+
+
+class PoisoningAttack(TargetedAttack):
+    """An attack with the usual parameters of data poisoning, from which `poison` follows."""
+
+    poison_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    """share of `rate_of` that is poisoned"""
+    rate_of: Literal["train", "eligible"] = "train"
+    """what `poison_rate` is a share of: the training set, or its eligible images"""
+    eligible: Literal["all", "non-target", "target"] = "all"
+    """which images may be poisoned"""
+    order: Literal["random", "first"] = "random"
+    """which of them are: a prefix of the replicate's permutation, or the first in dataset order"""
+    add: bool = False
+    """add poisoned copies and keep the originals, instead of replacing them"""
+    quantise: Quantise = "truncate"
+    """how a stamped image returns to uint8; "none" keeps floats (only with `when` after loading)"""
+    when: Literal["dataset", "before-augment", "after-augment"] = "dataset"
+    """stamp once before training, or each batch before or after augmentation"""
+    clean_label: ClassVar[bool] = False
+    """True where poisoned images keep their labels."""
+
+    @property
+    def test_quantise(self) -> Quantise:
+        """Test images are stamped as training images are."""
+        return self.quantise
+
+    def compatible(self, context: Context) -> str | None:
+        """As a targeted attack; and floats cannot be kept in a uint8 training set."""
+        if self.quantise == "none" and self.when == "dataset":
+            return 'quantise = "none" keeps floats, which a uint8 training set cannot: use when = "before-augment"'
+        return super().compatible(context)
+
+    def stamp(self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The poisoned version of training images (uint8 NHWC, with their true labels).
+
+        Default: the trigger, quantised. For attacks that poison with something else than they test with (clean-label
+        attacks perturb first).
+        """
+        from harness.learn.poisoning import stamp
+
+        return stamp(trigger, images, "truncate" if self.quantise == "none" else self.quantise)
+
+    def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
+        """The images that the base parameters select, stamped and relabelled."""
+        from harness.learn.poisoning import poison
+
+        assert trigger is not None
+        return poison(self, access, trigger)

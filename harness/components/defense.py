@@ -1,0 +1,50 @@
+"""Defenses: what makes a suspect model harmless, or tells whether it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.components.base import Component
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from harness.access import Access
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a defense may return besides a bare module. At least one of `model` and a verdict is set.
+
+    `flagged`: is the victim backdoored; `score`: the larger, the surer; `targets`: suspected target labels;
+    `suspects`: indices into the granted training set thought poisoned; `record`: finite numbers that become rows.
+    """
+
+    model: nn.Module | None = None
+    flagged: bool | None = None
+    score: float | None = None
+    targets: Sequence[int] = ()
+    suspects: Sequence[int] = ()
+    record: Mapping[str, float] = field(default_factory=dict)
+
+
+class Defense(Component):
+    """Turns what it is granted into a defended model, a verdict, or both."""
+
+    needs: ClassVar[AbstractSet[str]] = frozenset({"victim", "clean-labelled"})
+    """Within victim, clean-labelled, clean-unlabelled, training-set, oracle."""
+
+    def grants(self) -> AbstractSet[str]:
+        """What this instance is granted, where parameters decide. Default: `needs`."""
+        return self.needs
+
+    def defend(self, access: Access) -> nn.Module | Result:
+        """Do the work. Ask `access` for everything; nothing else is there."""
+        raise NotImplementedError
+
+    def rebuild(self, model: nn.Module) -> nn.Module:
+        """The structure a defended state is loaded into, given the undefended one. Default: unchanged."""
+        return model

@@ -1,0 +1,113 @@
+"""Parameters that are components or files, and parameters that are not part of the key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Generic, Self, TypeVar
+
+from pydantic import Field, GetCoreSchemaHandler
+from pydantic_core import core_schema
+
+from harness.components.base import Component
+from harness.components.kinds import kind_of
+
+C = TypeVar("C", bound=Component)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A parameter that names a component: resolved like a grid entry, an upstream stage in the plan."""
+
+    kind: str
+    name: str
+    preset: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, kind: str, value: Any) -> Self:
+        """From what a grid may hold: a name, or a table `{name = ..., preset = ..., <parameters>}`.
+
+        Raises ValueError with what would be right.
+        """
+        if isinstance(value, Reference):
+            if value.kind != kind:
+                raise ValueError(f"a {kind} is wanted here, not a {value.kind}")
+            return cls(kind, value.name, value.preset, dict(value.params))
+        if isinstance(value, str):
+            return cls(kind, value)
+        if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+            raise ValueError(f'a {kind} is wanted here: "name" or {{name = "...", <its parameters>}}')
+        preset = value.get("preset")
+        if not isinstance(preset, str | None):
+            raise ValueError(f"preset {preset!r} is no name of a preset")
+        params = {key: item for key, item in value.items() if key not in ("name", "preset")}
+        return cls(kind, value["name"], preset, params)
+
+    def table(self) -> dict[str, Any]:
+        """The table that `read` understands."""
+        preset = {"preset": self.preset} if self.preset else {}
+        return {"name": self.name, **preset, **self.params}
+
+
+@dataclass(frozen=True)
+class Unbound:
+    """What `use` returns: a reference that takes its kind from the field it is the default of."""
+
+    name: str
+    preset: str | None
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class ReferenceMark:
+    """Marks a field that takes a component of `kind`, and reads it as a `Reference`."""
+
+    kind: str
+
+    def read(self, value: Any) -> Reference:
+        """From what a grid or `use` gives. Raises ValueError with what would be right."""
+        if isinstance(value, Unbound):
+            return Reference(self.kind, value.name, value.preset, value.params)
+        return Reference.read(self.kind, value)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(
+            self.read, serialization=core_schema.plain_serializer_function_ser_schema(Reference.table)
+        )
+
+
+class Use(Generic[C]):
+    """The type of a parameter that is a component: `teacher: Use[Defense] = use("ft", epochs=10)`.
+
+    The body reads what was made of it with `access.part("teacher")`: a `Part` gives its module; a `Dataset` an
+    `ImageSet` of its training images, resized to the task; a `Model` a fresh network; a `Defense` (of a defense) the
+    defended module, made from the owner's victim with the owner's grant.
+    """
+
+    @classmethod
+    def __class_getitem__(cls, kind: type[C]) -> Any:
+        """`Use[Defense]`; a subclass of one of the six counts as its kind."""
+        return Annotated[Reference, ReferenceMark(kind_of(kind))]
+
+
+def use(name: str, /, preset: str | None = None, **params: Any) -> Any:
+    """A default for a `Use[...]` field."""
+    return Unbound(name, preset, params)
+
+
+class OutsideKeyMark:
+    """Marks a field that moves no number: a root folder, a download switch."""
+
+
+NotInKey = OutsideKeyMark()
+"""`root: Annotated[Path | None, NotInKey] = None`: the field is not part of the key."""
+
+
+class FileMark:
+    """Marks a path whose content, not its name, is in the key."""
+
+
+File = Annotated[Path, Field(strict=False), FileMark()]
+"""A path parameter keyed by content. Relative paths are looked up beside the grid, then in `$BENCH_DATA`."""

@@ -1,0 +1,260 @@
+"""What a grid has come to: one row for each metric of each cell, also for those that failed or have not run.
+
+Reads the plan, and manifests and JSON files of the store; no torch, no plugin. The store may lack anything.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from harness.manifest import Manifest
+from harness.outcomes import Outcome
+from harness.provenance import Settings, place
+from harness.stages import row_name
+from harness.store import Damaged, Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from harness.plan import Plan, PlannedCell, Want
+
+ROWS = "rows.json"
+RESULT = "result.json"
+
+HEAD = ("dataset", "model", "attack", "defense", "on", "victim_seed", "defense_seed")
+"""The first columns of a long table; then come the swept parameters."""
+BODY = ("metric", "part", "value", "unit", "status", "reason", "marks", "source")
+SMALL_PRINT = ("settings", "versions", "sources", "victim", "defended", "stage")
+VOLATILE = ("seconds", "log", "environment")
+"""The last columns: what may differ between two runs that give the same numbers."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number, or why there is none.
+
+    `dataset` to `defense` are labels and `bases` these without what sweeps set, which is in `swept` (`attack.delta`);
+    `on` is the label of the defense it starts from, or "". `part` names one of several numbers of a metric. `source` is
+    "metric", or "defense" for what a defense recorded itself (`metric` is then the record's name). `value` is None
+    unless `status` is DONE; TO_RUN means not run yet. `marks` are among "not established", "oracle", "static".
+
+    `settings` (JSON) holds name and parameters of each component, recipe and grants; `versions` and `sources`
+    (digests) are by role; `victim`, `defended`, `stage` are keys; `environment` and `seconds` are those of `stage`.
+    `places` says with what torch, on what, with how many threads the number and all it depends on were made.
+    """
+
+    dataset: str
+    model: str
+    attack: str
+    defense: str
+    on: str
+    victim_seed: int
+    defense_seed: int
+    metric: str
+    part: str = ""
+    value: float | None = None
+    unit: str = ""
+    status: Outcome = Outcome.DONE
+    reason: str = ""
+    log: str = ""
+    marks: tuple[str, ...] = ()
+    source: Literal["metric", "defense"] = "metric"
+    bases: Mapping[str, str] = field(default_factory=dict)
+    swept: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    victim: str = ""
+    defended: str = ""
+    stage: str = ""
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+    places: frozenset[str] = frozenset()
+
+    def flat(self) -> dict[str, Any]:
+        """The columns of a long table by name; swept parameters under their own names."""
+        told = {name: getattr(self, name) for name in (*HEAD, *BODY, *SMALL_PRINT, *VOLATILE)}
+        return {**told, **self.swept, "status": self.status.value, "marks": ", ".join(self.marks)}
+
+
+def rows(plan: Plan, store: Store) -> list[Row]:
+    """The rows of all cells of a plan, in the grid's order, as the plan's last `refresh` found the store."""
+    reader = _Reader(plan, store)
+    return [row for cell in plan.cells for row in reader.rows(cell)]
+
+
+def columns(table: Iterable[Row]) -> list[str]:
+    """The names of the columns that `Row.flat` fills, in their order."""
+    swept = dict.fromkeys(name for row in table for name in row.swept)
+    return [*HEAD, *swept, *BODY, *SMALL_PRINT, *VOLATILE]
+
+
+def frame(table: Iterable[Row]) -> pd.DataFrame:
+    """Rows as a long pandas table; settings, versions, sources and environment are dicts in it."""
+    import pandas as pd
+
+    table = list(table)
+    return pd.DataFrame([row.flat() for row in table], columns=columns(table))
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a stage stands for whoever waits for its result; `log` is the path of a log, or ""."""
+
+    outcome: Outcome
+    reason: str = ""
+    log: str = ""
+
+
+class Standings:
+    """How stages stand, after the store's notes of failures. Asks the store once for each."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan, self.store = plan, store
+        self._known: dict[str, Standing] = {}
+
+    def of(self, key: str) -> Standing:
+        """DONE, or what keeps the stage from it."""
+        if key not in self._known:
+            self._known[key] = self._look(key)
+        return self._known[key]
+
+    def _look(self, key: str) -> Standing:
+        outcome = self.plan.outcome.get(key, Outcome.TO_RUN)
+        reason = self.plan.reason.get(key, "")
+        if outcome is not Outcome.TO_RUN:
+            return Standing(Outcome.DONE if outcome is Outcome.CACHED else outcome, reason)
+        note = self.store.failure(key)
+        if note is not None:
+            late = note.get("status") == "timeout"
+            kind = Outcome.TIMED_OUT if late else Outcome.FAILED
+            return Standing(kind, str(note.get("message", "")), str(note.get("log", "")))
+        for item in self.plan.graph.stages[key].inputs:
+            above = self.of(item.key) if self.plan.outcome.get(item.key) is Outcome.TO_RUN else None
+            if above is not None and above.outcome.is_failure:
+                told = f"{self.plan.graph.stages[item.key].title} {above.outcome.value}: {above.reason}"
+                return Standing(
+                    Outcome.BLOCKED, above.reason if above.outcome is Outcome.BLOCKED else told, above.log
+                )
+        return Standing(Outcome.TO_RUN, reason)
+
+
+class _Reader:
+    """Rows of cells; what several cells share is read once."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan, self.store = plan, store
+        self.standings = Standings(plan, store)
+        self.settings = Settings(plan)
+        self._manifests: dict[str, Manifest | None] = {}
+        self._tables: dict[tuple[str, str], Mapping[str, Any] | Standing] = {}
+        self._places: dict[str, frozenset[str]] = {}
+
+    def rows(self, planned: PlannedCell) -> Iterator[Row]:
+        """The metrics of one cell in the grid's order, then what its defense recorded."""
+        common = self._common(planned)
+        for want in planned.wants:
+            yield from self._metric(planned, want, common)
+        if planned.defended and self.standings.of(planned.defended).outcome is Outcome.DONE:
+            told = {**common, **self._made(planned.defended), **self.settings.of(planned), "source": "defense"}
+            for name, value in self._recorded(planned.defended):
+                yield Row(**told, metric=name, value=value)
+
+    def _common(self, planned: PlannedCell) -> dict[str, Any]:
+        cell = planned.cell
+        entries = {entry.kind: entry for entry in cell.entries}
+        missed = ("not established",) if self._misses(planned) else ()
+        return {
+            **{kind: entry.label for kind, entry in entries.items()},
+            "on": cell.defense.on.label if cell.defense.on else "",
+            "victim_seed": cell.victim_seed,
+            "defense_seed": cell.defense_seed,
+            "bases": {kind: entry.base for kind, entry in entries.items()},
+            "swept": {f"{kind}.{key}": value for kind, entry in entries.items() for key, value in entry.swept.items()},
+            "marks": (*missed, *planned.marks),
+            "victim": planned.victim or "",
+            "defended": planned.defended or "",
+        }
+
+    def _metric(self, planned: PlannedCell, want: Want, common: Mapping[str, Any]) -> Iterator[Row]:
+        entry = next((entry for entry in self.plan.grid.metrics if entry.label == want.label), None)
+        told = {**common, **self.settings.of(planned, want.metric), "metric": want.label}
+        told["unit"] = want.metric.facts["unit"]
+        if entry is not None:
+            told["bases"] = {**common["bases"], "metric": entry.base}
+            told["swept"] = {**common["swept"], **{f"metric.{key}": value for key, value in entry.swept.items()}}
+        if want.stage is None:
+            yield Row(**told, status=Outcome.INCOMPATIBLE, reason=want.reason or "")
+            return
+        numbers = self._read(want.stage, ROWS)
+        if isinstance(numbers, Standing):
+            yield Row(**told, stage=want.stage, status=numbers.outcome, reason=numbers.reason, log=numbers.log)
+            return
+        told.update(self._made(want.stage))
+        for part, value in numbers.get(row_name(want.metric), {}).items():
+            yield Row(**told, part=part, value=float(value))
+
+    def _misses(self, planned: PlannedCell) -> bool:
+        """Whether the undefended victim is known to miss a bound of its attack entry. Bounds are fractions of 100 %."""
+        for name, (key, bound) in planned.established.items():
+            numbers = self._read(key, ROWS)
+            value = {} if isinstance(numbers, Standing) else numbers.get(name, {})
+            if value.get("", math.inf) < 100 * bound:
+                return True
+        return False
+
+    def _recorded(self, defended: str) -> Iterator[tuple[str, float]]:
+        """Verdict and record of a defense; what it cost is a matter of metrics."""
+        result = self._read(defended, RESULT)
+        if isinstance(result, Standing):
+            return
+        for name in ("flagged", "score"):
+            if result.get(name) is not None:
+                yield name, float(result[name])
+        for name, value in sorted(result.get("record", {}).items()):
+            if name not in ("seconds", "images"):
+                yield name, float(value)
+
+    def _made(self, key: str) -> dict[str, Any]:
+        """What the manifest of a stage in the store says of how it came about."""
+        manifest = self._manifest(key)
+        record = manifest.record if manifest else {}
+        return {
+            "stage": key,
+            "environment": record.get("environment", {}),
+            "seconds": record.get("seconds"),
+            "places": self._made_where(key),
+        }
+
+    def _made_where(self, key: str) -> frozenset[str]:
+        """Where a stage and all that it depends on were made, as far as the store still knows."""
+        if key not in self._places:
+            stage = self.plan.graph.stages[key]
+            found = frozenset[str]().union(*(self._made_where(item.key) for item in stage.inputs))
+            manifest = self._manifest(key)
+            self._places[key] = found | {text} if manifest and (text := place(stage.kind, manifest)) else found
+        return self._places[key]
+
+    def _manifest(self, key: str) -> Manifest | None:
+        if key not in self._manifests:
+            self._manifests[key] = self.store.manifest(key)
+        return self._manifests[key]
+
+    def _read(self, key: str, name: str) -> Mapping[str, Any] | Standing:
+        """A JSON file of a stage, or how the stage stands."""
+        if (key, name) not in self._tables:
+            self._tables[key, name] = self._fresh(key, name)
+        return self._tables[key, name]
+
+    def _fresh(self, key: str, name: str) -> Mapping[str, Any] | Standing:
+        standing = self.standings.of(key)
+        if standing.outcome is not Outcome.DONE:
+            return standing
+        try:
+            found: Mapping[str, Any] = self.store.read_json(key, name)
+        except Damaged as error:  # set aside since the plan looked: the next run makes it again
+            return Standing(Outcome.TO_RUN, str(error))
+        return found

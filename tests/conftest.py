@@ -1,0 +1,146 @@
+"""What tests share: the command line as a user calls it, and one small grid that is run once a session."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from fake_plugins import ROOT, install
+
+PROBES = Path(__file__).parent / "probes"
+
+Bench = Callable[..., subprocess.CompletedProcess[str]]
+
+GRID = """
+title = "Every kind of defense, small"
+seeds = [0, 1]
+
+[[dataset]]
+name = "signs"
+train = 900
+test = 300
+pool = 100
+validation = 50
+
+[[model]]
+name = "small-cnn"
+width = 8
+
+[[attack]]
+name = "none"
+[[attack]]
+name = "badnets"
+poison_rate = 0.1
+established = {asr = 0.5, acc = 0.3}
+[[attack]]
+name = "wanet"
+training.recipe = "signs"
+training.epochs = 2
+established = {asr = 1.0}
+
+[defender]
+clean = 80
+
+[[defense]]
+name = "none"
+[[defense]]
+name = "ft"
+epochs = 2
+batch = 32
+[[defense]]
+name = "nad"
+epochs = 1
+batch = 32
+schedule = "constant"
+rates = []
+lr = 0.01
+teacher = {name = "ft", epochs = 2, batch = 32}
+[[defense]]
+name = "retrain"
+[[defense]]
+name = "scan"
+[[defense]]
+name = "widen"
+[[defense]]
+name = "ft"
+as = "widen, then ft"
+on = "widen"
+epochs = 1
+batch = 32
+
+[training]
+recipe = "signs"
+epochs = 4
+
+[[metric]]
+name = "acc"
+[[metric]]
+name = "asr"
+[[metric]]
+name = "weight-norm"
+
+[[table]]
+rows = ["attack"]
+columns = ["defense", "metric"]
+over = ["seed"]
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A grid that was run: its file, its store, and what the run printed."""
+
+    grid: Path
+    store: Path
+    result: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the probes are installed, as a distribution of their own."""
+    modules = {f"bench_probes/{path.stem}": path.read_text() for path in sorted(PROBES.glob("*.py"))}
+    return install(tmp_path_factory.mktemp("site"), "bench-probes", modules, entry="bench_probes")
+
+
+@pytest.fixture(scope="session")
+def environment(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
+    """The environment of a user who has the probes installed and has never run `bench`."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "PYTEST"))}
+    cache = str(tmp_path_factory.mktemp("cache"))
+    path = os.pathsep.join([str(ROOT), str(site), *filter(None, [kept.get("PYTHONPATH")])])
+    return {**kept, "PYTHONPATH": path, "BENCH_CACHE": cache, "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def bench(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """`bench(*arguments, cwd=..., env=..., timeout=...)`, in a process of its own."""
+    elsewhere = tmp_path_factory.mktemp("cwd")
+
+    def run(
+        *arguments: object, cwd: Path = elsewhere, env: Mapping[str, str] | None = None, timeout: float = 200
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "harness.cli", *map(str, arguments)],
+            cwd=cwd,
+            env={**environment, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def ran(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """The session's grid, run once; others read it or copy its store."""
+    folder = tmp_path_factory.mktemp("grid")
+    (folder / "grid.toml").write_text(GRID)
+    result = bench("run", folder / "grid.toml", "--store", folder / "store")
+    return Ran(folder / "grid.toml", folder / "store", result)

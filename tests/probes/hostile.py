@@ -1,0 +1,138 @@
+"""Defenses that break the rules, each in one way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from harness import Access, Defense, Result
+
+
+class Hostile(Defense):
+    """Do harm."""
+
+    how: str = "raise"
+    """which harm"""
+    where: str = ""
+    """a path, where the harm needs one"""
+
+    def defend(self, access: Access) -> object:
+        return getattr(self, "do_" + self.how.replace("-", "_"))(access)
+
+    def do_raise(self, access):
+        raise RuntimeError("a defense that does not work")
+
+    def do_exit(self, access):
+        os._exit(3)
+
+    def do_kill(self, access):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def do_hang(self, access):
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "grandchild-of-a-hostile-defense"])
+        while True:
+            time.sleep(0.1)
+
+    def do_nothing(self, access):
+        return None
+
+    def do_number(self, access):
+        return 7
+
+    def do_empty(self, access):
+        return Result()
+
+    def do_nan_model(self, access):
+        model = access.victim()
+        next(model.parameters()).data.fill_(float("nan"))
+        return model
+
+    def do_wrong_shape(self, access):
+        from torch import nn
+
+        return nn.Sequential(access.victim(), nn.Linear(10, 3))
+
+    def do_nan_record(self, access):
+        return Result(model=access.victim(), record={"spread": float("nan")})
+
+    def do_strange_suspects(self, access):
+        return Result(flagged=True, suspects=[0])
+
+    def do_hidden_state(self, access):
+        from torch import nn
+
+        class Shift(nn.Module):
+            def __init__(self, inner):
+                super().__init__()
+                self.inner, self.by = inner, 5.0
+
+            def forward(self, images):
+                return self.inner(images).roll(1, 1)
+
+        return Shift(access.victim())
+
+    def do_fill_disk(self, access):
+        with (access.scratch / "junk").open("wb") as file:
+            while True:
+                file.write(bytes(1 << 20))
+                file.flush()
+
+    def do_training_set(self, access):
+        access.training_set()
+
+    def do_oracle(self, access):
+        access.oracle()
+
+    def do_unlabelled(self, access):
+        access.unlabelled()
+
+    def do_unknown_part(self, access):
+        access.part("teacher")
+
+    def do_open(self, access):
+        for path in Path(self.where).rglob("*"):
+            if path.is_file():
+                path.read_bytes()
+                return access.victim()
+        raise RuntimeError("nothing found")
+
+    def do_snoop(self, access):
+        """Everything an honest look around finds: task, scratch, environment, process, objects in reach."""
+        import gc
+
+        here = Path(os.getcwd())
+        root = here if (here / "task.json").exists() else here.parent
+        files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+        texts = [path.read_text(errors="replace") for path in root.rglob("*.json")]
+        process = [Path("/proc/self/environ").read_text(), Path("/proc/self/cmdline").read_text()]
+        descriptors = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if name.isdigit()
+                       and os.path.exists(f"/proc/self/fd/{name}")]
+        objects = sorted({type(item).__name__ for item in gc.get_objects()})
+        found = {
+            "files": files,
+            "texts": texts,
+            "environ": dict(os.environ),
+            "process": process,
+            "descriptors": descriptors,
+            "argv": sys.argv,
+            "cwd": os.getcwd(),
+            "objects": [name for name in objects if "Oracle" in name or "Poisoned" in name or "Store" in name],
+            "access": sorted(vars(access)) + sorted(access._files),
+        }
+        print("SNOOPED " + json.dumps(found))
+        return access.victim()
+
+    def do_leave_globals(self, access):
+        import random
+
+        import torch
+
+        torch.manual_seed(1)
+        random.seed(1)
+        torch.set_grad_enabled(False)
+        torch.use_deterministic_algorithms(True)
+        os.environ["PATH"] = ""
+        return access.victim()
