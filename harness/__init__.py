@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-_HOME = {
+HOMES = {
     "Access": "harness.access",
     "Anatomy": "harness.components",
     "Attack": "harness.components",
@@ -65,15 +65,16 @@ _HOME = {
     "hookimpl": "harness.hookspecs",
     "use": "harness.components",
 }
+"""The module that each exported name is from; also how `harness.sources` sees through `from harness import ...`."""
 
-__all__ = ["__version__", *_HOME]
+__all__ = ["__version__", *HOMES]
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         value: Any = _version()
-    elif name in _HOME:
-        value = getattr(import_module(_HOME[name]), name)
+    elif name in HOMES:
+        value = getattr(import_module(HOMES[name]), name)
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value

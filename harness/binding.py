@@ -178,7 +178,9 @@ def _recipes(binding: Binding, cells: Sequence[Cell], registry: Registry) -> lis
         try:
             fields = _base(binding.grid, trio, attack, registry)
         except UnknownName as error:
-            problems.append(binding.grid.place("training", "recipe").problem(str(error)))
+            named = [entry for entry in reversed(trio) if "recipe" in entry.training]
+            place = named[0].at("training", "recipe") if named else binding.grid.place("training", "recipe")
+            problems.append(place.problem(str(error)))
             continue
         origin: dict[str, Any] = {}
         layers: list[tuple[Mapping[str, Any], Any]] = [(binding.grid.training, _Training(binding.grid))]

@@ -57,8 +57,9 @@ def fingerprint() -> str:
     lies in. What is remembered from asking plugins is forgotten when this changes.
     """
     here = Path(__file__).parent
-    names = ("components.py", "errors.py", "hookspecs.py", "source_text.py", "learn/recipes.py")
-    own = (*(here / name for name in names), *sorted(here.glob("introspect/*.py")))
+    names = ("errors.py", "hookspecs.py", "source_text.py", "learn/recipes.py")
+    rooms = (path for room in ("components", "introspect") for path in sorted(here.glob(f"{room}/*.py")))
+    own = (*(here / name for name in names), *rooms)
     parts = [sys.version, sys.executable, os.environ.get("PYTHONPATH", ""), os.environ.get("BENCH_DATA", "")]
     parts += [f"{path} {stamp(path)}" for path in (*map(Path, _package_folders()), *own)]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]

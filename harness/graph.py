@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
-from harness.errors import GridError, PluginError
+from harness.parts import fill, needs_model
 from harness.stages import Input, Stage, body, make, row_name
 from harness.stages.materials import RESULT
 from harness.stages.victim import MODEL, TRUTH
@@ -80,7 +80,14 @@ class Graph:
         """The dataset's splits."""
         return self.once(
             ("data", id(dataset)),
-            lambda: self.add("data", f"data {dataset.name}", components={"component": dataset}, inputs=(), guarded=False),
+            lambda: self.add(
+                "data",
+                f"data {dataset.name}",
+                components={"component": dataset},
+                inputs=(),
+                choices={"fingerprint": dataset.facts["fingerprint"]},
+                guarded=False,
+            ),
         )
 
     # --- the attacker's side -------------------------------------------------------------------------------------
@@ -91,9 +98,9 @@ class Graph:
         return self.once(("poison", *at.name) if needs_model(at.attack) else alone, lambda: self._poison(at))
 
     def _poison(self, at: Setting) -> Stage:
-        parts, opened = self._parts(at.attack, at, {"train": self._train(at)}, at.victim_seed)
-        components = {"component": at.attack}
-        payload: dict[str, Any] = {"parts": opened}
+        filled = fill(self, at.attack, at, {"train": self._train(at)}, at.victim_seed)
+        components = {"component": at.attack, **filled.components}
+        payload: dict[str, Any] = {"parts": filled.opened}
         choices: dict[str, Any] = {}
         if needs_model(at.attack):
             components["model"] = at.model
@@ -103,9 +110,9 @@ class Graph:
             "poison",
             f"poison {at.attack.name} on {at.data.name}, seed {at.victim_seed}",
             components=components,
-            inputs=(self._train(at), *parts),
+            inputs=(self._train(at), *filled.inputs),
             choices=choices,
-            **self._seeded("poison", at.attack, at.victim_seed, at.task, payload),
+            **self.seeded("poison", at.attack, at.victim_seed, at.task, payload),
         )
 
     def victim(self, at: Setting) -> Suspect:
@@ -113,21 +120,21 @@ class Graph:
         return self.once(("victim", *at.name), lambda: self._victim(at))
 
     def _victim(self, at: Setting) -> Suspect:
-        parts, opened = self._parts(at.attack, at, {"train": self._train(at)}, at.victim_seed)
+        filled = fill(self, at.attack, at, {"train": self._train(at)}, at.victim_seed)
         poison = (Input("poison", self.poison(at).key, POISONED),) if at.attack.facts["has_trigger"] else ()
         structure = {"model": body(at.model), "rebuilds": []}
         stage = self.add(
             "victim",
             f"train {at.model.name} on {at.data.name}, attack {at.attack.name}, seed {at.victim_seed}",
-            components={"component": at.attack, "model": at.model},
-            inputs=(self._train(at), *poison, *parts),
+            components={"component": at.attack, "model": at.model, **filled.components},
+            inputs=(self._train(at), *poison, *filled.inputs),
             choices={"recipe": at.recipe},
-            **self._seeded(
+            **self.seeded(
                 "victim",
                 at.attack,
                 at.victim_seed,
                 at.task,
-                {"parts": opened, "recipe": at.recipe, "structure": structure},
+                {"parts": filled.opened, "recipe": at.recipe, "structure": structure},
             ),
         )
         return Suspect(stage, structure)
@@ -142,9 +149,9 @@ class Graph:
             sources += (Input("truth", self.victim(at).stage.key, TRUTH),)
         elif at.attack.facts["has_trigger"]:
             sources += (Input("poison", self.poison(at).key, POISONED),)
-        parts, opened = self._parts(at.attack, at, {"train": self._train(at)}, at.victim_seed)
-        components = {"component": at.attack}
-        payload: dict[str, Any] = {"parts": opened}
+        filled = fill(self, at.attack, at, {"train": self._train(at)}, at.victim_seed)
+        components = {"component": at.attack, **filled.components}
+        payload: dict[str, Any] = {"parts": filled.opened}
         if needs_model(at.attack):
             components["model"] = at.model
             payload["recipe"] = at.recipe
@@ -152,29 +159,34 @@ class Graph:
             "export",
             f"export {at.attack.name} on {at.data.name}, seed {at.victim_seed}",
             components=components,
-            inputs=(*sources, *parts),
+            inputs=(*sources, *filled.inputs),
             choices={"recipe": payload.get("recipe")},
-            **self._seeded("export", at.attack, at.victim_seed, at.task, payload),
+            **self.seeded("export", at.attack, at.victim_seed, at.task, payload),
         )
 
     # --- the defender's side -------------------------------------------------------------------------------------
 
-    def defend(self, at: Setting, defense: Resolved, grants: Mapping[str, Any], suspect: Suspect, seed: int) -> Suspect:
-        """One defense on one suspect. `grants` as `grants_of` gives them."""
-        name = ("defend", *at.name, id(defense), tuple(sorted((k, v.key) for k, v in grants.items())), suspect.stage.key, seed)
+    def defend(
+        self, at: Setting, defense: Resolved, grants: Mapping[str, Input], suspect: Suspect, seed: int
+    ) -> Suspect:
+        """One defense on one suspect. `grants` as `harness.grants` has them."""
+        granted = tuple(sorted((need, item.key) for need, item in grants.items()))
+        name = ("defend", *at.name, id(defense), granted, suspect.stage.key, seed)
         return self.once(name, lambda: self._defend(at, defense, grants, suspect, seed))
 
-    def _defend(self, at: Setting, defense: Resolved, grants: Mapping[str, Input], suspect: Suspect, seed: int) -> Suspect:
+    def _defend(
+        self, at: Setting, defense: Resolved, grants: Mapping[str, Input], suspect: Suspect, seed: int
+    ) -> Suspect:
         granted = {**grants, "victim": Input("victim", suspect.stage.key, MODEL)}
         if "training-set" in defense.needs:
             granted["training-set"] = Input("training", self.export(at).key, ("training.safetensors",))
         mine = {need: granted[need] for need in defense.needs if need != "oracle"}
-        parts, opened = self._parts(defense, at, mine, seed, suspect, grants)
+        filled = fill(self, defense, at, mine, seed, suspect, grants)
         oracle = self._oracle(at) if "oracle" in defense.needs else ()
         rebuilds = [*suspect.structure["rebuilds"], *([body(defense)] if defense.facts["rebuilds"] else [])]
         structure = {**suspect.structure, "rebuilds": rebuilds}
         payload = {
-            "parts": opened,
+            "parts": filled.opened,
             "recipe": at.recipe,
             "granted": sorted(defense.needs),
             "structure": suspect.structure,
@@ -184,11 +196,12 @@ class Graph:
             payload["attack"] = body(at.attack)
         stage = self.add(
             "defend",
-            f"defend {defense.name} against {at.attack.name} on {at.data.name}/{at.model.name}, seeds {at.victim_seed}.{seed}",
-            components={"component": defense, "model": at.model},
-            inputs=(*mine.values(), *oracle, *parts),
+            f"defend {defense.name} against {at.attack.name} on {at.data.name}/{at.model.name}"
+            f", seeds {at.victim_seed}.{seed}",
+            components={"component": defense, "model": at.model, **filled.components},
+            inputs=(*mine.values(), *oracle, *filled.inputs),
             choices={"recipe": at.recipe},
-            **self._seeded("defend", defense, seed, at.task, payload),
+            **self.seeded("defend", defense, seed, at.task, payload),
         )
         return Suspect(stage, structure)
 
@@ -216,7 +229,8 @@ class Graph:
 
     def evaluate(self, at: Setting, suspect: Suspect) -> Stage:
         """Predictions of a model."""
-        return self.once(("evaluate", id(at.data), id(at.attack), suspect.stage.key), lambda: self._evaluate(at, suspect))
+        name = ("evaluate", id(at.data), id(at.attack), suspect.stage.key)
+        return self.once(name, lambda: self._evaluate(at, suspect))
 
     def _evaluate(self, at: Setting, suspect: Suspect) -> Stage:
         return self.add(
@@ -224,7 +238,7 @@ class Graph:
             f"evaluate {suspect.stage.title}",
             components={"component": at.attack},
             inputs=(Input("model", suspect.stage.key, MODEL), *self._oracle(at)),
-            **self._seeded(
+            **self.seeded(
                 "evaluate", at.attack, None, at.task, {"structure": suspect.structure, "attack": body(at.attack)}
             ),
         )
@@ -248,8 +262,8 @@ class Graph:
         self, at: Setting, suspect: Suspect, defended: Stage | None, metric: Resolved, reference: Stage | None
     ) -> Stage:
         """A metric with the model or data in hand; `reference` is the same stage on the reference model."""
-        parts, opened = self._parts(metric, at, {}, at.victim_seed, suspect)
-        inputs: list[Input] = [*parts]
+        filled = fill(self, metric, at, {}, at.victim_seed, suspect)
+        inputs: list[Input] = [*filled.inputs]
         if "model" in metric.needs:
             inputs.append(Input("model", suspect.stage.key, MODEL))
         if "predictions" in metric.needs:
@@ -266,15 +280,15 @@ class Graph:
             inputs.append(Input("result", defended.key, (RESULT,)))
         if reference:
             inputs.append(Input("reference", reference.key, ("rows.json", "arrays.safetensors")))
-        payload = {"row": row_name(metric), "structure": suspect.structure, "recipe": at.recipe, "parts": opened}
+        payload = {"row": row_name(metric), "structure": suspect.structure, "recipe": at.recipe, "parts": filled.opened}
         payload["attack"] = body(at.attack)
         return self.add(
             "measure",
             f"measure {row_name(metric)} of {suspect.stage.title}",
-            components={"component": metric, "model": at.model},
+            components={"component": metric, "model": at.model, **filled.components},
             inputs=tuple(inputs),
             choices={"recipe": at.recipe},
-            **self._seeded("measure", metric, at.victim_seed, at.task, payload),
+            **self.seeded("measure", metric, at.victim_seed, at.task, payload),
         )
 
     # --- what the methods above share ----------------------------------------------------------------------------
@@ -288,7 +302,7 @@ class Graph:
             Input("test", self.data(at.data).key, ("test.safetensors",)),
         )
 
-    def _seeded(
+    def seeded(
         self, kind: str, component: Resolved, replicate: int | None, task: Task, payload: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Coordinates in key and payload; an unseeded component has no replicate."""
@@ -298,114 +312,3 @@ class Graph:
             "seed": {"replicate": replicate, "dataset": task.dataset},
             "payload": {"task": self.once(("task", task), lambda: asdict(task)), "coordinates": coordinates, **payload},
         }
-
-    def _parts(
-        self,
-        owner: Resolved,
-        at: Setting,
-        granted: Mapping[str, Input],
-        seed: int,
-        suspect: Suspect | None = None,
-        grants: Mapping[str, Input] | None = None,
-    ) -> tuple[tuple[Input, ...], dict[str, Any]]:
-        """The upstream stages that fill `owner`'s parameters, and how its process opens them."""
-        inputs: list[Input] = []
-        opened: dict[str, Any] = {}
-        for name, used in owner.uses.items():
-            opened[name] = {"kind": used.kind, "component": body(used)}
-            role = f"part.{name}"
-            if used.kind == "dataset":
-                inputs.append(Input(role, self.data(used).key, ("train.safetensors",)))
-            elif used.kind == "part":
-                stage = self._part(used, owner, at, granted, seed, suspect)
-                inputs.append(Input(role, stage.key, ("model.safetensors",)))
-            elif used.kind == "defense" and suspect is not None and grants is not None:
-                if missing := set(used.needs) - set(owner.needs):
-                    raise PluginError(
-                        f"{owner.name}'s {name} = {used.name!r} needs {', '.join(sorted(missing))}, "
-                        f"which {owner.name} itself is not granted"
-                    )
-                made = self.defend(at, used, {k: v for k, v in grants.items() if k in used.needs}, suspect, seed)
-                inputs.append(Input(role, made.stage.key, MODEL))
-                opened[name]["structure"] = made.structure
-            elif used.kind != "model":
-                raise PluginError(f"{owner.kind} {owner.name}: a {used.kind} cannot fill its parameter {name!r}")
-        return tuple(inputs), opened
-
-    def _part(
-        self,
-        part: Resolved,
-        owner: Resolved,
-        at: Setting,
-        granted: Mapping[str, Input],
-        seed: int,
-        suspect: Suspect | None,
-    ) -> Stage:
-        """A part, made from at most what its owner is granted."""
-        taken = {need: granted[need] for need in part.needs if need in granted}
-        if missing := set(part.needs) - {"model"} - set(taken):
-            raise PluginError(
-                f"part {part.name!r} needs {', '.join(sorted(missing))}, which {owner.name} is not granted"
-            )
-        components = {"component": part}
-        payload: dict[str, Any] = {"granted": sorted(part.needs), "model": None}
-        task = at.task
-        if "model" in part.needs:
-            components["model"] = at.model
-            payload.update(recipe=at.recipe, model=body(at.model))
-        if not part.needs:
-            # Made from nothing but its parameters: one for all datasets of this shape.
-            task = Task("", task.classes, task.height, task.width, task.channels, 0)
-        if suspect is not None:
-            payload["structure"] = suspect.structure
-        inner, opened = self._parts(part, at, granted, seed, suspect)
-        return self.add(
-            "part",
-            f"part {part.name} of {owner.name}",
-            components=components,
-            inputs=(*taken.values(), *inner),
-            choices={"task": asdict(task), "recipe": payload.get("recipe")},
-            **self._seeded("part", part, seed, task, {**payload, "parts": opened}),
-        )
-
-
-def needs_model(component: Resolved) -> bool:
-    """Whether it, or a component that fills its parameters, works with the cell's architecture."""
-    return "model" in component.needs or any(map(needs_model, component.uses.values()))
-
-
-def grants_of(graph: Graph, at: Setting, entry: Entry, defense: Resolved, seed: int) -> dict[str, Input]:
-    """The image grants of one defense: what its entry says, else the grid's `[defender]`, else the whole pool.
-
-    Raises GridError at the line that grants more than there is.
-    """
-    binding = graph.binding
-    grants: dict[str, Input] = {}
-    for need, role in (("clean-labelled", "clean"), ("clean-unlabelled", "unlabelled")):
-        if need not in defense.needs:
-            continue
-        tables = ((entry.grant or {}, entry.at("grant")), (binding.grid.defender, binding.grid.place("defender")))
-        value, place = next(
-            ((table[k], place) for table, place in tables for k in (need, "clean") if k in table),
-            (None, at.dataset.place),
-        )
-        source, split, available = at.data, "pool", binding.sizes(at.dataset).pool
-        if isinstance(value, Mapping):
-            from harness.binding import grant_name
-            from harness.stages.data import sizes
-
-            source, value = binding.grants[grant_name(value["dataset"])], value["count"]
-            held = sizes(source.params, source.facts["train_count"], source.facts["test_count"])
-            split, available = ("pool", held.pool) if held.pool else ("train", held.train)
-        seen = binding.sizes(at.dataset)
-        count = available if value is None else value if isinstance(value, int) else round(value * (seen.train + seen.pool))
-        if not 0 < count <= available:
-            raise GridError(
-                place.problem(
-                    f"{defense.name} needs {count or 'some'} clean images, and the {split} of {source.name!r} holds {available}",
-                    f"set pool >= {max(count, 1)} in its [[dataset]], or grant less",
-                )
-            )
-        stage = graph.grant(source, split, count, need == "clean-labelled", seed)
-        grants[need] = Input(role, stage.key, ("images.safetensors",))
-    return grants

@@ -5,15 +5,18 @@ Nothing is decided here by name of a method; what a component needs and declares
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harness.binding import Binding, bind
 from harness.components import Context, Traits
 from harness.errors import NothingSelected
-from harness.graph import Graph, Setting, Suspect, grants_of
+from harness.grants import grants_of
+from harness.graph import Graph, Setting, Suspect
 from harness.outcomes import Outcome
 from harness.stages import Stage
 
@@ -63,7 +66,11 @@ class PlannedCell:
 
 @dataclass
 class Plan:
-    """All cells and stages of a grid. `stages` are those cached or to run, upstream first."""
+    """All cells and stages of a grid.
+
+    `stages` has all of them, upstream first; `outcome` those that were looked at: what cells ask for, and what is
+    upstream of a stage that must run.
+    """
 
     grid: Grid
     cells: Sequence[PlannedCell]
@@ -88,7 +95,7 @@ class Plan:
             self._look(key, store)
             if self.outcome[key] is Outcome.TO_RUN:
                 pending += [item.key for item in self.graph.stages[key].inputs]
-        self.stages = {key: stage for key, stage in self.graph.stages.items() if key in needed}
+        self.stages = self.graph.stages
         for key, stage in self.stages.items():
             self._inherit(key, stage)
 
@@ -107,8 +114,8 @@ class Plan:
             self.outcome[key], self.reason[key] = Outcome.TO_RUN, "not in the store"
 
     def _inherit(self, key: str, stage: Stage) -> None:
-        """What stands on an incompatible stage is incompatible; what a new stage feeds cannot be cached for it."""
-        if self.outcome[key] is not Outcome.TO_RUN:
+        """What stands on an incompatible stage is incompatible."""
+        if self.outcome.get(key) is not Outcome.TO_RUN:
             return
         for item in stage.inputs:
             if self.outcome.get(item.key) is Outcome.INCOMPATIBLE:
@@ -124,7 +131,20 @@ def build(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resol
     binding = bind(grid, chosen, registry, resolver)
     graph = Graph(binding, sources.of)
     reasons = _incompatible(binding, chosen, resolver)
-    return Plan(grid, [_cell(graph, cell, reasons) for cell in chosen], graph)
+    with _uncollected():
+        return Plan(grid, [_cell(graph, cell, reasons) for cell in chosen], graph)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk through all stages so far again and again to find no cycle."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _setting(binding: Binding, cell: Cell) -> Setting:
@@ -149,23 +169,33 @@ def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]) ->
     found = [reasons.get((*trio, None), None)]  # type: ignore[arg-type]
     found += [reasons.get((*trio, entry)) for entry, _ in chain]
     if against := next(filter(None, found), None):
-        wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in graph.binding.grid.metrics)
+        metrics = graph.binding.grid.metrics
+        wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in metrics)
         return PlannedCell(cell, components, at.recipe, None, None, wants, (), {}, against)
-    victim = graph.victim(at)
-    suspect = victim
-    defended: Stage | None = None
+    victim = judged = Judged(graph.victim(at), None, None)
     for entry, defense in chain:
         if not defense.needs:  # the defense that is none: no stage, an alias of what it stands on
             continue
         grants = grants_of(graph, at, entry, defense, cell.defense_seed)
-        suspect = graph.defend(at, defense, grants, suspect, cell.defense_seed)
-        defended = suspect.stage
-    wants = _wants(graph, at, suspect, victim, defended, cell, reasons)
+        suspect = graph.defend(at, defense, grants, judged.suspect, cell.defense_seed)
+        judged = Judged(suspect, suspect.stage, judged if "victim" in defense.needs else victim)
+    wants = _wants(graph, at, judged, cell, reasons)
     marks = _marks(at, [defense for _, defense in chain])
-    established = _established(graph, at, victim, cell)
-    return PlannedCell(
-        cell, components, at.recipe, victim.stage.key, defended.key if defended else None, wants, marks, established
-    )
+    established = _established(graph, at, victim.suspect, cell)
+    defended = judged.defended.key if judged.defended else None
+    return PlannedCell(cell, components, at.recipe, victim.suspect.stage.key, defended, wants, marks, established)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A model that metrics look at: the stage of its defense, if there was one, and the model that it started from.
+
+    For a defense that trains from scratch the reference is the undefended victim of its cell.
+    """
+
+    suspect: Suspect
+    defended: Stage | None
+    reference: Judged | None
 
 
 def _metric(graph: Graph, entry: Entry, cell: Cell) -> Resolved:
@@ -173,13 +203,7 @@ def _metric(graph: Graph, entry: Entry, cell: Cell) -> Resolved:
 
 
 def _wants(
-    graph: Graph,
-    at: Setting,
-    suspect: Suspect,
-    victim: Suspect,
-    defended: Stage | None,
-    cell: Cell,
-    reasons: Mapping[tuple[Entry, ...], str],
+    graph: Graph, at: Setting, judged: Judged, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]
 ) -> tuple[Want, ...]:
     """The metrics of a cell; those on predictions share a stage with the others of their distribution."""
     wants: dict[str, Want] = {}
@@ -192,17 +216,21 @@ def _wants(
         if reason is not None:
             wants[entry.label] = Want(entry.label, metric, None, reason)
         elif metric.facts["measured"]:
-            reference = None
-            if "reference" in metric.needs and suspect is not victim:
-                reference = graph.measure(at, victim, None, metric, None)
-            stage = graph.measure(at, suspect, defended, metric, reference)
-            wants[entry.label] = Want(entry.label, metric, stage.key)
+            wants[entry.label] = Want(entry.label, metric, _measure(graph, at, judged, metric).key)
         else:
             together[metric.distribution][entry.label] = metric
     for metrics in together.values():
-        stage = graph.score(graph.evaluate(at, suspect), defended, list(metrics.values()))
+        stage = graph.score(graph.evaluate(at, judged.suspect), judged.defended, list(metrics.values()))
         wants.update({label: Want(label, metric, stage.key) for label, metric in metrics.items()})
     return tuple(wants[entry.label] for entry in graph.binding.grid.metrics)
+
+
+def _measure(graph: Graph, at: Setting, judged: Judged, metric: Resolved) -> Stage:
+    """A metric on a model, downstream of the same metric on its reference where that is asked for."""
+    reference = None
+    if "reference" in metric.needs and judged.reference is not None:
+        reference = _measure(graph, at, judged.reference, metric)
+    return graph.measure(at, judged.suspect, judged.defended, metric, reference)
 
 
 def _marks(at: Setting, chain: Sequence[Resolved]) -> tuple[str, ...]:
@@ -214,9 +242,8 @@ def _marks(at: Setting, chain: Sequence[Resolved]) -> tuple[str, ...]:
 
 def _established(graph: Graph, at: Setting, victim: Suspect, cell: Cell) -> dict[str, tuple[str, float]]:
     """The scores of the undefended victim that the attack entry sets bounds for: metric -> (stage, bound)."""
-    bounds = {
-        name: bound for name, bound in cell.attack.established.items() if at.attack.facts["has_trigger"] or name == "acc"
-    }
+    stated = cell.attack.established.items()
+    bounds = {name: bound for name, bound in stated if at.attack.facts["has_trigger"] or name == "acc"}
     if not bounds:
         return {}
     stage = graph.score(graph.evaluate(at, victim), None, [graph.binding.established[name] for name in bounds])

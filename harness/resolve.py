@@ -282,13 +282,16 @@ def _question(request: Request, one: Registered) -> dict[str, Any]:
 
 
 def _greed(one: Registered, needs: Sequence[str], uses: Mapping[str, Resolved]) -> list[Fault]:
-    """A used component has its owner's grant, and may need no more. Attacks are granted everything there is."""
+    """A used component has its owner's grant, and may need no more; a `model` is the cell's and no grant.
+
+    Attacks are granted everything there is.
+    """
     if one.kind not in ("defense", "part"):
         return []
     return [
         ((name,), f"{used.kind} {used.name!r} needs {', '.join(more)}, which {_called(one)} is not granted", "")
         for name, used in uses.items()
-        if used.kind in ("defense", "part") and (more := sorted(set(used.needs) - set(needs)))
+        if used.kind in ("defense", "part") and (more := sorted(set(used.needs) - {*needs, "model"}))
     ]
 
 

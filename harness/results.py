@@ -136,9 +136,7 @@ class Standings:
             above = self.of(item.key) if self.plan.outcome.get(item.key) is Outcome.TO_RUN else None
             if above is not None and above.outcome.is_failure:
                 told = f"{self.plan.graph.stages[item.key].title} {above.outcome.value}: {above.reason}"
-                return Standing(
-                    Outcome.BLOCKED, above.reason if above.outcome is Outcome.BLOCKED else told, above.log
-                )
+                return Standing(Outcome.BLOCKED, above.reason if above.outcome is Outcome.BLOCKED else told, above.log)
         return Standing(Outcome.TO_RUN, reason)
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import locate, source_text
+from harness import HOMES, locate, source_text
 from harness.errors import BenchError, PluginError
 from harness.locate import find
 from harness.source_text import Import, Text
@@ -196,7 +196,8 @@ def _candidates(item: Import, package: str) -> Iterator[str]:
         if not anchor:  # beyond the top level: Python will say so
             return
         name = ".".join([*anchor, *filter(None, [name])])
-    for target in (name, *(f"{name}.{part}" for part in item.names)):
+    exported = [HOMES[part] for part in item.names if part in HOMES] if name == "harness" else []
+    for target in (name, *(f"{name}.{part}" for part in item.names), *exported):
         yield from _parents(target)
         yield target
 

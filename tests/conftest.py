@@ -22,7 +22,7 @@ seeds = [0, 1]
 
 [[dataset]]
 name = "signs"
-train = 900
+train = 1500
 test = 300
 pool = 100
 validation = 50
@@ -75,7 +75,7 @@ batch = 32
 
 [training]
 recipe = "signs"
-epochs = 4
+epochs = 6
 
 [[metric]]
 name = "acc"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,7 +38,7 @@ def stamped(attack: BadNets, images: np.ndarray, task: Task = TASK) -> np.ndarra
     ],
 )
 @pytest.mark.parametrize("pictures", ["rand", "smooth"])
-def test_stamps_as_the_official_code_does(settings: dict[str, object], key: str, pictures: str) -> None:
+def test_stamps_as_the_official_code_does(settings: dict[str, Any], key: str, pictures: str) -> None:
     inputs, outputs = oracle("attacks/inputs"), oracle("attacks/badnets_patch")
     found = stamped(BadNets(**settings), inputs[f"x_{pictures}"])
     np.testing.assert_array_equal(found, outputs[f"{key}_{pictures}"])
@@ -54,7 +56,7 @@ def test_floats_agree_too(pictures: str) -> None:
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.2])
 @pytest.mark.parametrize("margin", [0, 1, 5])
 @pytest.mark.parametrize("pattern", ["checkerboard", "grid", "white"])
-def test_the_formula_restated_pixel_by_pixel(pattern: str, margin: int, alpha: float) -> None:
+def test_the_formula_restated_pixel_by_pixel(pattern: Any, margin: int, alpha: float) -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 12, 1), dtype=np.uint8)
     tile = {
         "checkerboard": [[0, 0, 255], [0, 255, 0], [255, 0, 255]],
@@ -98,7 +100,7 @@ def test_a_mirrored_trigger_survives_a_flip() -> None:
         ({"quantise": "none"}, "before-augment"),
     ],
 )
-def test_says_what_cannot_work(settings: dict[str, object], reason: str) -> None:
+def test_says_what_cannot_work(settings: dict[str, Any], reason: str) -> None:
     assert reason in str(BadNets(**settings).compatible(Context(TASK)))
 
 

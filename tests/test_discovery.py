@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -172,7 +173,8 @@ def test_a_collision_with_a_built_in_is_seen(site: Path, memo: Memo) -> None:
     assert "nad" in names(registry, "defense")
 
 
-def test_another_folder_called_plugins_is_refused(site: Path) -> None:
+def test_another_folder_called_plugins_is_refused(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "plugins", raising=False)  # a package that was imported is where it was found
     (site / "plugins").mkdir()
     (site / "plugins" / "__init__.py").touch()
     with pytest.raises(

@@ -110,6 +110,27 @@ def test_the_anatomy_names_parts_with_these_channels_and_sizes(
 
 
 @pytest.mark.parametrize(
+    ("model", "blocks"),
+    [
+        (SmallCNN(), [(32, 8), (64, 4), (64, 4)]),
+        (ResNet18(width=8), [(8, 32)] * 2 + [(16, 16)] * 2 + [(32, 8)] * 2 + [(64, 4)] * 2),
+        (ResNet20(), [(16, 32)] * 3 + [(32, 16)] * 3 + [(64, 8)] * 3),
+    ],
+)
+def test_the_blocks_go_from_stem_to_features(model: Model, blocks: list[tuple[int, int]]) -> None:
+    net = model.build(task(32))
+    anatomy = model.anatomy(net)
+    seen = outputs(net, anatomy.blocks, torch.rand(2, 3, 32, 32))
+    assert [tuple(seen[name].shape[1:3]) for name in anatomy.blocks] == blocks
+    assert all(any(f"{name}.".startswith(f"{stage}.") for stage in anatomy.stages) for name in anatomy.blocks)
+    ends = [max(i for i, name in enumerate(anatomy.blocks) if name.startswith(stage)) for stage in anatomy.stages]
+    again = outputs(net, anatomy.stages, images := torch.rand(2, 3, 32, 32))
+    last = outputs(net, anatomy.blocks, images)
+    for end, stage in zip(ends, anatomy.stages, strict=True):
+        assert torch.equal(last[anatomy.blocks[end]], again[stage])
+
+
+@pytest.mark.parametrize(
     ("model", "layers", "channels"),
     [(SmallCNN(), 4, 16 + 32 + 64 + 64), (ResNet18(), 20, 4800), (ResNet20(), 19, 6 * 16 + 16 + 5 * 32 + 32 + 6 * 64)],
 )
@@ -152,6 +173,17 @@ def test_a_normalisation_that_does_not_fit_is_incompatible(
     assert reason in str(model.compatible(Context(task(channels=channels))))
     with pytest.raises(ValueError, match=reason):
         model.build(task(channels=channels))
+
+
+class Bare(Model):
+    def build(self, task: Task) -> nn.Module:
+        return nn.Linear(1, task.classes)
+
+
+def test_the_normalisation_of_any_model_is_checked() -> None:
+    assert Bare().compatible(Context(task())) is None
+    assert Bare(mean=(0.5,), std=(0.5,)).compatible(Context(task(channels=1))) is None
+    assert "mean has 1 values" in str(Bare(mean=(0.5,), std=(0.5,)).compatible(Context(task())))
 
 
 @each_model

@@ -1,19 +1,45 @@
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from oracles import oracle
+from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
-from plugins.defenses.nad import attention_loss, attention_map, watched
+from plugins.defenses.ft import FT
+from plugins.defenses.nad import NAD, attention_loss, attention_map, watched
+from plugins.parts.fine_tuning import FineTuning
+
+
+@pytest.mark.parametrize("kind", [FT, NAD])
+def test_settings_that_no_recipe_can_have_are_refused_at_once(kind: type[FineTuning]) -> None:
+    for settings, reason in [
+        ({"schedule": "cosine", "rates": [(0, 0.1)]}, "rates goes with schedule"),
+        ({"schedule": "table", "rates": []}, "rates goes with schedule"),
+        ({"schedule": "table", "rates": [(2, 0.1), (1, 0.1)]}, "ascending"),
+        ({"nesterov": True, "momentum": 0.0}, "nesterov needs a momentum"),
+        ({"schedule": "triangle"}, "schedule"),
+    ]:
+        with pytest.raises(ValidationError, match=reason):
+            kind.model_validate_json(json.dumps(settings))
+
+
+@pytest.mark.parametrize("kind", [FT, NAD])
+def test_presets_are_valid_and_every_parameter_has_a_meaning(kind: type[FineTuning]) -> None:
+    for preset in kind.presets.values():
+        kind.model_validate_json(json.dumps(preset))
+    assert all(field.description for field in kind.model_fields.values())
 
 
 @pytest.mark.oracle
 def test_maps_losses_and_gradients_as_the_official_code_has_them() -> None:
     recorded = oracle("defenses/nad_attention")
-    close = {"rtol": float(recorded["tol_rtol"]), "atol": float(recorded["tol_atol"])}
+    close: dict[str, Any] = {"rtol": float(recorded["tol_rtol"]), "atol": float(recorded["tol_atol"])}
     students = [torch.from_numpy(recorded[f"in_s{n}"]).requires_grad_() for n in (1, 2, 3)]
     teachers = [torch.from_numpy(recorded[f"in_t{n}"]) for n in (1, 2, 3)]
     for name, maps in (("s1", students[0]), ("s3", students[2]), ("t1", teachers[0])):
@@ -28,10 +54,9 @@ def test_maps_losses_and_gradients_as_the_official_code_has_them() -> None:
     for beta, loss in zip(recorded["par_betas"].tolist(), losses, strict=True):
         total = total + beta * loss
     np.testing.assert_allclose(total.detach(), recorded["out_total"], **close)
-    total.backward()
-    np.testing.assert_allclose(logits.grad, recorded["out_grad_logits"], **close)
-    for n, student in enumerate(students, 1):
-        np.testing.assert_allclose(student.grad, recorded[f"out_grad_s{n}"], **close)
+    gradients = torch.autograd.grad(total, [logits, *students])
+    for name, gradient in zip(["logits", "s1", "s2", "s3"], gradients, strict=True):
+        np.testing.assert_allclose(gradient, recorded[f"out_grad_{name}"], **close)
 
 
 def test_the_formula_restated_position_by_position() -> None:

@@ -99,6 +99,27 @@ KIT = '''
         def build(self, task): ...
         def make(self, access): ...
 
+    class Fitting(Part):
+        needs = {"clean-labelled", "model"}
+        def build(self, task, model): ...
+        def make(self, access): ...
+
+    class Teaching(Part):
+        needs = {"train", "model"}
+        def build(self, task, model): ...
+        def make(self, access): ...
+
+    class Crafted(Blend):
+        """Against the cell's model."""
+        needs = {"model"}
+        surrogate: Use[Part] = use("teaching")
+
+    class Hungry(Attack):
+        needs = {"victim"}
+        def label_table(self, classes): ...
+        def trigger(self, task): ...
+        def poison(self, access, trigger): ...
+
     class Greedy(Part):
         needs = {"training-set"}
         def build(self, task): ...
@@ -168,7 +189,7 @@ KIT = '''
 '''
 
 CLASSES = {
-    "attack": {"blend": "Blend", "clean": "Clean", "member": "Member"},
+    "attack": {"blend": "Blend", "clean": "Clean", "member": "Member", "crafted": "Crafted", "hungry": "Hungry"},
     "defense": {
         "tune": "Tune",
         "distil": "Distil",
@@ -184,7 +205,7 @@ CLASSES = {
         "absent": "Absent",
         "misfit": "Net",
     },
-    "part": {"decoder": "Decoder", "greedy": "Greedy"},
+    "part": {"decoder": "Decoder", "greedy": "Greedy", "fitting": "Fitting", "teaching": "Teaching"},
     "model": {"net": "Net"},
     "dataset": {"disk": "Disk"},
     "metric": {"share": "Share"},
@@ -231,7 +252,8 @@ def test_defaults_are_filled_in_and_values_coerced(resolver: Resolver) -> None:
     assert (plain.version, plain.summary, plain.citation) == (3, "Blend a picture in.", "Chen et al., 2017")
     assert plain.recipe == {"epochs": 5, "milestones": [0.5, 0.75]}
     assert plain.presets == ["only/gtsrb", "paper", "paper/gtsrb"]
-    assert set(plain.code) == {"resolve_kit"}
+    assert {"resolve_kit", "harness.components.attack"} <= set(plain.code)
+    assert {name.partition(".")[0] for name in plain.code} == {"resolve_kit", "harness"}
     assert plain.checks
     assert plain.seeded
 
@@ -323,7 +345,7 @@ def test_components_as_parameters_are_resolved_like_entries(resolver: Resolver) 
     assert own.identity == {}
     assert own.uses["teacher"].identity == {"epochs": 3, "rate": 2.0}
     assert own.uses["helper"].kind == "part"
-    assert plain.uses["teacher"].code == {"resolve_kit": next(iter(plain.code.values()))}
+    assert plain.uses["teacher"].code == plain.code
 
 
 def test_what_is_wrong_with_a_component_inside_has_its_path(resolver: Resolver) -> None:
@@ -345,6 +367,20 @@ def test_what_is_wrong_with_a_component_inside_has_its_path(resolver: Resolver) 
     assert "part 'greedy' needs training-set, which defense 'distil' of kit 1.0 is not granted" in greedy[0][1]
     assert ring[0][0] == ("inner",) * 9
     assert "uses itself" in ring[0][1]
+
+
+def test_what_attacks_and_parts_may_need(resolver: Resolver) -> None:
+    crafted, distil = good(
+        resolver, Request("attack", "crafted"), Request("defense", "distil", params={"helper": "fitting"})
+    )
+    assert crafted.needs == ["model"]
+    assert crafted.uses["surrogate"].needs == ["model", "train"]
+    assert distil.uses["helper"].needs == ["clean-labelled", "model"]
+    hungry, teaching = bad(
+        resolver, Request("attack", "hungry"), Request("defense", "distil", params={"helper": "teaching"})
+    )
+    assert "needs names 'victim'" in hungry[0][1]
+    assert "part 'teaching' needs train, which defense 'distil' of kit 1.0 is not granted" in teaching[0][1]
 
 
 def test_facts_of_each_kind(resolver: Resolver, tmp_path: Path) -> None:

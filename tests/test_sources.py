@@ -179,6 +179,12 @@ def test_of_harness_only_the_rooms_that_move_numbers_count(project: Path) -> Non
     assert Sources().of("plugins.attacks.none") == {}
 
 
+def test_what_the_package_exports_counts_as_imported_from_its_home() -> None:
+    reached = Sources().closure("plugins.attacks.badnets")
+    assert {"harness.components", "harness.components.attack", "harness.learn.poisoning"} <= reached
+    assert not reached & {"harness", "harness.errors", "harness.hookspecs", "harness.access"}
+
+
 def test_a_change_shows_in_what_reaches_it_and_nowhere_else(project: Path) -> None:
     sources = Sources()
     one, two = sources.of("plugins.attacks.one"), sources.of("plugins.attacks.two")

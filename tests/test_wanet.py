@@ -16,7 +16,7 @@ NAME = "H32_k4_s0.5_r1"
 
 def warp(grid: np.ndarray | torch.Tensor) -> Warp:
     module = Warp(grid.shape[1])
-    module.grid.copy_(torch.as_tensor(grid))
+    module.get_buffer("grid").copy_(torch.as_tensor(grid))
     return module
 
 

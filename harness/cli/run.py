@@ -9,38 +9,59 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness import results
+from harness.cli import planning, report
 from harness.grid import quote
 from harness.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from harness.execute import Summary
     from harness.plan import Plan, PlannedCell
+
+
+STRICT = 3
+ROUNDS = 3
+"""How often work that turned out damaged when it was read is made again in one run."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, execute, report. Exit code 0: every compatible cell has its rows; 1: something failed; 3: `--strict`."""
-    from harness import observers, progress
-    from harness.cli import planning, report
-    from harness.execute import Options, execute
-
     planned = planning.load(args)
-    plan, store = planned.plan, planned.store
     broken = planned.resolver.registry.broken
     for plugin in broken:
         print(f"bench: plugin {plugin.origin} is broken: {plugin.reason}", file=sys.stderr)
     if broken and args.strict:
-        return 3
-    options = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
-    to_run = sum(outcome is Outcome.TO_RUN for outcome in plan.outcome.values())
-    cached = sum(outcome is Outcome.CACHED for outcome in plan.outcome.values())
+        return STRICT
+    for _ in range(ROUNDS):
+        code = _make(planned, args)
+        rows = results.rows(planned.plan, planned.store)
+        # Reading checks what planning took for whole: what was damaged has been set aside by now.
+        if code or not any(row.status is Outcome.TO_RUN for row in rows):
+            break
+        planned.plan.refresh(planned.store)
+    report.write(planned, rows, sys.stdout)
+    return code
+
+
+def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
+    """Run what is to run, if anything; the exit code that it amounts to."""
+    from harness import observers, progress
+    from harness.execute import Options, execute
+
+    plan, store = planned.plan, planned.store
+    to_run, cached = (_count(plan, outcome) for outcome in (Outcome.TO_RUN, Outcome.CACHED))
     print(f"{len(plan.cells)} cells, {to_run} to run, {cached} cached", file=sys.stderr)
-    if to_run:
-        summary = execute(plan, store, options, [progress.watcher(sys.stderr), *observers.outside()])
-        if failed := progress.failures(summary, _command(args), _cells(plan)):
-            print(failed, file=sys.stderr)
-        plan.refresh(store)
-    report.show(planned, sys.stdout)
-    return summary.exit_code if to_run else 0
+    if not to_run:
+        return 0
+    options = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
+    summary = execute(plan, store, options, [progress.watcher(sys.stderr), *observers.outside()])
+    if summary.failures:
+        print(progress.failures(summary, _command(args), _cells(plan)), file=sys.stderr)
+    plan.refresh(store)
+    return summary.exit_code
+
+
+def _count(plan: Plan, outcome: Outcome) -> int:
+    return sum(found is outcome for found in plan.outcome.values())
 
 
 def _command(args: argparse.Namespace) -> str:

@@ -39,11 +39,8 @@ class Reference:
             return cls(kind, value)
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise ValueError(f'a {kind} is wanted here: "name" or {{name = "...", <its parameters>}}')
-        preset = value.get("preset")
-        if not isinstance(preset, str | None):
-            raise ValueError(f"preset {preset!r} is no name of a preset")
         params = {key: item for key, item in value.items() if key not in ("name", "preset")}
-        return cls(kind, value["name"], preset, params)
+        return cls(kind, value["name"], value.get("preset"), params)
 
     def table(self) -> dict[str, Any]:
         """The table that `read` understands."""

@@ -181,7 +181,7 @@ def _seed_list(report: Report, node: Node) -> list[int]:
 
 
 GRANTS = ("clean", "clean-labelled", "clean-unlabelled")
-_AMOUNT = "write a count of images (2500) or a fraction of the pool (0.05, at most 1.0)"
+_AMOUNT = "write a count of images (2500) or a fraction of the training images (0.05)"
 _GRANT = f'{_AMOUNT}, or {{dataset = "gtsrb", count = 2500}}'
 
 

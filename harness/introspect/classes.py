@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from harness.components import (
+    ATTACK_NEEDS,
     BY_KIND,
     DEFENSE_NEEDS,
     METRIC_NEEDS,
+    PART_NEEDS,
     Attack,
     Component,
     Metric,
@@ -27,7 +29,7 @@ _MUST: Mapping[str, tuple[str, ...]] = {
 }
 """The methods without which a component of a kind can do nothing."""
 
-_NEEDS = {"defense": DEFENSE_NEEDS, "metric": METRIC_NEEDS, "part": DEFENSE_NEEDS | METRIC_NEEDS}
+_NEEDS = {"attack": ATTACK_NEEDS, "defense": DEFENSE_NEEDS, "metric": METRIC_NEEDS, "part": PART_NEEDS}
 
 
 def load(kind: str, target: str) -> type[Component]:

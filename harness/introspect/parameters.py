@@ -158,7 +158,7 @@ def _needs(instance: Component) -> list[str]:
             hint = suggest(unknown[0], sorted(DEFENSE_NEEDS))
             raise PluginError(f"{type(instance).__name__}.grants() names {unknown[0]!r}. {hint}")
         return sorted(granted)
-    return sorted(instance.needs) if isinstance(instance, (Metric, Part)) else []
+    return sorted(instance.needs) if isinstance(instance, (Attack, Metric, Part)) else []
 
 
 def _facts(instance: Component) -> dict[str, Any]:

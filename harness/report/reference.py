@@ -99,13 +99,11 @@ class Reference:
         return "", f"{self.path.name} has {len(texts)} numbers for this, which differ in {listed or 'nothing it names'}"
 
     def _name(self, row: Row, kind: str) -> str:
-        """How the file calls a row's component: by label, by label without sweep, or by registered name."""
+        """How the file calls a row's component: by label, or by label without what a sweep set."""
         label = str(getattr(row, kind))
-        name = str(row.settings.get(kind, {}).get("name", label))
-        names = [label, row.bases.get(kind, label), name]
-        if kind == "defense" and row.on:  # a method on top of another is not the method that papers report
-            names = [label] if label != name else []
-        return next((one for one in names if one in self._names[kind]), "" if row.on and kind == "defense" else label)
+        if kind == "defense" and row.on and label == row.settings.get(kind, {}).get("name"):
+            return ""  # a method on top of another is not what papers report under its plain name
+        return label if label in self._names[kind] else row.bases.get(kind, label)
 
 
 def _line(path: Path, number: int, table: Mapping[str | None, Any]) -> Line:

@@ -68,9 +68,7 @@ def lay_out(
 
 
 class _Layout:
-    def __init__(
-        self, table: Table, rows: Sequence[Row], metrics: Mapping[str, Resolved], resolver: Resolver
-    ) -> None:
+    def __init__(self, table: Table, rows: Sequence[Row], metrics: Mapping[str, Resolved], resolver: Resolver) -> None:
         self.table, self.metrics, self.resolver = table, metrics, resolver
         place = {label: number for number, label in enumerate(table.metrics)}
         mine = [row for row in rows if row.source == "metric" and row.metric in place]

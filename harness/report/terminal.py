@@ -28,15 +28,15 @@ def render(sheet: Sheet, width: int = 100) -> str:
 
 
 class _Column:
-    """One column: numbers to the right, signs after them, as wide as the last level of its header needs."""
+    """One column: numbers to the right, what comes with them after that; as wide as the end of its header needs."""
 
     def __init__(self, sheet: Sheet, column: Header) -> None:
         shown = [sheet.cells.get((row, column), Shown()) for row in sheet.rows]
-        numbers = _padded([f"{one.text} ({one.reference})" if one.reference else one.text for one in shown], left=True)
+        numbers = _padded([one.text for one in shown], left=True)
+        tails = _padded([(f" ({one.reference})" if one.reference else "") + "".join(one.signs) for one in shown])
+        self.lines = [number + tail for number, tail in zip(numbers, tails, strict=True)]
         self.header = headed(sheet, sheet.column_axes, column)
-        lines = [number + "".join(one.signs) for number, one in zip(numbers, shown, strict=True)]
-        head, *self.lines = _padded([self.header[-1], *_padded(lines)], left=True)
-        self.width = _length(head)
+        self.width = max(map(_length, (self.header[-1], *self.lines)))
 
 
 def headed(sheet: Sheet, axes: Sequence[str], header: Header) -> Header:

@@ -49,9 +49,9 @@ class NAD(FineTuning):
     batch: Annotated[int, Field(ge=1)] = 64
     """images a step"""
     nesterov: bool = True
-    """of SGD"""
+    """look ahead, of SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """L2"""
+    """on all parameters, biases and normalisation included"""
     schedule: Schedule = "table"
     """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
     rates: Rates = NAD_RATES

@@ -23,9 +23,9 @@ class FineTuning(Defense):
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of SGD"""
     nesterov: bool = False
-    """of SGD"""
+    """look ahead, of SGD"""
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    """L2"""
+    """on all parameters, biases and normalisation included"""
     schedule: Schedule = "cosine"
     """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
     rates: Rates = ()

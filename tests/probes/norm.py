@@ -15,7 +15,7 @@ class WeightNorm(Metric):
         norms = np.array([float(p.detach().norm()) for p in access.model().parameters()])
         access.save(norms=norms)
         before = access.reference()
-        change = 0.0 if before is None else float(np.abs(norms - before["arrays"]["norms"]).sum())
+        change = 0.0 if before is None else abs(float(norms.sum() - before["arrays"]["norms"].sum()))
         return {"": float(norms.sum()), "change": change}
 
     def combine(self, values):

@@ -1,10 +1,17 @@
 """Registers what this package brings. Keep it light: it is imported to list plugins, the classes only to run them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from harness import hookimpl
+
+if TYPE_CHECKING:
+    from harness.introspect.register import Register
 
 
 @hookimpl
-def bench_register(register):
+def bench_register(register: Register) -> None:
     """Name -> where the class is."""
     register.attack("single-pixel", "doorbench_example.single_pixel:SinglePixel")
     register.defense("clp", "doorbench_example.clp:CLP")

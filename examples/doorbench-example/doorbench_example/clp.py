@@ -42,7 +42,7 @@ class CLP(Defense):
 
 def outliers(conv: nn.Conv2d, norm: nn.BatchNorm2d, u: float) -> torch.Tensor:
     """Which channels of a conv-BatchNorm pair to prune: a boolean for each."""
-    scale = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).abs()
+    scale = (norm.weight / torch.sqrt(norm.get_buffer("running_var") + norm.eps)).abs()
     # One channel's kernel as a matrix of inputs by taps: its largest singular value bounds the gain.
-    bounds = torch.linalg.matrix_norm(conv.weight.flatten(2), ord=2) * scale
+    bounds: torch.Tensor = torch.linalg.matrix_norm(conv.weight.flatten(2), ord=2) * scale
     return bounds > bounds.mean() + u * bounds.std()

@@ -1,0 +1,58 @@
+"""From the arguments of a command to a plan: what `run`, `plan`, `status` and `report` share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, NamedTuple
+
+from harness import environment, grid
+from harness.errors import StoreError
+
+if TYPE_CHECKING:
+    from harness.plan import Plan
+    from harness.resolve import Resolver
+    from harness.store import Store
+
+
+class Planned(NamedTuple):
+    """A plan that has just been compared with its store, and who resolved its components."""
+
+    plan: Plan
+    store: Store
+    resolver: Resolver
+
+
+def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
+    """Read `args.grid`, select with `args.select` if there is one, resolve, plan, and look into the store.
+
+    The store is `args.store`, else $BENCH_STORE, else ./.bench; it is made unless `make` is False. Raises GridError,
+    NothingSelected, PluginError, StoreError.
+    """
+    from harness import plan
+    from harness.discovery import discover
+    from harness.memo import Memo
+    from harness.resolve import Resolver
+
+    read = grid.read(args.grid)
+    cells = list(read.cells)
+    if expression := getattr(args, "select", None):
+        cells = grid.select(read.cells, expression)
+        if not cells:
+            raise grid.nothing(read.cells, expression)
+    store = open_store(args, make=make)
+    memo = Memo()
+    registry = discover(memo)
+    resolver = Resolver(registry, memo=memo)
+    made = plan.build(read, cells, registry, resolver, resolver.sources)
+    made.refresh(store)
+    return Planned(made, store, resolver)
+
+
+def open_store(args: argparse.Namespace, *, make: bool) -> Store:
+    """The store that a command works on. Raises StoreError where there is none to read and none is to be made."""
+    from harness.store import Store
+
+    folder = environment.store_folder(args.store)
+    if not make and not (folder / "STORE.json").is_file():
+        raise StoreError(f"{folder}: there is no store. `bench run` makes one; or name another with --store")
+    return Store(folder)

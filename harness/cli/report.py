@@ -1,0 +1,69 @@
+"""`bench report`: a grid's tables from what is stored. Computes nothing."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from harness.cli import planning
+from harness.errors import BenchError
+from harness.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from harness.results import Row
+
+PIPED = 120
+"""Characters of a line where there is no terminal to ask."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print or write the tables. Exit code 0: every compatible cell has its rows; 1: some are lacking."""
+    planned = planning.load(args, make=False)
+    if args.output is None:
+        return code(show(planned, sys.stdout, args.format))
+    text = io.StringIO()
+    found = show(planned, text, args.format)
+    _write(args.output, text.getvalue())
+    return code(found)
+
+
+def show(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+    """Write the tables of a plan as its last `refresh` found the store; returns the rows behind them."""
+    from harness import results
+
+    rows = results.rows(planned.plan, planned.store)
+    write(planned, rows, stream, form)
+    return rows
+
+
+def write(planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal") -> None:
+    """Write the tables of rows that were read already."""
+    from harness import report
+
+    stream.write(report.text(planned.plan, rows, planned.resolver, form, _width(stream)))
+
+
+def code(rows: Sequence[Row]) -> int:
+    """What rows amount to as an exit code."""
+    return int(any(row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE) for row in rows))
+
+
+def _width(stream: TextIO) -> int:
+    return max(80, shutil.get_terminal_size().columns) if stream.isatty() else PIPED
+
+
+def _write(path: Path, text: str) -> None:
+    """All of the text or, where that cannot be, the file as it was."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise BenchError(f"{path}: {error.strerror}. --output names a file in a folder that can be written") from error

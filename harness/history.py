@@ -1,0 +1,99 @@
+"""What the store's manifests tell of stages like those of a plan: how long they took, and how close they come."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from harness.keys import digest
+
+if TYPE_CHECKING:
+    from harness.manifest import Manifest
+    from harness.stages import Stage
+    from harness.store import Store
+
+_CANDIDATES = 500
+"""Stored objects that a stage is compared with at most."""
+
+Spec = Mapping[str, Any]
+
+
+class History:
+    """All objects of a store, by what they are. Reads every manifest once."""
+
+    def __init__(self, store: Store) -> None:
+        self._seconds: dict[Hashable, list[float]] = defaultdict(list)
+        self._alike: dict[Hashable, list[Manifest]] = defaultdict(list)
+        for key in store.keys():  # noqa: SIM118 - a store is no dict
+            manifest = store.manifest(key)
+            if manifest is None or "stage" not in manifest.spec:
+                continue
+            seconds = manifest.record.get("seconds")
+            for likeness in _likenesses(manifest.spec):
+                if isinstance(seconds, int | float):
+                    self._seconds[likeness].append(seconds)
+            for name in (_names(manifest.spec), manifest.spec["stage"]):
+                self._alike[name].append(manifest)
+
+    def expected(self, stage: Stage) -> float | None:
+        """Seconds that `stage` may take: the mean of the stored ones most like it. None if none is of its kind."""
+        lengths = (self._seconds.get(likeness) for likeness in _likenesses(stage.spec))
+        return next((fmean(seconds) for seconds in lengths if seconds), None)
+
+    def nearest(self, stage: Stage) -> Manifest | None:
+        """The stored object of the same kind whose spec differs least; of the same components if there is one."""
+        found = self._alike.get(_names(stage.spec)) or self._alike.get(stage.kind) or []
+        mine = flat(stage.spec)
+
+        def distance(manifest: Manifest) -> tuple[bool, int, str]:
+            theirs = flat(manifest.spec)
+            apart = sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
+            return manifest.spec.get("seed") != stage.spec.get("seed"), apart, manifest.key
+
+        return min(found[-_CANDIDATES:], key=distance, default=None)
+
+
+def differences(stage: Stage, manifest: Manifest) -> Iterator[str]:
+    """What a stage has otherwise than a stored object, an entry a line; sources by module."""
+    mine, theirs = flat(stage.spec), flat(manifest.spec)
+    for name in sorted(mine.keys() | theirs.keys()):
+        if name == "code" or mine.get(name) == theirs.get(name):
+            continue
+        if name.startswith("inputs."):
+            yield f"{name}: another object"
+        else:
+            yield f"{name}: {_told(mine, name)} here, {_told(theirs, name)} there"
+    for module in sorted(stage.code.keys() | manifest.code.keys()):
+        here, there = (code.get(module, "not a source") for code in (stage.code, manifest.code))
+        if here != there:
+            yield f"source {module}: {here} here, {there} there"
+
+
+def flat(spec: Spec, above: str = "") -> dict[str, Any]:
+    """A nested table by dotted names; lists are values."""
+    found: dict[str, Any] = {}
+    for name, value in spec.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{above}{name}.")
+        else:
+            found[above + name] = list(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _likenesses(spec: Spec) -> list[Hashable]:
+    """From equal but for seed, inputs and sources to merely of one kind."""
+    names, dataset = _names(spec), (spec.get("seed") or {}).get("dataset")
+    settings = {name: spec.get(name) for name in ("stage", "components", "choices")}
+    return [(digest(settings), dataset), (names, dataset), names, spec["stage"]]
+
+
+def _names(spec: Spec) -> Hashable:
+    components = spec.get("components", {})
+    return spec["stage"], *sorted((role, component["name"]) for role, component in components.items())
+
+
+def _told(entries: Mapping[str, Any], name: str) -> str:
+    return json.dumps(entries[name], ensure_ascii=False) if name in entries else "nothing"
