@@ -36,6 +36,7 @@ class Workbench:
         self._granted = frozenset(granted)
         self._calls: dict[str, int] = {}
         self.images_processed = 0
+        self.precision: str | None = None
         self.record: dict[str, float] = {}
         """Numbers worth a row (mask density, loss reached); a `Result`'s own record wins over it."""
 
@@ -98,7 +99,7 @@ class Workbench:
         hooks = {item.name: settings.pop(item.name) for item in fields(Hooks) if item.name in settings}
         chosen = (recipe or self.recipe).replace(**settings) if settings else (recipe or self.recipe)
         round_ = self._nth("fit")
-        return fit(
+        history = fit(
             model,
             data,
             chosen,
@@ -109,6 +110,12 @@ class Workbench:
             progress=self._around.progress,
             count=self.tick,
         )
+        self.precision = history.precision
+        return history
+
+    def account(self) -> dict[str, Any]:
+        """What the manifest says of the work: images processed, the precision of the last `fit`."""
+        return {"images": self.images_processed, "precision": self.precision}
 
     def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
         """For loops that `fit` does not run: count images (a forward and backward pass counts one), show progress.

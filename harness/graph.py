@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
 from harness.parts import fill, needs_model
-from harness.stages import Input, Stage, body, make, row_name
+from harness.stages import Input, Stage, body, called, make
 from harness.stages.materials import RESULT
 from harness.stages.victim import MODEL, TRUTH
 
@@ -108,7 +108,7 @@ class Graph:
             payload.update(choices)
         return self.add(
             "poison",
-            f"poison {at.attack.name} on {at.data.name}, seed {at.victim_seed}",
+            f"poison {called(at.attack)} on {at.data.name}, seed {at.victim_seed}",
             components=components,
             inputs=(self._train(at), *filled.inputs),
             choices=choices,
@@ -125,7 +125,7 @@ class Graph:
         structure = {"model": body(at.model), "rebuilds": []}
         stage = self.add(
             "victim",
-            f"train {at.model.name} on {at.data.name}, attack {at.attack.name}, seed {at.victim_seed}",
+            f"train {at.model.name} on {at.data.name}, attack {called(at.attack)}, seed {at.victim_seed}",
             components={"component": at.attack, "model": at.model, **filled.components},
             inputs=(self._train(at), *poison, *filled.inputs),
             choices={"recipe": at.recipe},
@@ -157,7 +157,7 @@ class Graph:
             payload["recipe"] = at.recipe
         return self.add(
             "export",
-            f"export {at.attack.name} on {at.data.name}, seed {at.victim_seed}",
+            f"export {called(at.attack)} on {at.data.name}, seed {at.victim_seed}",
             components=components,
             inputs=(*sources, *filled.inputs),
             choices={"recipe": payload.get("recipe")},
@@ -196,7 +196,7 @@ class Graph:
             payload["attack"] = body(at.attack)
         stage = self.add(
             "defend",
-            f"defend {defense.name} against {at.attack.name} on {at.data.name}/{at.model.name}"
+            f"defend {called(defense)} against {called(at.attack)} on {at.data.name}/{at.model.name}"
             f", seeds {at.victim_seed}.{seed}",
             components={"component": defense, "model": at.model, **filled.components},
             inputs=(*mine.values(), *oracle, *filled.inputs),
@@ -245,7 +245,7 @@ class Graph:
 
     def score(self, evaluated: Stage, defended: Stage | None, metrics: Sequence[Resolved]) -> Stage:
         """Metrics of one distribution on predictions; `defended` is the stage whose record they may read."""
-        named = {row_name(metric): metric for metric in sorted(metrics, key=row_name)}
+        named = {called(metric): metric for metric in sorted(metrics, key=called)}
         result = (Input("result", defended.key, (RESULT,)),) if defended else ()
         return self.once(
             ("score", evaluated.key, defended and defended.key, tuple(named), tuple(map(id, named.values()))),
@@ -280,11 +280,11 @@ class Graph:
             inputs.append(Input("result", defended.key, (RESULT,)))
         if reference:
             inputs.append(Input("reference", reference.key, ("rows.json", "arrays.safetensors")))
-        payload = {"row": row_name(metric), "structure": suspect.structure, "recipe": at.recipe, "parts": filled.opened}
+        payload = {"row": called(metric), "structure": suspect.structure, "recipe": at.recipe, "parts": filled.opened}
         payload["attack"] = body(at.attack)
         return self.add(
             "measure",
-            f"measure {row_name(metric)} of {suspect.stage.title}",
+            f"measure {called(metric)} of {suspect.stage.title}",
             components={"component": metric, "model": at.model, **filled.components},
             inputs=tuple(inputs),
             choices={"recipe": at.recipe},

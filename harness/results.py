@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.manifest import Manifest
 from harness.outcomes import Outcome
 from harness.provenance import Settings, place
-from harness.stages import row_name
+from harness.stages import called
 from harness.store import Damaged, Store
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class _Reader:
             yield Row(**told, stage=want.stage, status=numbers.outcome, reason=numbers.reason, log=numbers.log)
             return
         told.update(self._made(want.stage))
-        for part, value in numbers.get(row_name(want.metric), {}).items():
+        for part, value in numbers.get(called(want.metric), {}).items():
             yield Row(**told, part=part, value=float(value))
 
     def _misses(self, planned: PlannedCell) -> bool:

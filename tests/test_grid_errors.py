@@ -89,7 +89,7 @@ CASES = [
     (DEFENSE, "grant = 3", 11, "defense[0].grant", "3 (an integer) where a table", "grant.clean = 2500"),
     (DEFENSE, "grant.clear = 3", 11, "defense[0].grant.clear", 'unknown key "clear"', "Did you mean: clean"),
     (DEFENSE, "grant.clean = 0", 11, "defense[0].grant.clean", "0 is out of range", "a count of images (2500)"),
-    (DEFENSE, "grant.clean = 0.0", 11, "defense[0].grant.clean", "0.0 is out of range", "fraction of the training images"),
+    (DEFENSE, "grant.clean = 0.0", 11, "defense[0].grant.clean", "0.0 is out of range", "fraction of the training"),
     (DEFENSE, "grant.clean = 50.0", 11, "defense[0].grant.clean", "50.0 is out of range", "write 50 for a count"),
     (DEFENSE, "grant.clean = true", 11, "defense[0].grant.clean", "true (a boolean) where a count", "2500"),
     (DEFENSE, "grant.clean = inf", 11, "defense[0].grant.clean", "inf is out of range", "2500"),

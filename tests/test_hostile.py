@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import subprocess
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +78,7 @@ def hostile(how: str, **more: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def harmed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Harmed]:
+def harmed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Harmed:
     folder = tmp_path_factory.mktemp("hostile")
     secrets = folder / "private data"
     secrets.mkdir()
@@ -93,7 +92,7 @@ def harmed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[H
     result = bench("run", *command, "--timeout", 5, env={"BENCH_DATA": str(secrets)})
     report = bench("report", *command, "--format", "csv")
     assert report.returncode == 1, report.stderr
-    yield Harmed(result, list(csv.DictReader(io.StringIO(report.stdout))), store)
+    return Harmed(result, list(csv.DictReader(io.StringIO(report.stdout))), store)
 
 
 def test_the_others_finish_and_the_exit_code_tells(harmed: Harmed) -> None:
@@ -142,7 +141,10 @@ def test_an_honest_look_around_finds_no_secret(harmed: Harmed) -> None:
         assert word not in text, word
     assert snooped["objects"] == []
     inputs = [name for name in snooped["files"] if name.endswith(".safetensors")]
-    assert sorted(name.rpartition("inputs/")[2] for name in inputs) == ["clean/images.safetensors", "victim/model.safetensors"]
+    assert sorted(name.rpartition("inputs/")[2] for name in inputs) == [
+        "clean/images.safetensors",
+        "victim/model.safetensors",
+    ]
 
 
 def test_a_failure_is_tried_again_and_named_with_its_command(bench: Bench, harmed: Harmed, tmp_path: Path) -> None:

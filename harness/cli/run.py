@@ -90,5 +90,3 @@ def _upstream(plan: Plan, cell: PlannedCell) -> set[str]:
             seen.add(key)
             pending += [item.key for item in plan.graph.stages[key].inputs]
     return seen
-
-

@@ -82,10 +82,10 @@ def body(component: Resolved) -> dict[str, Any]:
     return {"kind": component.kind, "name": component.name, "target": component.target, "params": component.params}
 
 
-def row_name(metric: Resolved) -> str:
-    """What a metric's numbers are stored under: its name and non-default parameters, whatever the grid calls it."""
-    changed = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(metric.changed.items()))
-    return f"{metric.name}[{changed}]" if changed else metric.name
+def called(component: Resolved) -> str:
+    """Name and non-default parameters, whatever the grid calls it: in titles, and what metrics are stored under."""
+    changed = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(component.changed.items()))
+    return f"{component.name}[{changed}]" if changed else component.name
 
 
 def make(

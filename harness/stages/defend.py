@@ -59,7 +59,7 @@ def run(job: Job) -> None:
         _save_model(job, result.model.eval(), around.task)
     record = {**written["record"], "seconds": seconds, "images": float(access.images_processed)}
     (job.out / RESULT).write_text(json.dumps({**written, "record": record}))
-    job.record["images"] = access.images_processed
+    job.record.update(access.account())
 
 
 def as_result(returned: object, access: Access) -> Result:

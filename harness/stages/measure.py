@@ -40,7 +40,7 @@ def run(job: Job) -> None:
     if access.arrays:
         arrays = {name: np.ascontiguousarray(array) for name, array in access.arrays.items()}
         save_file(arrays, job.out / "arrays.safetensors")
-    job.record["images"] = access.images_processed
+    job.record.update(access.account())
 
 
 def openers(job: Job, task: Task) -> dict[str, Callable[[], Any]]:

@@ -29,4 +29,4 @@ def run(job: Job) -> None:
         raise TypeError(f"`make` returned {type(module).__name__}; a torch module is wanted")
     save_state(module, job.out / "model.safetensors")
     load_state(part.build(around.task, part_model(part, job.payload, around.task)), job.out / "model.safetensors")
-    job.record["images"] = access.images_processed
+    job.record.update(access.account())

@@ -54,7 +54,7 @@ def run(job: Job) -> None:
         poisoned.save(job.out / "poisoned.safetensors")
         truth.update(rate=poisoned.rate(len(access.train)), add=poisoned.add)
     (job.out / "truth.json").write_text(json.dumps(truth))
-    job.record["images"] = access.images_processed
+    job.record.update(access.account())
 
 
 def check(poisoned: PoisonedSet, train: ImageSet, classes: int) -> None:

@@ -1,7 +1,7 @@
 """Stage `score`: the metrics of one distribution that need predictions only, for one cell.
 
 Metrics of different distributions never share a child, so one that crashes takes nobody else's rows with it. Leaves
-`rows.json`: metric (see `row_name`) -> {sub-name or "": value}.
+`rows.json`: metric (see `called`) -> {sub-name or "": value}.
 """
 
 from __future__ import annotations

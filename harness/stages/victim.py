@@ -45,7 +45,7 @@ def run(job: Job) -> None:
     if trigger is not None:
         save_state(trigger, job.out / "trigger.safetensors")
     (job.out / "truth.json").write_text(json.dumps({"label_table": table, "record": access.record}))
-    job.record["images"] = access.images_processed
+    job.record.update(access.account())
 
 
 def prove_round_trip(job: Job, model: nn.Module, task: Task, structure: Mapping[str, Any]) -> None:

@@ -103,13 +103,12 @@ class Hostile(Defense):
         """Everything an honest look around finds: task, scratch, environment, process, objects in reach."""
         import gc
 
-        here = Path(os.getcwd())
+        here = Path.cwd()
         root = here if (here / "task.json").exists() else here.parent
         files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
         texts = [path.read_text(errors="replace") for path in root.rglob("*.json")]
         process = [Path("/proc/self/environ").read_text(), Path("/proc/self/cmdline").read_text()]
-        descriptors = [os.readlink(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd") if name.isdigit()
-                       and os.path.exists(f"/proc/self/fd/{name}")]
+        descriptors = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
         objects = sorted({type(item).__name__ for item in gc.get_objects()})
         found = {
             "files": files,
@@ -118,7 +117,7 @@ class Hostile(Defense):
             "process": process,
             "descriptors": descriptors,
             "argv": sys.argv,
-            "cwd": os.getcwd(),
+            "cwd": str(Path.cwd()),
             "objects": [name for name in objects if "Oracle" in name or "Poisoned" in name or "Store" in name],
             "access": sorted(vars(access)) + sorted(access._files),
         }
