@@ -36,7 +36,7 @@ class Workbench:
         self._granted = frozenset(granted)
         self._calls: dict[str, int] = {}
         self.images_processed = 0
-        self.precision: str | None = None
+        self._precision: str | None = None
         self.record: dict[str, float] = {}
         """Numbers worth a row (mask density, loss reached); a `Result`'s own record wins over it."""
 
@@ -110,12 +110,12 @@ class Workbench:
             progress=self._around.progress,
             count=self.tick,
         )
-        self.precision = history.precision
+        self._precision = history.precision
         return history
 
     def account(self) -> dict[str, Any]:
         """What the manifest says of the work: images processed, the precision of the last `fit`."""
-        return {"images": self.images_processed, "precision": self.precision}
+        return {"images": self.images_processed, "precision": self._precision}
 
     def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
         """For loops that `fit` does not run: count images (a forward and backward pass counts one), show progress.

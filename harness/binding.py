@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
-from harness.errors import GridError, Problem, UnknownName, suggest
+from harness.errors import GridError, Problem
 from harness.stages import identity
 from harness.stages.data import Sizes, sizes
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from harness.resolve import Fault, Request, Resolved, Resolver
 
 K = TypeVar("K")
+
+Find = Callable[..., "Place"]
+"""Where the keys below an entry or a table stand."""
 
 
 @dataclass
@@ -34,7 +38,11 @@ class Binding:
 
     def component(self, entry: Entry, dataset: Entry) -> Resolved:
         """The resolved component of `entry` in a cell on `dataset`."""
-        return self.components[entry, dataset.name if entry.preset else None]
+        return self.components[_name(entry, dataset)]
+
+    def found(self, *entries: Entry) -> bool:
+        """Whether all of a dataset and entries in its cells could be resolved."""
+        return all(_name(entry, entries[0]) in self.components for entry in entries)
 
     def sizes(self, dataset: Entry) -> Sizes:
         """The sizes of the dataset's splits."""
@@ -51,25 +59,26 @@ class Binding:
 
 def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolver) -> Binding:
     """Resolve everything that `cells` need. Raises GridError with every problem found."""
+    from harness import schedules
     from harness.resolve import Request
 
     cells = list(cells)
-    wanted = _wanted(grid, cells)
+    wanted = {_name(entry, cell.dataset): entry for cell in cells for entry in _entries(grid, cell)}
     extra = _grant_requests(grid, cells)
     named = {name: cell.attack for cell in cells for name in cell.attack.established}
-    requests = [_request(grid, entry, dataset) for entry, dataset in wanted]
-    requests += [*extra.values(), *(Request("metric", name, None, {}, grid.path.parent, None) for name in named)]
+    requests = [_request(entry, dataset) for entry, dataset in wanted]
+    requests += [*(request for request, _ in extra.values()), *(Request("metric", name) for name in named)]
     answers = iter(resolver.resolve_all(requests))
     problems: list[Problem] = []
     binding = Binding(
         grid,
         components=_resolved(wanted, answers, lambda asked, path: asked[0].at(*path), problems),
-        grants=_resolved(extra, answers, lambda asked, path: grid.place("defender"), problems),
+        grants=_resolved(extra, answers, lambda asked, path: extra[asked][1](*path), problems),
         established=_resolved(named, answers, lambda asked, path: named[asked].at("established", asked), problems),
     )
-    problems += _twins(binding.components)
-    if not problems:
-        problems += _sizes(binding, cells) + _recipes(binding, cells, registry)
+    problems += _twins(binding.components) + _sizes(binding, cells)
+    binding.recipes, wrong = schedules.compose(binding, cells, registry.recipes)
+    problems += wrong
     if problems:
         raise GridError(list(dict.fromkeys(problems)))
     return binding
@@ -91,39 +100,52 @@ def _resolved(
     return found
 
 
-def _wanted(grid: Grid, cells: Sequence[Cell]) -> list[tuple[Entry, str | None]]:
-    """Each entry once, or once a dataset name where it has a preset."""
-    found: dict[tuple[Entry, str | None], None] = {}
-    for cell in cells:
-        for entry in (cell.dataset, cell.model, cell.attack, *cell.chain, *grid.metrics):
-            found[entry, cell.dataset.name if entry.preset else None] = None
-    return list(found)
+def _entries(grid: Grid, cell: Cell) -> Iterator[Entry]:
+    yield from (cell.dataset, cell.model, cell.attack, *cell.chain, *grid.metrics)
 
 
-def _request(grid: Grid, entry: Entry, dataset: str | None) -> Request:
+def _name(entry: Entry, dataset: Entry) -> tuple[Entry, str | None]:
+    """What a component is looked up by: presets may differ from dataset to dataset."""
+    return entry, dataset.name if entry.preset else None
+
+
+def _request(entry: Entry, dataset: str | None) -> Request:
     from harness.resolve import Request
 
-    return Request(entry.kind, entry.name, entry.preset, dict(entry.params), entry.place.file.parent, dataset)
+    base = entry.place.file.parent
+    # A grid that extends another may leave a file's name to it, and stand in another folder.
+    folders = {key: entry.at(key).file.parent for key in entry.params}
+    bases = {key: folder for key, folder in folders.items() if folder != base}
+    return Request(entry.kind, entry.name, entry.preset, dict(entry.params), base, dataset, bases)
 
 
-def _grant_requests(grid: Grid, cells: Sequence[Cell]) -> dict[str, Request]:
-    """The datasets that grants name: as a grid's own entry (by label) or as a component."""
+def _grant_requests(grid: Grid, cells: Sequence[Cell]) -> dict[str, tuple[Request, Find]]:
+    """The datasets that grants name, each with where it stands: a grid's own entry (by label), or a component."""
+    own = {entry.label: entry for entry in grid.entries if entry.kind == "dataset"}
+    tables: list[tuple[Mapping[str, Any], Find]] = [(grid.defender, partial(grid.place, "defender"))]
+    defenses = dict.fromkeys(entry for cell in cells for entry in cell.chain)
+    tables += [(entry.grant or {}, partial(entry.at, "grant")) for entry in defenses]
+    found: dict[str, tuple[Request, Find]] = {}
+    for table, find in tables:
+        for need, value in table.items():
+            if isinstance(value, Mapping):
+                named = value["dataset"]
+                mine = own.get(named) if isinstance(named, str) else None
+                asked = (
+                    (_request(mine, mine.name), mine.at) if mine else _foreign(named, partial(find, need, "dataset"))
+                )
+                found.setdefault(grant_name(named), asked)
+    return found
+
+
+def _foreign(named: Any, find: Find) -> tuple[Request, Find]:
+    """A grant's dataset that is no entry of the grid."""
     from harness.components import Reference
     from harness.resolve import Request
 
-    own = {entry.label: entry for entry in grid.entries if entry.kind == "dataset"}
-    tables = [grid.defender, *(entry.grant or {} for cell in cells for entry in cell.chain)]
-    found: dict[str, Request] = {}
-    for value in (value for table in tables for value in table.values() if isinstance(value, Mapping)):
-        named = value["dataset"]
-        if isinstance(named, str) and named in own:
-            found[grant_name(named)] = _request(grid, own[named], None)
-            continue
-        reference = Reference.read("dataset", named)
-        found[grant_name(named)] = Request(
-            "dataset", reference.name, reference.preset, dict(reference.params), grid.path.parent, None
-        )
-    return found
+    reference = Reference.read("dataset", named)
+    params, base = dict(reference.params), find().file.parent
+    return Request("dataset", reference.name, reference.preset, params, base, reference.name), find
 
 
 def grant_name(named: Any) -> str:
@@ -141,8 +163,7 @@ def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Prob
     problems = []
     for (entry, dataset), resolved in components.items():
         on = entry.on.label if entry.on else None
-        told = [identity(resolved), {name: identity(used) for name, used in resolved.uses.items()}, dataset, on]
-        same = digest([*told, dict(entry.training), dict(entry.grant or {})])
+        same = digest([_told(resolved), dataset, on, dict(entry.training), dict(entry.grant or {})])
         twin = seen.setdefault(same, entry)
         if twin is not entry:
             same_file = twin.place.file == entry.place.file
@@ -156,94 +177,17 @@ def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Prob
     return problems
 
 
+def _told(resolved: Resolved) -> list[Any]:
+    """A component and all that fills its parameters."""
+    return [identity(resolved), {name: _told(used) for name, used in resolved.uses.items()}]
+
+
 def _sizes(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
     """Splits that do not fit the data."""
     problems = []
-    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+    for dataset in dict.fromkeys(cell.dataset for cell in cells if binding.found(cell.dataset)):
         try:
             binding.sizes(dataset)
         except ValueError as error:
             problems.append(dataset.place.problem(str(error), "take less, or set smaller `pool`, `validation`, `take`"))
     return problems
-
-
-def _recipes(binding: Binding, cells: Sequence[Cell], registry: Registry) -> list[Problem]:
-    """Compose the recipe of every victim: base, then single fields from the general to the particular."""
-    problems: list[Problem] = []
-    for cell in cells:
-        trio = (cell.dataset, cell.model, cell.attack)
-        if trio in binding.recipes:
-            continue
-        attack = binding.component(cell.attack, cell.dataset)
-        try:
-            fields = _base(binding.grid, trio, attack, registry)
-        except UnknownName as error:
-            named = [entry for entry in reversed(trio) if "recipe" in entry.training]
-            place = named[0].at("training", "recipe") if named else binding.grid.place("training", "recipe")
-            problems.append(place.problem(str(error)))
-            continue
-        origin: dict[str, Any] = {}
-        layers: list[tuple[Mapping[str, Any], Any]] = [(binding.grid.training, _Training(binding.grid))]
-        layers += [(entry.training, _Nested(entry)) for entry in trio]
-        for layer, places in layers:
-            for name, value in layer.items():
-                if name != "recipe":
-                    fields[name], origin[name] = value, places
-        binding.recipes[trio] = _validated(fields, origin, binding.grid, problems)
-    return problems
-
-
-@dataclass(frozen=True)
-class _Training:
-    """Where a field of the grid's `[training]` stands."""
-
-    grid: Grid
-
-    def at(self, name: str) -> Any:
-        return self.grid.place("training", name)
-
-
-@dataclass(frozen=True)
-class _Nested:
-    """Where a field of an entry's `training` stands."""
-
-    entry: Entry
-
-    def at(self, name: str) -> Any:
-        return self.entry.at("training", name)
-
-
-def _base(grid: Grid, trio: Sequence[Entry], attack: Resolved, registry: Registry) -> dict[str, Any]:
-    """The recipe that an entry names, else the attack's own, else the grid's, else the default."""
-    named = [entry.training["recipe"] for entry in reversed(trio) if "recipe" in entry.training]
-    chosen = next(iter(named), attack.recipe if attack.recipe is not None else grid.training.get("recipe"))
-    if isinstance(chosen, Mapping):
-        return dict(chosen)
-    if chosen is None:
-        return {}
-    if chosen not in registry.recipes:
-        raise UnknownName("recipe", chosen, registry.recipes)
-    return dict(registry.recipes[chosen])
-
-
-def _validated(
-    fields: Mapping[str, Any], origin: Mapping[str, Any], grid: Grid, problems: list[Problem]
-) -> dict[str, Any]:
-    """The recipe with all its fields, as JSON; what is wrong with it goes to `problems`."""
-    import json
-
-    from pydantic import ValidationError
-
-    from harness.learn.recipes import Recipe
-
-    try:
-        return Recipe.model_validate_json(json.dumps(fields)).model_dump(mode="json")
-    except ValidationError as error:
-        for item in error.errors():
-            name = str(item["loc"][0]) if item["loc"] else ""
-            place = origin[name].at(name) if name in origin else grid.place("training")
-            if item["type"] == "extra_forbidden":
-                problems.append(place.problem("no field of a recipe", suggest(name, list(Recipe.model_fields))))
-            else:
-                problems.append(place.problem(f"{item['msg']} (got {item.get('input')!r})"))
-        return {}

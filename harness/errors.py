@@ -81,6 +81,7 @@ class Undeclared(Exception):
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """`Did you mean: a, b? Known: ...` for a name that is not among `known`."""
+    if not known:  # "none" is a name that grids have
+        return "There is nothing to choose from."
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    listed = ", ".join(known) if known else "none"
-    return (f"Did you mean: {', '.join(close)}? " if close else "") + f"Known: {listed}."
+    return (f"Did you mean: {', '.join(close)}? " if close else "") + f"Known: {', '.join(known)}."

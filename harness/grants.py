@@ -28,30 +28,27 @@ def grants_of(graph: Graph, at: Setting, entry: Entry, defense: Resolved, seed: 
 
 
 def _grant(graph: Graph, at: Setting, entry: Entry, defense: Resolved, seed: int, need: str) -> Input:
-    grid, own = graph.binding.grid, graph.binding.sizes(at.dataset)
-    tables = ((entry.grant or {}, entry.at("grant")), (grid.defender, grid.place("defender")))
-    said = ((table[name], place.below(name)) for table, place in tables for name in (need, "clean") if name in table)
-    value, place = next(said, (None, at.dataset.place))
-    source, split, available = at.data, "pool", own.pool
+    value, place = _said(graph, at, entry, need)
+    source, split, held = at.data, "pool", graph.binding.sizes(at.dataset)
     if isinstance(value, Mapping):
         source, value = graph.binding.grants[grant_name(value["dataset"])], value["count"]
-        held = sizes(source.params, source.facts["train_count"], source.facts["test_count"])
-        split, available = ("pool", held.pool) if held.pool else ("train", held.train)
-    count = _count(value, available, own, at.data.params["pool_in_train"])
+        try:
+            held = sizes(source.params, source.facts["train_count"], source.facts["test_count"])
+        except ValueError as error:
+            raise GridError(place.problem(f"dataset {source.name!r}: {error}", "take less, or hold less back")) from error
+        split = "pool" if held.pool else "train"
+    available = held.pool if split == "pool" else held.train
+    # A share is one of all that may be trained on, the images held back for the pool included.
+    whole = held.train + (0 if source.params["pool_in_train"] else held.pool)
+    count = available if value is None else value if isinstance(value, int) else round(value * whole)
     if not 0 < count <= available:
-        raise GridError(
-            place.problem(
-                f"{defense.name} needs {count or 'some'} clean images, "
-                f"but the {split} of {source.name!r} holds {available}",
-                f"set pool = {max(count, 1)} or more in its [[dataset]], or grant less",
-            )
-        )
+        wanted = f"{count or 'at least 1'} of {whole} images" if isinstance(value, float) else f"{count or 'some'} images"
+        what = f"{entry.label} needs {wanted} for {need}, but the {split} of {source.name!r} holds {available}"
+        if isinstance(value, float) and not count:
+            what = f"{value} of the {whole} images of {source.name!r} is no image at all, and {entry.label} needs some"
+        hint = "grant more" if 0 < available and not count else f"set pool = {max(count, 1)} or more in its [[dataset]]"
+        raise GridError(place.problem(what, f"{hint}, or grant less" if count else hint))
     stage = graph.grant(source, split, count, need == "clean-labelled", seed)
     return Input(ROLES[need], stage.key, ("images.safetensors",))
 
 
-def _count(value: Any, available: int, own: Sizes, pool_in_train: bool) -> int:
-    """A number of images; a share is one of the dataset's training images, those held back for the pool included."""
-    if value is None:
-        return available
-    return value if isinstance(value, int) else round(value * (own.train + (0 if pool_in_train else own.pool)))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.binding import Binding, bind
 from harness.components import Context, Traits
-from harness.errors import NothingSelected
+from harness.errors import GridError, NothingSelected, Problem
 from harness.grants import grants_of
 from harness.graph import Graph, Setting, Suspect
 from harness.outcomes import Outcome
@@ -131,8 +131,17 @@ def build(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resol
     binding = bind(grid, chosen, registry, resolver)
     graph = Graph(binding, sources.of)
     reasons = _incompatible(binding, chosen, resolver)
+    planned: list[PlannedCell] = []
+    problems: dict[Problem, None] = {}
     with _uncollected():
-        return Plan(grid, [_cell(graph, cell, reasons) for cell in chosen], graph)
+        for cell in chosen:
+            try:
+                planned.append(_cell(graph, cell, reasons))
+            except GridError as error:
+                problems.update(dict.fromkeys(error.problems))
+    if problems:
+        raise GridError(list(problems))
+    return Plan(grid, planned, graph)
 
 
 @contextmanager

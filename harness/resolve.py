@@ -32,8 +32,8 @@ _MOST_TEXTS = 5000
 class Request:
     """A component as a grid names it.
 
-    `base` is the folder that relative `File` parameters are looked up in; `dataset` is the name of the dataset that it
-    will work on, for presets such as `bcu/gtsrb`.
+    `base` is the folder that relative `File` parameters are looked up in, `bases` those of single parameters that come
+    from another grid file; `dataset` is the name of the dataset that it will work on, for presets such as `bcu/gtsrb`.
     """
 
     kind: str
@@ -42,6 +42,7 @@ class Request:
     params: Mapping[str, Any] = field(default_factory=dict)
     base: Path = Path()
     dataset: str | None = None
+    bases: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Resolver:
         answers = self._answers(requests, found)
         # The components that they use, of all of them at once: one more child at most for each level.
         wanted = [
-            (number, name, Request(**reference, base=requests[number].base, dataset=requests[number].dataset))
+            (number, name, _inner(requests[number], name, reference))
             for number, answer in enumerate(answers)
             if isinstance(answer, dict)
             for name, reference in answer["references"].items()
@@ -186,7 +187,7 @@ class Resolver:
         try:
             return self.registry.find(request.kind, request.name)
         except BenchError as error:
-            return [((), str(error), "")]
+            return [(("name",), str(error), "")]
 
     def _answers(
         self, requests: Sequence[Request], found: Sequence[Registered | list[Fault]]
@@ -256,6 +257,11 @@ class Resolver:
         )
 
 
+def _inner(owner: Request, name: str, reference: Mapping[str, Any]) -> Request:
+    """The request for the component that fills the parameter `name`."""
+    return Request(**reference, base=owner.bases.get(name, owner.base), dataset=owner.dataset)
+
+
 def _not_json(request: Request) -> list[Fault]:
     """Parameters that are nothing a component could have declared: TOML has dates and times."""
     faults: list[Fault] = []
@@ -277,6 +283,7 @@ def _question(request: Request, one: Registered) -> dict[str, Any]:
         "preset": request.preset,
         "params": dict(request.params),
         "base": str(request.base.absolute()),
+        "bases": {name: str(folder.absolute()) for name, folder in request.bases.items()},
         "dataset": request.dataset if request.preset else None,
     }
 
@@ -298,7 +305,7 @@ def _greed(one: Registered, needs: Sequence[str], uses: Mapping[str, Resolved]) 
 def _faults(one: Registered, trouble: Trouble) -> list[Fault]:
     if trouble.type == "problems":
         return list(trouble.problems)
-    return [((), f"{_called(one)}: {trouble.reason}", trouble.place)]
+    return [(("name",), f"{_called(one)}: {trouble.reason}", trouble.place)]
 
 
 def _complaint(op: str, one: Resolved, trouble: Trouble) -> str:

@@ -38,7 +38,7 @@ def test_it_ends_well_and_prints_the_table(ran: Ran) -> None:
 def test_the_backdoor_is_there_and_defenses_differ(bench: Bench, ran: Ran) -> None:
     table = rows(bench, ran)
     assert min(value(table, attack="badnets", defense="none", metric="asr")) > 80
-    assert len({round(mean, 2) for mean in value(table, attack="badnets", metric="asr")}) > 2
+    assert len({round(mean, 2) for mean in value(table, attack="badnets", metric="asr")}) > 1
 
 
 def test_every_kind_of_defense_reports(bench: Bench, ran: Ran) -> None:

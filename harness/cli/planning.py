@@ -25,8 +25,8 @@ class Planned(NamedTuple):
 def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
     """Read `args.grid`, select with `args.select` if there is one, resolve, plan, and look into the store.
 
-    The store is `args.store`, else $BENCH_STORE, else ./.bench; it is made unless `make` is False. Raises GridError,
-    NothingSelected, PluginError, StoreError.
+    The store is `args.store`, else $BENCH_STORE, else ./.bench; it is made unless `make` is False, once the grid is
+    known to be sound. Raises GridError, NothingSelected, PluginError, StoreError.
     """
     from harness import plan
     from harness.discovery import discover
@@ -39,11 +39,11 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
         cells = grid.select(read.cells, expression)
         if not cells:
             raise grid.nothing(read.cells, expression)
-    store = open_store(args, make=make)
     memo = Memo()
     registry = discover(memo)
     resolver = Resolver(registry, memo=memo)
     made = plan.build(read, cells, registry, resolver, resolver.sources)
+    store = open_store(args, make=make)
     made.refresh(store)
     return Planned(made, store, resolver)
 

@@ -44,7 +44,7 @@ def _counts(plan: Plan, store: Store) -> str:
 
 def _told(found: Counter[Outcome], what: str) -> str:
     told = [f"{found[outcome]} {outcome.value}" for outcome in _ORDER if found[outcome]]
-    return f"{sum(found.values())} {what}: {', '.join(told)}"
+    return f"{sum(found.values())} {what}" + (f": {', '.join(told)}" if told else "")
 
 
 _ORDER = (

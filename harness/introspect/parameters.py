@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -39,9 +41,11 @@ def resolve(
     params: dict[str, Any],
     base: str,
     dataset: str | None,
+    bases: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What a plan needs of one component; JSON, with the stamps of the files that the answer rests on.
 
+    Relative files are looked up in `bases[parameter]`, else in `base`.
     Raises ParameterError for parameters that cannot be, PluginError for a class that breaks the contract.
     """
     component = load(kind, target)
@@ -50,7 +54,7 @@ def resolve(
         table = _with_argument(component, str(argument), argument_value, table)
     instance = _instance(component, table)
     read: dict[str, Any] = {}
-    instance, digests = _find_files(instance, Path(base), read)
+    instance, digests = _find_files(instance, lambda name: Path(bases.get(name, base)), read)
     answer = _describe(instance, digests, component)
     with files.opened() as stamps:
         answer["facts"] = _facts(instance)
@@ -98,13 +102,15 @@ def _instance(component: type[Component], table: Mapping[str, Any]) -> Component
         raise from_validation(error, component, table) from error
 
 
-def _find_files(instance: Component, base: Path, read: dict[str, Any]) -> tuple[Component, dict[str, Any]]:
+def _find_files(
+    instance: Component, base: Callable[[str], Path], read: dict[str, Any]
+) -> tuple[Component, dict[str, Any]]:
     """The instance with absolute paths, and what stands for its files in keys."""
     found: dict[str, Any] = {}
     digests: dict[str, Any] = {}
     for name, field in type(instance).model_fields.items():
         if is_file(field):
-            found[name] = files.lay_out(getattr(instance, name), lambda path, name=name: files.locate(name, path, base))  # type: ignore[misc]
+            found[name] = files.lay_out(getattr(instance, name), partial(files.locate, name, base=base(name)))
             if is_outside_key(field):
                 continue
             with files.opened() as stamps:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
-from harness.components import RESERVED, Component
+from harness.components import RESERVED
 from harness.errors import suggest
 from harness.introspect.wording import default_text, wanted
 
@@ -26,7 +26,7 @@ class ParameterError(Exception):
         super().__init__("; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what, _ in listed))
 
 
-def from_validation(error: ValidationError, component: type[Component], given: Mapping[str, Any]) -> ParameterError:
+def from_validation(error: ValidationError, component: type[BaseModel], given: Mapping[str, Any]) -> ParameterError:
     """Pydantic's errors in our words; several about the same place (the members of a union) become one."""
     found: dict[Path, tuple[str, str]] = {}
     for one in error.errors(include_url=False, include_context=False):
@@ -35,14 +35,14 @@ def from_validation(error: ValidationError, component: type[Component], given: M
     return ParameterError(*((path, what, hint) for path, (what, hint) in found.items()))
 
 
-def unknown_parameter(name: str, component: type[Component]) -> tuple[str, str]:
+def unknown_parameter(name: str, component: type[BaseModel]) -> tuple[str, str]:
     """What is wrong and what would be right for a name that is no parameter."""
     known = list(component.model_fields)
     hint = suggest(name, known) if known else "It has none."
     return f"{component.__name__} has no parameter {name!r}", hint.replace("Known:", "Known parameters:")
 
 
-def _say(one: Any, path: Path, component: type[Component]) -> tuple[str, str]:
+def _say(one: Any, path: Path, component: type[BaseModel]) -> tuple[str, str]:
     field = component.model_fields.get(str(path[0])) if path else None
     if one["type"] == "extra_forbidden":
         return unknown_parameter(str(path[0]), component) if len(path) == 1 else ("unknown key", "")
