@@ -120,7 +120,7 @@ class Workbench:
     def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
         """For loops that `fit` does not run: count images (a forward and backward pass counts one), show progress.
 
-        Raises TimeoutError once the deadline has passed.
+        Raises OutOfTime once the deadline has passed.
         """
         self.images_processed += images
         self.deadline.check()

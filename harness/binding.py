@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -189,5 +190,7 @@ def _sizes(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
         try:
             binding.sizes(dataset)
         except ValueError as error:
-            problems.append(dataset.place.problem(str(error), "take less, or set smaller `pool`, `validation`, `take`"))
+            named = [word for word in re.findall(r"\w+", str(error)) if word in dataset.params]
+            hint = "take less, or set smaller `pool`, `validation`, `take`"
+            problems.append(dataset.at(*named[:1]).problem(str(error), hint))
     return problems

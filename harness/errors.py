@@ -75,13 +75,16 @@ class Incompatible(Exception):
     """Raised by a component's body: this combination makes no sense. The cell is `incompatible`, not failed."""
 
 
+class OutOfTime(TimeoutError):
+    """The stage's time-out has passed, and its body noticed before the host killed it."""
+
+
 class Undeclared(Exception):
     """A component asked for something that its `needs` does not name."""
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
     """`Did you mean: a, b? Known: ...` for a name that is not among `known`."""
-    if not known:  # "none" is a name that grids have
-        return "There is nothing to choose from."
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return (f"Did you mean: {', '.join(close)}? " if close else "") + f"Known: {', '.join(known)}."
+    listed = ", ".join(known) if known else "nothing"  # "none" is a name that grids have
+    return (f"Did you mean: {', '.join(close)}? " if close else "") + f"Known: {listed}."

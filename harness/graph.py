@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.components import Task
 from harness.parts import fill, needs_model
 from harness.stages import Input, Stage, body, called, make
+from harness.stages.defend import FILES as DEFENDED
 from harness.stages.materials import RESULT
 from harness.stages.victim import MODEL, TRUTH
 
@@ -37,6 +38,11 @@ class Setting:
     recipe: Mapping[str, Any]
     task: Task
     victim_seed: int
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """The task, for the key of a stage whose inputs need not fix it (images granted from elsewhere)."""
+        return asdict(self.task)
 
     @property
     def name(self) -> tuple[Any, ...]:
@@ -177,7 +183,7 @@ class Graph:
     def _defend(
         self, at: Setting, defense: Resolved, grants: Mapping[str, Input], suspect: Suspect, seed: int
     ) -> Suspect:
-        granted = {**grants, "victim": Input("victim", suspect.stage.key, MODEL)}
+        granted = {**grants, "victim": Input("victim", suspect.stage.key, DEFENDED)}
         if "training-set" in defense.needs:
             granted["training-set"] = Input("training", self.export(at).key, ("training.safetensors",))
         mine = {need: granted[need] for need in defense.needs if need != "oracle"}
@@ -200,7 +206,7 @@ class Graph:
             f", seeds {at.victim_seed}.{seed}",
             components={"component": defense, "model": at.model, **filled.components},
             inputs=(*mine.values(), *oracle, *filled.inputs),
-            choices={"recipe": at.recipe},
+            choices={"recipe": at.recipe, "task": at.shape},
             **self.seeded("defend", defense, seed, at.task, payload),
         )
         return Suspect(stage, structure)
@@ -287,7 +293,7 @@ class Graph:
             f"measure {called(metric)} of {suspect.stage.title}",
             components={"component": metric, "model": at.model, **filled.components},
             inputs=tuple(inputs),
-            choices={"recipe": at.recipe},
+            choices={"recipe": at.recipe, "task": at.shape},
             **self.seeded("measure", metric, at.victim_seed, at.task, payload),
         )
 

@@ -93,7 +93,12 @@ class Host:
 
     def __init__(self, store: Store, children: Children, scratch: Scratch, options: Options) -> None:
         self.store, self.children, self.scratch, self.options = store, children, scratch, options
-        self._barred = tuple(_real(root) + os.sep for root in (store.root, *options.data_roots))
+        others = str(scratch.base.parent / f"doorbench-{os.getuid()}-")
+        self._barred = (
+            ("the store", _real(store.root) + os.sep),
+            *((f"the data at {root}", _real(root) + os.sep) for root in options.data_roots),
+            ("the scratch of another stage", others),
+        )
 
     def run(self, stage: Stage, slot: Slot, notify: Callable[[Mapping[str, Any] | None], None]) -> Attempt:
         """Make the stage's object unless the store has it or somebody else is making it."""
@@ -205,13 +210,12 @@ class Host:
         named = {_real(text) for text in _strings(stage.payload) if text.startswith(os.sep)}
         for path in record.get("opened", ()):
             real = _real(path)
-            if real.startswith(str(folder) + os.sep):
+            if (real + os.sep).startswith(str(folder) + os.sep):
                 continue
-            for barred in self._barred:
-                in_store = barred == self._barred[0]
-                if (real + os.sep).startswith(barred) and (in_store or real not in named):
-                    where = "the store" if in_store else f"the data folder {barred.rstrip(os.sep)}"
-                    raise ValueError(f"opened {path}, which lies in {where}: a stage may read what it was granted only")
+            for what, barred in self._barred:
+                may = real in named and what.startswith("the data")
+                if (real + os.sep).startswith(barred) and not may:
+                    raise ValueError(f"opened {path}, which lies in {what}: a stage may read what it was granted only")
 
     def _fail(self, stage: Stage, slot: Slot, record: dict[str, Any], log: Path | None) -> Ended:
         if record.get("errno") in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in record["message"]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from harness.components import Task
 from harness.errors import PluginError
 from harness.stages import Input, Stage, body
-from harness.stages.victim import MODEL
+from harness.stages.defend import FILES as DEFENDED
 
 if TYPE_CHECKING:
     from harness.graph import Graph, Setting, Suspect
@@ -53,12 +53,12 @@ def fill(
             components[role] = used
         elif used.kind == "part":
             stage = _part(graph, used, owner, at, granted, seed, suspect)
-            inputs.append(Input(role, stage.key, ("model.safetensors",)))
+            inputs.append(Input(role, stage.key, DEFENDED))
         elif used.kind == "defense" and suspect is not None and grants is not None:
             _check(used, owner, owner.needs)
             mine = {need: grant for need, grant in grants.items() if need in used.needs}
             made = graph.defend(at, used, mine, suspect, seed)
-            inputs.append(Input(role, made.stage.key, MODEL))
+            inputs.append(Input(role, made.stage.key, DEFENDED))
             opened[name]["structure"] = made.structure
         else:
             raise PluginError(f"{owner.kind} {owner.name}: a {used.kind} cannot fill its parameter {name!r}")

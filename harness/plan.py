@@ -82,36 +82,51 @@ class Plan:
     def refresh(self, store: Store) -> None:
         """See what the store holds, and walk back from what cells ask for to what must run.
 
-        A stage that nobody downstream needs does not run, even where its object has been deleted.
+        An object is stale when anything that it was made from, however far upstream, has other content now; what has
+        been deleted is no change. A stage that nobody downstream needs does not run, even where its object is gone.
         """
-        self.stages, self.outcome, self.reason = {}, {}, {}
+        self.stages, self.outcome, self.reason = self.graph.stages, {}, {}
+        present, stale = self._present(store)
         pending = [key for cell in self.cells for key in cell.stages]
-        needed: set[str] = set()
         while pending:
             key = pending.pop()
-            if key in needed:
+            if key in self.outcome:
                 continue
-            needed.add(key)
-            self._look(key, store)
+            if key in present and key not in stale:
+                self.outcome[key] = Outcome.CACHED
+                continue
+            self._look(key, store, stale)
             if self.outcome[key] is Outcome.TO_RUN:
-                pending += [item.key for item in self.graph.stages[key].inputs]
-        self.stages = self.graph.stages
+                pending += [item.key for item in self.stages[key].inputs]
         for key, stage in self.stages.items():
             self._inherit(key, stage)
 
-    def _look(self, key: str, store: Store) -> None:
-        manifest = store.manifest(key)
-        failure = None if manifest else store.failure(key)
-        if manifest is not None and not (changed := store.outdated(manifest)):
-            self.outcome[key] = Outcome.CACHED
-        elif manifest is not None:
-            self.outcome[key], self.reason[key] = Outcome.TO_RUN, f"its {', '.join(changed)} has other content now"
+    def _present(self, store: Store) -> tuple[set[str], dict[str, str]]:
+        """The keys of whole objects, and of those that are stale, with the reason."""
+        present: set[str] = set()
+        stale: dict[str, str] = {}
+        for key, stage in self.stages.items():
+            manifest = store.manifest(key)
+            if manifest is None:
+                continue
+            present.add(key)
+            changed = store.outdated(manifest) or [item.role for item in stage.inputs if item.key in stale]
+            if changed:
+                stale[key] = f"its {', '.join(changed)} has other content now"
+        return present, stale
+
+    def _look(self, key: str, store: Store, stale: Mapping[str, str]) -> None:
+        """How a stage without a valid object stands."""
+        failure = store.failure(key)
+        self.outcome[key] = Outcome.TO_RUN
+        if key in stale:
+            self.reason[key] = stale[key]
         elif failure is not None and failure.get("status") == "incompatible":
             self.outcome[key], self.reason[key] = Outcome.INCOMPATIBLE, failure["message"]
         elif failure is not None:
-            self.outcome[key], self.reason[key] = Outcome.TO_RUN, f"failed before: {failure.get('message', '')}"
+            self.reason[key] = f"failed before: {failure.get('message', '')}"
         else:
-            self.outcome[key], self.reason[key] = Outcome.TO_RUN, "not in the store"
+            self.reason[key] = "not in the store"
 
     def _inherit(self, key: str, stage: Stage) -> None:
         """What stands on an incompatible stage is incompatible."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-STATUSES = ("ok", "error", "incompatible")
-"""What a worker may say of a task in `record.json`. The host adds "timeout" and "died"."""
+STATUSES = ("ok", "error", "incompatible", "timeout")
+"""What a worker may say of a task in `record.json`. The host adds "died"."""
 
 CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS})
 """Signals that a process brings on itself. Others come from outside (out of memory, an operator): worth another try."""

@@ -102,11 +102,15 @@ def frame(table: Iterable[Row]) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a stage stands for whoever waits for its result; `log` is the path of a log, or ""."""
+    """How a stage stands for whoever waits for its result; `log` is the path of a log, or "".
+
+    `source` is the key of the stage that failed, where this one is blocked by it.
+    """
 
     outcome: Outcome
     reason: str = ""
     log: str = ""
+    source: str = ""
 
 
 class Standings:
@@ -135,8 +139,10 @@ class Standings:
         for item in self.plan.graph.stages[key].inputs:
             above = self.of(item.key) if self.plan.outcome.get(item.key) is Outcome.TO_RUN else None
             if above is not None and above.outcome.is_failure:
+                if above.outcome is Outcome.BLOCKED:
+                    return above
                 told = f"{self.plan.graph.stages[item.key].title} {above.outcome.value}: {above.reason}"
-                return Standing(Outcome.BLOCKED, above.reason if above.outcome is Outcome.BLOCKED else told, above.log)
+                return Standing(Outcome.BLOCKED, told, above.log, item.key)
         return Standing(Outcome.TO_RUN, reason)
 
 
@@ -158,8 +164,12 @@ class _Reader:
             yield from self._metric(planned, want, common)
         if planned.defended and self.standings.of(planned.defended).outcome is Outcome.DONE:
             told = {**common, **self._made(planned.defended), **self.settings.of(planned), "source": "defense"}
-            for name, value in self._recorded(planned.defended):
-                yield Row(**told, metric=name, value=value)
+            result = self._read(planned.defended, RESULT)
+            if isinstance(result, Standing):
+                yield Row(**told, metric="record", status=result.outcome, reason=result.reason, log=result.log)
+            else:
+                for name, value in _recorded(result):
+                    yield Row(**told, metric=name, value=value)
 
     def _common(self, planned: PlannedCell) -> dict[str, Any]:
         cell = planned.cell
@@ -189,11 +199,19 @@ class _Reader:
             return
         numbers = self._read(want.stage, ROWS)
         if isinstance(numbers, Standing):
-            yield Row(**told, stage=want.stage, status=numbers.outcome, reason=numbers.reason, log=numbers.log)
+            standing = self._own(planned, numbers)
+            yield Row(**told, stage=want.stage, status=standing.outcome, reason=standing.reason, log=standing.log)
             return
         told.update(self._made(want.stage))
         for part, value in numbers.get(called(want.metric), {}).items():
             yield Row(**told, part=part, value=float(value))
+
+    def _own(self, planned: PlannedCell, standing: Standing) -> Standing:
+        """A cell whose own defense, victim or evaluation failed has failed; `blocked` is for somebody else's fault."""
+        own = standing.source in (planned.defended or planned.victim, *planned.stages)
+        if standing.source and (own or self.plan.graph.stages[standing.source].kind == "evaluate"):
+            return self.standings.of(standing.source)
+        return standing
 
     def _misses(self, planned: PlannedCell) -> bool:
         """Whether the undefended victim is known to miss a bound of its attack entry. Bounds are fractions of 100 %."""
@@ -203,18 +221,6 @@ class _Reader:
             if value.get("", math.inf) < 100 * bound:
                 return True
         return False
-
-    def _recorded(self, defended: str) -> Iterator[tuple[str, float]]:
-        """Verdict and record of a defense; what it cost is a matter of metrics."""
-        result = self._read(defended, RESULT)
-        if isinstance(result, Standing):
-            return
-        for name in ("flagged", "score"):
-            if result.get(name) is not None:
-                yield name, float(result[name])
-        for name, value in sorted(result.get("record", {}).items()):
-            if name not in ("seconds", "images"):
-                yield name, float(value)
 
     def _made(self, key: str) -> dict[str, Any]:
         """What the manifest of a stage in the store says of how it came about."""
@@ -256,3 +262,13 @@ class _Reader:
         except Damaged as error:  # set aside since the plan looked: the next run makes it again
             return Standing(Outcome.TO_RUN, str(error))
         return found
+
+
+def _recorded(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Verdict and record of a defense; what it cost is a matter of metrics."""
+    for name in ("flagged", "score"):
+        if result.get(name) is not None:
+            yield name, float(result[name])
+    for name, value in sorted(result.get("record", {}).items()):
+        if name not in ("seconds", "images"):
+            yield name, float(value)

@@ -89,7 +89,9 @@ class _Draft:
 
         known = list(Recipe.model_fields)
         strange = [name for name in self.fields if name not in known]
-        problems += [self._at(name).problem(f"a recipe has no field {name!r}", suggest(name, known)) for name in strange]
+        problems += [
+            self._at(name).problem(f"a recipe has no field {name!r}", suggest(name, known)) for name in strange
+        ]
         sound = {name: value for name, value in self.fields.items() if name in known}
         try:
             return Recipe.model_validate_json(json.dumps(sound)).model_dump(mode="json")

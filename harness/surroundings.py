@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.components import Model, Task
+from harness.errors import OutOfTime
 from harness.seeds import seed
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ class Deadline:
         return float("inf") if self.at is None else self.at - time.monotonic()
 
     def check(self) -> None:
-        """Raise TimeoutError once it has passed: ends a loop with a sentence instead of a kill."""
+        """Raise OutOfTime once it has passed: ends a loop with a sentence instead of a kill."""
         if self.left <= 0:
-            raise TimeoutError("the stage's time-out has passed")
+            raise OutOfTime("the stage's time-out has passed")
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def test_a_defense_never_gets_the_truth(make):
     for stage in made.graph.stages.values():
         files = {pattern for item in stage.inputs for pattern in item.files}
         if stage.kind == "defend":
-            assert files <= {"model.safetensors", "images.safetensors", "training.safetensors"}
+            assert files <= {"model.safetensors", "result.json", "images.safetensors", "training.safetensors"}
             assert "attack" not in stage.payload
             assert "badnets" not in json.dumps(stage.payload)
 
@@ -234,7 +234,7 @@ def test_established_asks_for_the_undefended_victim(make):
 
 
 def test_too_large_a_grant_is_refused_at_its_line(make):
-    with pytest.raises(GridError, match=r"grid.toml:10: .*needs 300 clean images"):
+    with pytest.raises(GridError, match=r"grid.toml:11: .*needs 300 clean images"):
         make(BASE, ("clean = 100", "clean = 300"))
 
 
@@ -293,3 +293,42 @@ def test_thousands_of_cells_take_seconds(make, tmp_path):
     made.refresh(Store(tmp_path / "store"))
     assert len(made.cells) == 20 * 5 * 24
     assert time.process_time() - started < 5  # 1 s on a quiet machine
+
+
+def committed(made, store, tmp_path, changed=()):
+    """Make an object for every stage, upstream first, as runs do; those in `changed` get other content."""
+    for key, stage in made.graph.stages.items():
+        folder = tmp_path / "out" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result").write_text(key + "changed" * (key in changed))
+        parents = {item.role: (item.key, store.manifest(item.key).digest) for item in stage.inputs}
+        store.commit(key, folder, spec=stage.spec, code=stage.code, parents=parents, record={})
+
+
+def test_what_was_made_from_another_victim_is_stale_however_far_downstream(make, tmp_path):
+    made, store = make(), Store(tmp_path / "store")
+    committed(made, store, tmp_path)
+    made.refresh(store)
+    assert set(made.outcome.values()) == {Outcome.CACHED}
+    victim = cell(made, "signs/small-cnn/badnets/none/0.0").victim
+    store.set_aside(victim, "a test")
+    made.refresh(store)
+    assert set(made.outcome.values()) == {Outcome.CACHED}, "a deleted parent is no change"
+    stage = made.graph.stages[victim]
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "result").write_text("another net")
+    parents = {item.role: (item.key, store.manifest(item.key).digest) for item in stage.inputs}
+    store.commit(victim, folder, spec=stage.spec, code=stage.code, parents=parents, record={})
+    made.refresh(store)
+    for planned in made.cells:
+        mine = {made.outcome[key] for key in planned.stages}
+        assert mine == {Outcome.TO_RUN if planned.victim == victim else Outcome.CACHED}, planned.cell.name
+    assert made.outcome[cell(made, "signs/small-cnn/badnets/none/1.1").stages[0]] is Outcome.CACHED
+
+
+def test_a_defense_on_images_from_elsewhere_knows_its_task(make):
+    """Two sizes of one dataset, a defense that takes neither victim nor training set: two keys."""
+    made = make(BASE, ("pool = 200", "pool = 200\nsweep.size = [16, 24]"))
+    stages = [stage for stage in made.graph.stages.values() if stage.kind == "defend"]
+    assert all(stage.spec["choices"]["task"]["height"] == stage.payload["task"]["height"] for stage in stages)

@@ -89,7 +89,7 @@ def test_what_stands_in_place_of_numbers(tmp_path):
     hand.fail("score signs/cnn/sig[delta=60]/none/0.0", "no result after 5 s", "timeout")
     found = text(hand, width=300).splitlines()
     assert found[5].split() == ["badnets", "95.00†", "50.00†", "94.00†‡", "1.00†‡"]
-    assert found[6].split() == ["sig[delta=20]", *["blocked[1]"] * 4]
+    assert found[6].split() == ["sig[delta=20]", *["failed[1]"] * 2, *["blocked[2]"] * 2]
     assert found[7].split() == ["sig[delta=60]", *["timed", "out[2]"] * 2, *["–[3]"] * 2]
     notes = "\n".join(found[8:])
     assert "[1] blocked: train signs/cnn/sig[delta=20] 0 failed: no convergence (log: " in notes

@@ -360,7 +360,7 @@ def test_what_is_wrong_with_a_component_inside_has_its_path(resolver: Resolver) 
     )
     assert preset[0][:2] == (("teacher", "preset"), "3 is not the name of a preset")
     assert inside[0][:2] == (("teacher", "rate"), '"x" is not a number')
-    assert unknown[0][0] == ("teacher",)
+    assert unknown[0][0] == ("teacher", "name")
     assert "unknown defense 'tuna'. Did you mean: tune" in unknown[0][1]
     assert shape[0][0] == ("teacher",)
     assert "a defense is wanted here" in shape[0][1]
@@ -511,7 +511,7 @@ def test_metrics_combine_their_own_way(resolver: Resolver) -> None:
 
 def test_unknown_names_are_told_like_other_problems(resolver: Resolver) -> None:
     ((fault,),) = bad(resolver, Request("attack", "blent"))
-    assert fault[0] == ()
+    assert fault[0] == ("name",)
     assert "unknown attack 'blent'. Did you mean: blend" in fault[1]
 
 

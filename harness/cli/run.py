@@ -7,6 +7,8 @@ import shlex
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import results
@@ -39,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
             break
         planned.plan.refresh(planned.store)
     report.write(planned, rows, sys.stdout)
-    return code
+    return code or report.code(rows)
 
 
 def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
@@ -53,11 +55,19 @@ def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
     if not to_run:
         return 0
     options = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
+    options = replace(options, data_roots=(*options.data_roots, *_data_files(plan)))
     summary = execute(plan, store, options, [progress.watcher(sys.stderr), *observers.outside()])
     if summary.failures:
         print(progress.failures(summary, _command(args), _cells(plan)), file=sys.stderr)
     plan.refresh(store)
     return summary.exit_code
+
+
+def _data_files(plan: Plan) -> set[Path]:
+    """The files that datasets of the plan are read from."""
+    params = [stage.payload["component"]["params"] for stage in plan.stages.values() if stage.kind == "data"]
+    values = [value for table in params for value in table.values() if isinstance(value, str)]
+    return {Path(value) for value in values if Path(value).is_absolute()}
 
 
 def _count(plan: Plan, outcome: Outcome) -> int:

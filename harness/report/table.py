@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import BenchError
 from harness.grid import Table
@@ -227,7 +227,15 @@ def _axes(table: Table) -> tuple[str, ...]:
 
 
 def _done(group: Sequence[Row]) -> list[Row]:
-    return [row for row in group if row.status is Outcome.DONE]
+    """The rows with a number, one for each that was computed.
+
+    Where defense seeds vary and a cell does not depend on them (no defense), several rows are one and the same result:
+    counted apart they would make n too large and the standard deviation too small.
+    """
+    found: dict[tuple[Any, ...], Row] = {}
+    for number, row in enumerate(row for row in group if row.status is Outcome.DONE):
+        found.setdefault((row.stage or number, row.metric, row.part), row)
+    return list(found.values())
 
 
 def _average_header(table: Table) -> Header:

@@ -1,6 +1,7 @@
 """Stage `defend`: a defense works on what it is granted.
 
-Leaves `result.json` (verdict, record, seconds, images) and, where there is a defended model, `model.safetensors`.
+Leaves `result.json` (verdict and record, which has the seconds and images that it took, its parts and what it is `on`
+included) and, where there is a defended model, `model.safetensors`.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.stages import Job
+from harness.stages.materials import RESULT
 
 if TYPE_CHECKING:
-    from harness.access import Access
+    from harness.access import Access, Workbench
     from harness.components import Result, Task
 
 FILES = ("model.safetensors", "result.json")
@@ -44,7 +46,7 @@ def run(job: Job) -> None:
     """Defend, check what came back, prove the round trip, save."""
     from harness.access import Access
     from harness.components import Defense
-    from harness.stages.materials import RESULT, load_component, seed_everything, surroundings
+    from harness.stages.materials import load_component, seed_everything, surroundings
 
     defense = load_component(job.payload["component"])
     assert isinstance(defense, Defense)
@@ -57,9 +59,19 @@ def run(job: Job) -> None:
     written = verdict(result, access)
     if result.model is not None:
         _save_model(job, result.model.eval(), around.task)
-    record = {**written["record"], "seconds": seconds, "images": float(access.images_processed)}
+    record = {**written["record"], **spent(job, access, seconds)}
     (job.out / RESULT).write_text(json.dumps({**written, "record": record}))
     job.record.update(access.account())
+
+
+def spent(job: Job, access: Workbench, seconds: float) -> dict[str, float]:
+    """Seconds and images of this stage and of what it stands on on the defender's side: its parts, its `on`.
+
+    Each artefact's own record has its upstream in it already.
+    """
+    records = [json.loads(path.read_text())["record"] for path in sorted(job.inputs.glob(f"*/{RESULT}"))]
+    own = {"seconds": seconds, "images": float(access.images_processed)}
+    return {name: value + sum(record[name] for record in records) for name, value in own.items()}
 
 
 def as_result(returned: object, access: Access) -> Result:

@@ -26,6 +26,7 @@ def run(job: Job) -> None:
     """Train, prove that the stored state gives the same logits, save."""
     from torch import nn
 
+    from harness.learn.evaluation import check_outputs
     from harness.learn.poisoning import PoisonedSet
     from harness.learn.weights import save_state
     from harness.stages.materials import open_trigger
@@ -39,6 +40,7 @@ def run(job: Job) -> None:
     if not isinstance(victim, nn.Module):
         raise TypeError(f"`implant` returned {type(victim).__name__}; a torch module is wanted")
     victim.eval()
+    check_outputs(victim, access.task)
     save_state(victim, job.out / "model.safetensors")
     prove_round_trip(job, victim, access.task, job.payload["structure"])
     table = [-1] * access.task.classes if trigger is None else list(access.label_table)

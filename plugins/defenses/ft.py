@@ -8,10 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from harness.access import Access
-from plugins.parts.fine_tuning import FineTuning
-
-NAD_RATES = ((0.0, 0.1), (2.0, 0.01), (20.0, 1e-4))
-"""Learning rate by epoch in NAD's released code."""
+from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
 
 
 class FT(FineTuning):
@@ -29,7 +26,7 @@ class FT(FineTuning):
             "weight_decay": 1e-4,
             "schedule": "table",
             "rates": NAD_RATES,
-            "cutout": 3,
+            "cutout": NAD_CUTOUT,
         },
     }
 

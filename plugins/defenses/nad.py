@@ -18,8 +18,7 @@ from harness import Defense, Incompatible, Use, use
 from harness.access import Access
 from harness.learn.recipes import Rates, Schedule
 from harness.learn.training import Batch
-from plugins.defenses.ft import NAD_RATES
-from plugins.parts.fine_tuning import FineTuning
+from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
 
 EPS = 1e-6
 """Keeps an all-zero map from dividing by zero; the value of the released code."""
@@ -56,7 +55,7 @@ class NAD(FineTuning):
     """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
     rates: Rates = NAD_RATES
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
-    cutout: Annotated[int, Field(ge=0)] = 3
+    cutout: Annotated[int, Field(ge=0)] = NAD_CUTOUT
     """side of the square that is blanked, in pixels"""
 
     teacher: Use[Defense] = use("ft", preset="nad")

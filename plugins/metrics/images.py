@@ -6,7 +6,7 @@ from harness import Metric, Predictions
 
 
 class Images(Metric):
-    """Images: how many the defense processed, a forward and backward pass counting one."""
+    """Images: how many the defense and its parts processed, a forward and backward pass counting one."""
 
     unit = ""
     higher_is_better = False

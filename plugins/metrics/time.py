@@ -6,7 +6,7 @@ from harness import Metric, Predictions
 
 
 class Time(Metric):
-    """Time: seconds that the defense worked, without start-up and evaluation."""
+    """Time: seconds that the defense and its parts worked, without start-up and evaluation."""
 
     unit = "s"
     higher_is_better = False

@@ -10,6 +10,14 @@ from harness import Defense
 from harness.access import Access
 from harness.learn.recipes import Rates, Recipe, Schedule
 
+NAD_RATES = ((0.0, 0.1), (2.0, 0.01), (20.0, 1e-4))
+"""Learning rate by epoch in NAD's released code."""
+NAD_CUTOUT = 2
+"""NAD's code names a length of 3, of which its half-open slice around the centre blanks 2 by 2 pixels."""
+
+AUGMENTATION = ("crop", "flip", "crop_probability", "rotation", "rotation_probability", "fill")
+"""What fine-tuning takes from the way the victim was trained: mirroring suits photographs and not traffic signs."""
+
 
 class FineTuning(Defense):
     """A defense that trains on clean images; defaults are those of BCU's baselines."""
@@ -53,7 +61,8 @@ class FineTuning(Defense):
         return self._recipe(access.recipe)
 
     def _recipe(self, grid: Recipe) -> Recipe:
-        fields: dict[str, Any] = {name: getattr(self, name) for name in FineTuning.model_fields}
-        fields["crop"] = grid.crop if self.crop is None else self.crop
-        fields["flip"] = grid.flip if self.flip is None else self.flip
-        return Recipe(**fields, precision=grid.precision, deterministic=grid.deterministic)
+        kept = (*AUGMENTATION, "precision", "deterministic")
+        fields: dict[str, Any] = {name: getattr(grid, name) for name in kept}
+        own = {name: getattr(self, name) for name in FineTuning.model_fields}
+        fields.update({name: value for name, value in own.items() if value is not None})
+        return Recipe(**fields)

@@ -99,6 +99,24 @@ class Hostile(Defense):
                 return access.victim()
         raise RuntimeError("nothing found")
 
+    def do_open_tensors(self, access):
+        from safetensors.torch import load_file
+
+        for path in Path(self.where).rglob("*.safetensors"):
+            load_file(path)
+            return access.victim()
+        raise RuntimeError("nothing found")
+
+    def do_siblings(self, access):
+        """Wait for another stage to work beside this one, and look into its folder."""
+        for _ in range(200):
+            for path in access.scratch.parent.parent.glob("*/inputs/*/*"):
+                if access.scratch.parent not in path.parents:
+                    path.read_bytes()
+                    return access.victim()
+            time.sleep(0.05)
+        return access.victim()
+
     def do_snoop(self, access):
         """Everything an honest look around finds: task, scratch, environment, process, objects in reach."""
         import gc
