@@ -23,7 +23,6 @@ from harness.components import Context, Task
 from tests.fake_plugins import ROOT
 
 EXAMPLE = ROOT / "examples" / "doorbench-example"
-PACKAGES = [ROOT / "harness", ROOT / "plugins"]
 
 SMALL = """
 extends = "{grid}"
@@ -90,8 +89,13 @@ def test_it_is_listed_and_shown_with_its_distribution(bench: Bench, installed: I
     assert "u: a number above 0 (default 3.0)" in shown.stdout
 
 
+def core() -> list[Path]:
+    """The files of doorbench itself, but for what Python caches."""
+    return sorted(path for room in ("harness", "plugins") for path in (ROOT / room).rglob("*") if path.suffix != ".pyc")
+
+
 def test_its_grid_runs(bench: Bench, installed: Installed, tmp_path: Path) -> None:
-    before = {path: path.read_bytes() for package in PACKAGES for path in package.rglob("*.py")}
+    before = core()
     (tmp_path / "grid.toml").write_text(SMALL.format(grid=os.path.relpath(EXAMPLE / "grid.toml", tmp_path)))
     run = bench("run", "grid.toml", cwd=tmp_path, env=installed.env)
     assert run.returncode == 0, run.stderr
@@ -108,7 +112,7 @@ def test_its_grid_runs(bench: Bench, installed: Installed, tmp_path: Path) -> No
     assert float(pruned["value"]) >= 0
     assert pruned["status"] == "done"
     assert "doorbench-example 0.1.0" in pruned["versions"]
-    assert {path: path.read_bytes() for package in PACKAGES for path in package.rglob("*.py")} == before
+    assert core() == before
 
 
 # --- the methods ---------------------------------------------------------------------------------------------------

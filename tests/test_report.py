@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import io
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,11 +91,12 @@ def test_what_stands_in_place_of_numbers(tmp_path):
     found = text(hand, width=300).splitlines()
     assert found[5].split() == ["badnets", "95.00†", "50.00†", "94.00†‡", "1.00†‡"]
     assert found[6].split() == ["sig[delta=20]", *["failed[1]"] * 2, *["blocked[2]"] * 2]
-    assert found[7].split() == ["sig[delta=60]", *["timed", "out[2]"] * 2, *["–[3]"] * 2]
+    assert found[7].split() == ["sig[delta=60]", *["timed", "out[3]"] * 2, *["–[4]"] * 2]
     notes = "\n".join(found[8:])
-    assert "[1] blocked: train signs/cnn/sig[delta=20] 0 failed: no convergence (log: " in notes
-    assert "[2] timed out: no result after 5 s (log: " in notes
-    assert "[3] incompatible: no stages" in notes
+    assert "[1] failed: no convergence (log: " in notes
+    assert "[2] blocked: train signs/cnn/sig[delta=20] 0 failed: no convergence (log: " in notes
+    assert "[3] timed out: no result after 5 s (log: " in notes
+    assert "[4] incompatible: no stages" in notes
     assert "† not established" in notes
     assert "‡ oracle" in notes
     assert "n =" not in notes
@@ -410,3 +412,19 @@ def test_a_grid_error_is_not_hidden(tmp_path):
     path.write_text("nonsense = 1\n")
     with pytest.raises(GridError):
         planning.load(argparse.Namespace(grid=path, store=tmp_path / "store", select=None))
+
+
+def test_one_result_under_several_defense_seeds_counts_once(tmp_path):
+    """Two victims and no defense are two numbers, however many defense seeds the grid names."""
+    text_ = GRID.replace("seeds = [0, 1]", "seeds = {victim = [0, 1], defense = [0, 1, 2]}") + TABLE
+    hand = Hand(tmp_path, text_)
+    for victim, accuracy in ((0, 12.0), (1, 13.0)):
+        for defense in range(3):
+            hand.score(f"badnets/none/{victim}.{defense}", acc=accuracy, asr=1.0)
+    rows = [
+        replace(row, stage=f"victim {row.victim_seed}") if row.defense == "none" else row
+        for row in results.rows(hand.refresh(), hand.store)
+    ]
+    found = report.text(hand.plan, rows, SimpleNamespace(), "terminal", 300)
+    assert "12.50 ± 0.71" in found
+    assert "n = 2" in found

@@ -8,6 +8,7 @@ import torch
 from oracles import oracle
 
 from harness import Context, Task
+from harness.learn.training import Batch
 from plugins.attacks.wanet import NoiseMode, WaNet, Warp, identity_grid, warp_grid
 
 TASK = Task("any", classes=10, height=32, width=32, channels=3, train_count=100)
@@ -106,3 +107,62 @@ def test_noise_mode_differs_from_image_to_image_and_needs_no_generator() -> None
 )
 def test_says_what_cannot_work(attack: WaNet, task: Task, reason: str) -> None:
     assert reason in str(attack.compatible(Context(task)))
+
+
+class Bench:
+    """An attacker's access that shows the batch mix instead of training."""
+
+    task, device = TASK, "cpu"
+    train = None
+
+    def __init__(self, attack: WaNet) -> None:
+        self.label_table = tuple(attack.label_table(10))
+        self.mix = None
+
+    def generator(self, stream: str) -> torch.Generator:
+        return torch.Generator().manual_seed(3)
+
+    def fresh_model(self) -> torch.nn.Module:
+        return torch.nn.Identity()
+
+    def fit(self, model: torch.nn.Module, data: object, before_augment: object) -> None:
+        self.mix = before_augment
+
+
+def mixed(attack: WaNet, labels: torch.Tensor) -> tuple[torch.Tensor, Batch, torch.nn.Module]:
+    """Images before, the batch after, the trigger."""
+    access = Bench(attack)
+    trigger = attack.trigger(TASK)
+    attack.craft(access, trigger)
+    attack.implant(access, trigger)
+    images = torch.rand(len(labels), 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return images, access.mix(Batch(images, labels, torch.arange(len(labels)), 0, 0)), trigger
+
+
+def test_a_batch_holds_triggered_noisy_and_clean_images() -> None:
+    """12 of 128 with the trigger and the target label, 24 in noise mode and 92 clean with their own labels."""
+    labels = torch.arange(128) % 10
+    images, batch, trigger = mixed(WaNet(target=7), labels)
+    torch.testing.assert_close(batch.images[:12], trigger(images[:12]))
+    assert batch.labels[:12].tolist() == [7] * 12
+    assert torch.equal(batch.labels[12:], labels[12:])
+    assert torch.equal(batch.images[36:], images[36:])
+    changed = (batch.images[12:36] - images[12:36]).abs().amax((1, 2, 3))
+    assert float(changed.min()) > 0
+    assert not torch.allclose(batch.images[12:36], trigger(images[12:36]), atol=1e-3)
+    assert torch.equal(labels, torch.arange(128) % 10), "the batch's own labels are left alone"
+
+
+def test_the_last_small_batch_keeps_the_shares() -> None:
+    """8 of 80, then 16."""
+    images, batch, trigger = mixed(WaNet(), torch.ones(80, dtype=torch.int64))
+    assert batch.labels.tolist() == [0] * 8 + [1] * 72
+    assert torch.equal(batch.images[24:], images[24:])
+
+
+def test_classes_that_are_not_attacked_stay_clean() -> None:
+    labels = torch.tensor([1, 2] * 64)
+    images, batch, trigger = mixed(WaNet(label_map="source-specific", sources=(1,), target=0), labels)
+    assert batch.labels[:12].tolist() == [0, 2] * 6
+    assert torch.equal(batch.images[1:12:2], images[1:12:2])
+    torch.testing.assert_close(batch.images[0:12:2], trigger(images[0:12:2]))
