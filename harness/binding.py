@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from harness import schedules
 from harness.components import Task
 from harness.errors import GridError, Problem
 from harness.stages import identity
@@ -60,7 +61,6 @@ class Binding:
 
 def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolver) -> Binding:
     """Resolve everything that `cells` need. Raises GridError with every problem found."""
-    from harness import schedules
     from harness.resolve import Request
 
     cells = list(cells)
@@ -81,7 +81,9 @@ def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolv
     binding.recipes, wrong = schedules.compose(binding, cells, registry.recipes)
     problems += wrong
     if problems:
-        raise GridError(list(dict.fromkeys(problems)))
+        files = list(dict.fromkeys(problem.file for problem in problems))
+        place = {problem: (files.index(problem.file), problem.line or 0) for problem in problems}
+        raise GridError(sorted(place, key=lambda problem: place[problem]))
     return binding
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
 from harness.parts import fill, needs_model
-from harness.stages import Input, Stage, body, called, make
+from harness.stages import Input, Stage, body, called, make, merge
 from harness.stages.defend import FILES as DEFENDED
 from harness.stages.materials import RESULT
 from harness.stages.victim import MODEL, TRUTH
@@ -75,11 +75,13 @@ class Graph:
         made: Made = self._memo[name]
         return made
 
-    def add(self, kind: str, title: str, **what: Any) -> Stage:
+    def add(self, kind: str, title: str, *, components: Mapping[str, Resolved], **what: Any) -> Stage:
         """A stage in the graph; an equal one that is there already wins."""
         # Following imports takes a millisecond and the answer is the same for all stages of a kind.
-        code = self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}"))
-        stage = make(kind, title, code=code, **what)
+        own = self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}"))
+        name = ("code", kind, *map(id, components.values()))
+        code = self.once(name, lambda: merge(own, components.values()))
+        stage = make(kind, title, components=components, code=code, **what)
         return self.stages.setdefault(stage.key, stage)
 
     def data(self, dataset: Resolved) -> Stage:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -19,7 +20,10 @@ def canonical(value: Any) -> bytes:
     subclasses such as enums and numpy scalars, whose text may vary) and ValueError for a number that is not finite or
     text that UTF-8 cannot hold. Both name the place, as in `params.sizes[2]`.
     """
-    plain = _plain(value, "")
+    try:
+        plain = _plain(value)
+    except _Unfit as unfit:
+        raise unfit.kind(unfit.text(_place(unfit.path))) from None
     return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
@@ -28,38 +32,74 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def _plain(value: Any, place: str) -> Any:
+class _Unfit(Exception):
+    """A value that no key can hold; `path` leads to it, innermost step first, and `text` says it of a place."""
+
+    def __init__(self, kind: type[Exception], text: Callable[[str], str]) -> None:
+        self.kind, self.text = kind, text
+        self.path: list[str | int] = []
+
+
+def _place(path: list[str | int]) -> str:
+    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(path))
+    return "".join(steps).removeprefix(".") or "value"
+
+
+def _plain(value: Any) -> Any:
+    # Every key of every plan goes through here: the place is put together only where something is wrong.
     kind = type(value)
+    if kind is str:
+        return _text(value, "{}")
     if value is None or kind is bool or kind is int:
         return value
     if kind is float:
         if not math.isfinite(value):
-            raise ValueError(f"{place or 'value'} is {value}: a key takes finite numbers only")
+            raise _Unfit(ValueError, lambda place: f"{place} is {value}: a key takes finite numbers only")
         return value + 0.0  # -0.0 becomes 0.0
-    if kind is str:
-        return _text(value, place)
-    if kind in (list, tuple):
-        return [_plain(item, f"{place}[{number}]") for number, item in enumerate(value)]
     if kind is dict:
-        return {
-            _name(name, place): _plain(item, f"{place}.{name}" if place else str(name)) for name, item in value.items()
-        }
-    raise TypeError(
-        f"{place or 'value'} is a {kind.__module__}.{kind.__qualname__}: a key takes None, bool, int, float, str, list,"
-        " tuple and dict"
+        return _table(value)
+    if kind in (list, tuple):
+        return _row(value)
+    raise _Unfit(
+        TypeError,
+        lambda place: (
+            f"{place} is a {kind.__module__}.{kind.__qualname__}: a key takes None, bool, int, float, str, list, "
+            "tuple and dict"
+        ),
     )
 
 
-def _name(name: Any, place: str) -> str:
-    if type(name) is not str:
-        raise TypeError(f"{place or 'value'} has the key {name!r} of type {type(name).__name__}: a dict's keys are str")
-    return _text(name, f"a name in {place or 'value'}")
+def _table(value: dict[Any, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, item in value.items():
+        if type(name) is not str:
+            told = f"has the key {name!r} of type {type(name).__name__}: a dict's keys are str"
+            raise _Unfit(TypeError, lambda place, told=told: f"{place} {told}")  # type: ignore[misc]
+        name = _text(name, "a name in {}")
+        try:
+            plain[name] = _plain(item)
+        except _Unfit as unfit:
+            unfit.path.append(name)
+            raise
+    return plain
 
 
-def _text(text: str, place: str) -> str:
+def _row(value: Sequence[Any]) -> list[Any]:
+    plain = []
+    for number, item in enumerate(value):
+        try:
+            plain.append(_plain(item))
+        except _Unfit as unfit:
+            unfit.path.append(number)
+            raise
+    return plain
+
+
+def _text(text: str, subject: str) -> str:
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise ValueError(f"{place or 'value'} is no text that UTF-8 can hold: {error}") from None
+            told = f"is no text that UTF-8 can hold: {error}"
+            raise _Unfit(ValueError, lambda place: f"{subject.replace('{}', place)} {told}") from None
     return text

@@ -158,7 +158,9 @@ def test_clp_prunes_the_channel_that_stands_out_and_no_other(package: Any) -> No
     from torch import nn
 
     torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.BatchNorm2d(16))
+    net: Any = nn.Sequential(
+        nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 16, 3), nn.BatchNorm2d(16)
+    )
     with torch.no_grad():
         net[0].weight[7] *= 50
         net[4].running_var[3] = 1e-4  # normalised by next to nothing: as large a gain
@@ -186,7 +188,8 @@ def test_the_bound_is_the_gain_of_the_pair(package: Any) -> None:
     from torch import nn
 
     torch.manual_seed(1)
-    conv, norm = nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8).eval()
+    conv: Any = nn.Conv2d(4, 8, 3)
+    norm: Any = nn.BatchNorm2d(8).eval()
     with torch.no_grad():
         norm.weight.uniform_(-2, 2)
         norm.running_var.uniform_(0.1, 3)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,23 @@ def called(component: Resolved) -> str:
     return f"{component.name}[{changed}]" if changed else component.name
 
 
+class Code(dict[str, str]):
+    """The sources behind a stage, digested once however many stages share them."""
+
+    @cached_property
+    def digest(self) -> str:
+        """What stands for them in a key."""
+        return digest(dict(self))
+
+
+def merge(code: Mapping[str, str], components: Iterable[Resolved]) -> Code:
+    """The sources of a stage kind with those of its components."""
+    merged = Code(code)
+    for component in components:
+        merged.update(component.code)
+    return merged
+
+
 def make(
     kind: str,
     title: str,
@@ -103,11 +121,10 @@ def make(
     """A stage with its key.
 
     `components` by role (`component`, `model`); `seed` are the coordinates that determine its draws; `choices` the
-    settings that move numbers; `code` the sources of the stage kind, to which those of the components are added.
+    settings that move numbers; `code` the sources of the stage kind, to which those of the components are added (a
+    `Code` has them already).
     """
-    sources = dict(code)
-    for component in components.values():
-        sources.update(component.code)
+    sources = code if isinstance(code, Code) else merge(code, components.values())
     spec = {
         "schema": SCHEMA,
         "stage": kind,
@@ -115,7 +132,7 @@ def make(
         "inputs": {item.role: item.key for item in inputs},
         "seed": dict(seed) if seed else None,
         "choices": dict(choices or {}),
-        "code": digest(sources),
+        "code": sources.digest,
     }
     told = {role: body(component) for role, component in components.items()}
     # Long-lived plans hold tens of thousands of stages: strings that repeat are kept once.
