@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import oracle
+from pydantic import ValidationError
 
 from harness import Context, Task
 from harness.learn.poisoning import stamp
@@ -93,11 +94,8 @@ def test_a_mirrored_trigger_survives_a_flip() -> None:
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"size": 4}, "no multiple of 3"),
         ({"pattern": "white", "size": 30, "margin": 3}, "do not fit"),
         ({"target": 10}, "no class"),
-        ({"label_map": "source-specific"}, "go together"),
-        ({"quantise": "none"}, "before-augment"),
     ],
 )
 def test_says_what_cannot_work(settings: dict[str, Any], reason: str) -> None:
@@ -106,3 +104,16 @@ def test_says_what_cannot_work(settings: dict[str, Any], reason: str) -> None:
 
 def test_the_defaults_can_work() -> None:
     assert BadNets().compatible(Context(TASK)) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"size": 4}, "no multiple of 3"),
+        ({"label_map": "source-specific"}, "go together"),
+        ({"quantise": "none"}, "before-augment"),
+    ],
+)
+def test_refuses_what_can_work_nowhere(settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        BadNets(**settings)

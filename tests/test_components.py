@@ -228,16 +228,26 @@ def test_labels_that_are_no_classes_are_named(classes: int, target: int, sources
 @pytest.mark.parametrize(
     ("attack", "reason"),
     [
-        (TargetedAttack(label_map="source-specific"), "sources go together"),
-        (TargetedAttack(sources=(1,)), "sources go together"),
         (TargetedAttack(target=10), "label 10 is no class of a task with 10 classes (0 to 9)"),
-        (PoisoningAttack(quantise="none"), 'use when = "before-augment"'),
         (PoisoningAttack(quantise="none", when="after-augment", target=12), "label 12 is no class"),
         (Model(mean=(0.5,) * 3), "mean and std go together"),
     ],
 )
 def test_what_cannot_work_is_said(attack: Component, reason: str) -> None:
     assert reason in str(attack.compatible(context()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "reason"),
+    [
+        (TargetedAttack, {"label_map": "source-specific"}, "sources go together"),
+        (TargetedAttack, {"sources": (1,)}, "sources go together"),
+        (PoisoningAttack, {"quantise": "none"}, 'use when = "before-augment"'),
+    ],
+)
+def test_what_can_work_nowhere_is_refused(kind: type[Component], settings: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        kind(**settings)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from oracles import oracle
+from pydantic import ValidationError
 
 from harness import Context, Task
 from harness.learn.training import Batch
@@ -101,7 +102,6 @@ def test_noise_mode_differs_from_image_to_image_and_needs_no_generator() -> None
     ("attack", "task", "reason"),
     [
         (WaNet(), Task("any", 10, 32, 16, 3, 100), "square"),
-        (WaNet(poison_rate=0.5), TASK, "whole batch"),
         (WaNet(target=11), TASK, "no class"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_batch_holds_triggered_noisy_and_clean_images() -> None:
 
 def test_the_last_small_batch_keeps_the_shares() -> None:
     """8 of 80, then 16."""
-    images, batch, trigger = mixed(WaNet(), torch.ones(80, dtype=torch.int64))
+    images, batch, _ = mixed(WaNet(), torch.ones(80, dtype=torch.int64))
     assert batch.labels.tolist() == [0] * 8 + [1] * 72
     assert torch.equal(batch.images[24:], images[24:])
 
@@ -166,3 +166,8 @@ def test_classes_that_are_not_attacked_stay_clean() -> None:
     assert batch.labels[:12].tolist() == [0, 2] * 6
     assert torch.equal(batch.images[1:12:2], images[1:12:2])
     torch.testing.assert_close(batch.images[0:12:2], trigger(images[0:12:2]))
+
+
+def test_refuses_more_than_a_whole_batch() -> None:
+    with pytest.raises(ValidationError, match="whole batch"):
+        WaNet(poison_rate=0.5)

@@ -15,6 +15,7 @@ from harness import results
 from harness.cli import planning, report
 from harness.grid import quote
 from harness.outcomes import Outcome
+from harness.registry import collision
 
 if TYPE_CHECKING:
     from harness.plan import Plan, PlannedCell
@@ -28,10 +29,12 @@ ROUNDS = 3
 def run(args: argparse.Namespace) -> int:
     """Plan, execute, report. Exit code 0: every compatible cell has its rows; 1: something failed; 3: `--strict`."""
     planned = planning.load(args)
-    broken = planned.resolver.registry.broken
-    for plugin in broken:
-        print(f"bench: plugin {plugin.origin} is broken: {plugin.reason}", file=sys.stderr)
-    if broken and args.strict:
+    registry = planned.resolver.registry
+    troubles = [f"plugin {plugin.origin} is broken: {plugin.reason}" for plugin in registry.broken]
+    troubles += [collision(f"{kind} {name!r}", who) for kind, name, who in registry.collisions]
+    for trouble in troubles:
+        print(f"bench: {trouble}", file=sys.stderr)
+    if troubles and args.strict:
         return STRICT
     for _ in range(ROUNDS):
         code = _make(planned, args)

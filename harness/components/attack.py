@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from harness.components.base import Component, Context, Task
 
@@ -92,10 +92,14 @@ class TargetedAttack(Attack):
             return [self.target if label in self.sources else -1 for label in range(classes)]
         return [self.target] * classes
 
-    def compatible(self, context: Context) -> str | None:
-        """Target and sources must be classes of the task; a source-specific map must name its sources."""
+    @model_validator(mode="after")
+    def _names_its_sources(self) -> Self:
         if (self.label_map == "source-specific") != bool(self.sources):
-            return 'label_map = "source-specific" and sources go together'
+            raise ValueError('label_map = "source-specific" and sources go together')
+        return self
+
+    def compatible(self, context: Context) -> str | None:
+        """Target and sources must be classes of the task."""
         try:
             self.label_table(context.task.classes)
         except ValueError as error:
@@ -128,11 +132,13 @@ class PoisoningAttack(TargetedAttack):
         """Test images are stamped as training images are."""
         return self.quantise
 
-    def compatible(self, context: Context) -> str | None:
-        """As a targeted attack; and floats cannot be kept in a uint8 training set."""
+    @model_validator(mode="after")
+    def _keeps_floats_only_in_batches(self) -> Self:
         if self.quantise == "none" and self.when == "dataset":
-            return 'quantise = "none" keeps floats, which a uint8 training set cannot: use when = "before-augment"'
-        return super().compatible(context)
+            raise ValueError(
+                'quantise = "none" keeps floats, which a uint8 training set cannot: use when = "before-augment"'
+            )
+        return self
 
     def stamp(self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The poisoned version of training images (uint8 NHWC, with their true labels).

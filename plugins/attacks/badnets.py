@@ -7,10 +7,10 @@ checkerboard although its first cell is dark; toolboxes since have added a true 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness import Context, PoisoningAttack, Task
@@ -50,10 +50,14 @@ class BadNets(PoisoningAttack):
     alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
     """opacity; 1 replaces the pixels"""
 
+    @model_validator(mode="after")
+    def _cells_are_whole(self) -> Self:
+        if self.pattern == "checkerboard" and self.size % 3:
+            raise ValueError(f"the checkerboard is a block of 3 cells a side: size {self.size} is no multiple of 3")
+        return self
+
     def compatible(self, context: Context) -> str | None:
         """The patch must fit."""
-        if self.pattern == "checkerboard" and self.size % 3:
-            return f"the checkerboard is a block of 3 cells a side: size {self.size} is no multiple of 3"
         reach = self.size + self.margin
         if reach > min(context.task.height, context.task.width):
             return f"size {self.size} and margin {self.margin} do not fit into {context.task.height} pixels"

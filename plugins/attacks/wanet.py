@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -40,6 +40,14 @@ class WaNet(TargetedAttack):
     grid_rescale: Annotated[float, Field(gt=0)] = 1.0
     """factor on the whole grid; a little below 1 keeps sampling points off the border"""
 
+    @model_validator(mode="after")
+    def _fits_a_batch(self) -> Self:
+        if self.poison_rate * (1 + self.cross_ratio) > 1:
+            raise ValueError(
+                f"poison_rate {self.poison_rate} and cross_ratio {self.cross_ratio} ask for more than a whole batch"
+            )
+        return self
+
     @property
     def test_quantise(self) -> Quantise:
         """The source warps floats and never rounds."""
@@ -49,8 +57,6 @@ class WaNet(TargetedAttack):
         """The source's grid is square."""
         if context.task.height != context.task.width:
             return f"images must be square, not {context.task.height}x{context.task.width}"
-        if self.poison_rate * (1 + self.cross_ratio) > 1:
-            return f"poison_rate {self.poison_rate} and cross_ratio {self.cross_ratio} ask for more than a whole batch"
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:
