@@ -22,6 +22,7 @@ def bench_register(register: Register) -> None:
     register.model("small-cnn", "plugins.models.small_cnn:SmallCNN")
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
+    register.attack("blend", "plugins.attacks.blend:Blend")
     register.attack("none", "plugins.attacks.none:NoAttack")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
