@@ -27,6 +27,7 @@ def bench_register(register: Register) -> None:
     register.attack("sig", "plugins.attacks.sig:SIG")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
+    register.defense("anp", "plugins.defenses.anp:ANP")
     register.defense("ft", "plugins.defenses.ft:FT")
     register.defense("nad", "plugins.defenses.nad:NAD")
     register.defense("none", "plugins.defenses.none:NoDefense")
