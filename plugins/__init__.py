@@ -28,6 +28,7 @@ def bench_register(register: Register) -> None:
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
     register.defense("anp", "plugins.defenses.anp:ANP")
+    register.defense("bcu", "plugins.defenses.bcu:BCU")
     register.defense("fine-pruning", "plugins.defenses.fine_pruning:FinePruning")
     register.defense("ft", "plugins.defenses.ft:FT")
     register.defense("nad", "plugins.defenses.nad:NAD")
