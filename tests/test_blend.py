@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learned import attacked
 from oracles import oracle
 from pydantic import ValidationError
 
@@ -142,6 +143,15 @@ def test_what_is_no_picture_is_refused(tmp_path: Path, array: np.ndarray) -> Non
     np.save(tmp_path / "odd.npy", array)
     with pytest.raises(ValueError, match=r"odd\.npy"):
         read_picture(tmp_path / "odd.npy")
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("preset", ["bcu", "deck"])
+def test_a_victim_is_made(preset: str) -> None:
+    attack = Blend.model_validate_json(json.dumps({**Blend.presets[preset], "poison_rate": 0.2, "alpha": 0.5}))
+    accuracy, success = attacked(attack, epochs=25)
+    assert accuracy > 0.9
+    assert success > 0.8
 
 
 def test_presets_are_valid_and_can_work() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learned import attacked
 from oracles import oracle
 from pydantic import ValidationError
 
@@ -99,6 +100,14 @@ def test_both_readings_of_eight_percent() -> None:
         attack = SIG.model_validate_json(json.dumps(SIG.presets[name]))
         counts[name] = len(choose(attack, labels, torch.Generator().manual_seed(0), 10))
     assert counts == {"deck": 40, "deck-text": 4}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("settings", [{"f": 2.0}, {"form": "wrapped", "when": "after-augment", "quantise": "none"}])
+def test_a_victim_is_made(settings: dict[str, Any]) -> None:
+    accuracy, success = attacked(SIG(**{"target": 1, "delta": 60.0, **settings}), epochs=25, spread=120)
+    assert accuracy > 0.5
+    assert success > 0.8
 
 
 def test_presets_are_valid_and_can_work() -> None:
