@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import copy
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -95,39 +97,38 @@ def test_a_masked_network_restated(norms: bool) -> None:
 
 
 class Rising(ANP):
-    """Keeps what the adversary does."""
+    """Keeps what the adversary sees and does."""
+
+    seen: ClassVar[list[tuple[Batch, Noise, Noise]]] = []
 
     def _ascended(self, model: Masked, batch: Batch, noise: Noise) -> Noise:
         moved = super()._ascended(model, batch, noise)
-        for before, after in zip(noise, moved, strict=True):
-            seen.append((self.eps, torch.stack(before).detach(), torch.stack(after).detach()))
-        with torch.no_grad():
-            assert loss_of(model, batch, moved) > loss_of(model, batch, noise)
+        self.seen.append((batch, [(d.detach(), e.detach()) for d, e in noise], moved))
         return moved
 
 
-seen: list[tuple[float, torch.Tensor, torch.Tensor]] = []
-
-
-def loss_of(model: Masked, batch: Batch, noise: Noise) -> float:
-    return float(functional.cross_entropy(model(batch.images, noise), batch.labels))
+def flat(noise: Noise) -> torch.Tensor:
+    return torch.cat([part for pair in noise for part in pair])
 
 
 @pytest.mark.parametrize("projected", [False, True])
 def test_the_adversary_starts_at_random_and_climbs_by_eps(projected: bool) -> None:
-    seen.clear()
+    Rising.seen.clear()
     defense = Rising(**{**KNOWN, "iterations": 1, "projected": projected, "eps": 0.01})
     defense.defend(access_to(trained(epochs=2)))
-    moves = torch.cat([(after - before).flatten() for _, before, after in seen])
-    reached = torch.cat([after.flatten() for _, _, after in seen]).abs()
+    [(_, before, after)] = Rising.seen
+    assert float(flat(before).abs().max()) <= 0.01
     if projected:
-        assert float(reached.max()) <= 0.01
+        assert float(flat(after).abs().max()) <= 0.01
     else:
-        torch.testing.assert_close(moves.abs(), torch.full_like(moves, 0.01), atol=1e-6, rtol=0)
-        assert float(reached.max()) > 0.015
+        moves = (flat(after) - flat(before)).abs()
+        torch.testing.assert_close(moves, torch.full_like(moves, 0.01), atol=1e-6, rtol=0)
+        assert float(flat(after).abs().max()) > 0.015
 
 
-def masks_after(defense: ANP, monkeypatch: pytest.MonkeyPatch) -> list[torch.Tensor]:
+def masks_after(
+    defense: ANP, monkeypatch: pytest.MonkeyPatch, net: nn.Module | None = None, model: Tiny | None = None
+) -> list[torch.Tensor]:
     """What the masks are when training ends."""
     kept: list[torch.Tensor] = []
 
@@ -137,8 +138,45 @@ def masks_after(defense: ANP, monkeypatch: pytest.MonkeyPatch) -> list[torch.Ten
 
     monkeypatch.setattr(ANP, "_chosen", keep)
     torch.manual_seed(0)
-    defense.defend(access_to(Tiny().build(Tiny.task)))
+    defense.defend(access_to(net or Tiny().build(Tiny.task), model=model))
     return kept
+
+
+@pytest.mark.parametrize("norms", [True, False])
+def test_a_step_restated_by_finite_differences(norms: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adversary goes up the loss by the sign of its slope; then the masks go down theirs by lr times its slope."""
+    Rising.seen.clear()
+    model = Tiny(norms=norms)
+    net = trained(model, epochs=2)
+    defense = Rising(**{**KNOWN, "iterations": 1, "alpha": 0.3, "lr": 1.0, "momentum": 0.0})
+    masks = masks_after(defense, monkeypatch, net, model)[0]
+    [(batch, before, after)] = Rising.seen
+    units = list(access_to(net, model=model).units(net))
+    sizes = [size for unit in units for size in (unit.count, unit.count)]
+
+    def loss(mask: torch.Tensor, noise: torch.Tensor) -> float:
+        """Cross-entropy in training mode and double precision, of a network whose weights are changed in place."""
+        changed = copy.deepcopy(net).double().train()
+        pairs, scales = torch.split(noise, sizes), torch.split(mask, sizes[::2])
+        for place, (unit, scale) in enumerate(zip(units, scales, strict=True)):
+            layer = changed.get_submodule(unit.module)
+            shape = (-1, *[1] * (layer.weight.ndim - 1))
+            layer.weight.data *= (scale + pairs[2 * place]).view(shape)
+            layer.bias.data *= 1 + pairs[2 * place + 1]
+        with torch.no_grad():
+            return float(functional.cross_entropy(changed(batch.images.double()), batch.labels))
+
+    def slope(of: Callable[[torch.Tensor], float], at: torch.Tensor) -> torch.Tensor:
+        steps = torch.eye(len(at), dtype=torch.float64) * 1e-5
+        return torch.tensor([(of(at + step) - of(at - step)) / 2e-5 for step in steps], dtype=torch.float64)
+
+    ones, start, end = torch.ones(len(masks)).double(), flat(before).double(), flat(after).double()
+    rising = slope(lambda noise: loss(ones, noise), start)
+    clear = rising.abs() > 1e-5  # a convolution's shift before BatchNorm has no slope, only rounding
+    torch.testing.assert_close((end - start)[clear], 0.4 * rising[clear].sign(), atol=1e-6, rtol=0)
+    falling = slope(lambda mask: 0.3 * loss(mask, torch.zeros_like(end)) + 0.7 * loss(mask, end), ones)
+    torch.testing.assert_close(masks, (ones - falling).clamp(0, 1), atol=1e-5, rtol=0)
+    assert int((masks < 1).sum()) > 1
 
 
 def test_without_perturbation_it_is_mask_fitting_only(monkeypatch: pytest.MonkeyPatch) -> None:
