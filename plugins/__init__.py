@@ -22,9 +22,14 @@ def bench_register(register: Register) -> None:
     register.model("small-cnn", "plugins.models.small_cnn:SmallCNN")
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
+    register.attack("blend", "plugins.attacks.blend:Blend")
     register.attack("none", "plugins.attacks.none:NoAttack")
+    register.attack("sig", "plugins.attacks.sig:SIG")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
+    register.defense("anp", "plugins.defenses.anp:ANP")
+    register.defense("bcu", "plugins.defenses.bcu:BCU")
+    register.defense("fine-pruning", "plugins.defenses.fine_pruning:FinePruning")
     register.defense("ft", "plugins.defenses.ft:FT")
     register.defense("nad", "plugins.defenses.nad:NAD")
     register.defense("none", "plugins.defenses.none:NoDefense")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,17 @@ class Ran:
     grid: Path
     store: Path
     result: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Tiny networks are slower on several threads, and much slower on a busy machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,35 @@
+"""Pictures that a user brings for a trigger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def read_picture(path: Path) -> Tensor:
+    """A picture as uint8 (height, width, channels), channels 1 or 3: an .npy file, or any format that Pillow reads.
+
+    Raises ValueError where the file holds no such picture. Arrays of Python objects are never unpickled.
+    """
+    try:
+        pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _decoded(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: no picture ({error}); wanted: an .npy file or one that Pillow can read") from None
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+        seen = f"{pixels.dtype} {tuple(pixels.shape)}"
+        raise ValueError(f"{path}: a picture is uint8, (height, width) or (height, width, 1 or 3), not {seen}")
+    return torch.from_numpy(np.array(pixels))
+
+
+def _decoded(path: Path) -> np.ndarray:
+    try:
+        from PIL import Image
+    except ModuleNotFoundError:
+        raise ValueError("Pillow is not installed: pip install pillow, or save the picture with numpy.save") from None
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))

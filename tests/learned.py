@@ -1,0 +1,117 @@
+"""A tiny network and a defense's access to it, for tests of what a method does inside a stage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Set
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from harness import Task
+from harness.access import Access, AttackAccess
+from harness.components import Anatomy, Model, PoisoningAttack
+from harness.learn.evaluation import predict
+from harness.learn.images import ImageSet
+from harness.learn.recipes import Recipe
+from harness.surroundings import Coordinates, Deadline, Surroundings
+from plugins.models.small_cnn import SmallCNN
+
+CLEAN = frozenset({"victim", "clean-labelled"})
+
+
+class Tiny(Model):
+    """4 and 8 channels, 3 classes; with BatchNorm or without, with a hidden linear layer or without."""
+
+    task: ClassVar[Task] = Task("noise", classes=3, height=8, width=8, channels=1, train_count=30)
+
+    norms: bool = True
+    """BatchNorm after convolutions"""
+    hidden: int = 0
+    """outputs of a linear layer before the head"""
+
+    def build(self, task: Task) -> nn.Module:
+        net = nn.Sequential()
+        for name, inputs, outputs in (("stem", task.channels, 4), ("stage1", 4, 8)):
+            norm = [nn.BatchNorm2d(outputs)] if self.norms else []
+            net.add_module(name, nn.Sequential(nn.Conv2d(inputs, outputs, 3, padding=1), *norm, nn.ReLU()))
+        net.add_module("pool", nn.AdaptiveAvgPool2d(1))
+        net.add_module("flatten", nn.Flatten())
+        if self.hidden:
+            net.add_module("hidden", nn.Linear(8, self.hidden))
+        net.add_module("head", nn.Linear(self.hidden or 8, task.classes))
+        return net
+
+    def anatomy(self, module: nn.Module) -> Anatomy:
+        return Anatomy(stem="stem", stages=("stage1",), features="pool", head="head")
+
+
+def pictures(count: int = 30, spread: int = 0) -> ImageSet:
+    """Images of three classes that differ in brightness, by 80 levels; `spread` is added to each image at random."""
+    generator = torch.Generator().manual_seed(count)
+    labels = torch.arange(count) % 3
+    noise = torch.randint(0, 80, (count, 8, 8, 1), generator=generator)
+    shift = torch.randint(0, spread + 1, (count, 1, 1, 1), generator=generator)
+    images = (noise + shift + 80 * labels[:, None, None, None]).clamp(0, 255).to(torch.uint8)
+    return ImageSet(images, labels)
+
+
+def surroundings(model: Model | None = None, stage: str = "defend", component: str = "any") -> Surroundings:
+    return Surroundings(
+        task=Tiny.task,
+        model=model or Tiny(),
+        recipe=Recipe(epochs=1, batch=16, lr=0.05, precision="fp32"),
+        coordinates=Coordinates(replicate=0, dataset="noise", stage=stage, component=component),
+        device="cpu",
+        scratch=Path("nowhere"),
+        deadline=Deadline(None),
+        progress=lambda done, of, loss: None,
+        parts={},
+    )
+
+
+def access_to(
+    net: nn.Module, data: ImageSet | None = None, model: Model | None = None, needs: Set[str] = CLEAN
+) -> Access:
+    """What a defense is given whose victim is `net`: fresh copies of it and of clean images."""
+    data = pictures() if data is None else data
+    files = {
+        "victim": lambda: copy.deepcopy(net).eval(),
+        "clean-labelled": lambda: data,
+        "clean-unlabelled": lambda: data.unlabelled(),
+    }
+    return Access(surroundings(model), needs, files)
+
+
+def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
+    """A network that knows the pictures."""
+    torch.manual_seed(0)
+    net = (model or Tiny()).build(Tiny.task)
+    access_to(net, model=model).fit(net, pictures(90), epochs=epochs)
+    return net
+
+
+def attacked(attack: PoisoningAttack, epochs: int, spread: int = 0) -> tuple[float, float]:
+    """Accuracy and attack success rate of a victim made in the two stages of an attack.
+
+    With a `spread` classes overlap: a clean-label trigger is not learned where the class itself says everything.
+    """
+    model = SmallCNN(width=8)
+    train, select = pictures(300, spread), Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
+    trigger = attack.trigger(Tiny.task)
+    access = AttackAccess(surroundings(model, stage="poison"), attack, train, None, select)
+    attack.craft(access, trigger)
+    poisoned = attack.poison(access, trigger)
+    around = replace(
+        surroundings(model, "victim"),
+        recipe=Recipe(epochs=epochs, batch=32, lr=0.02, schedule="cosine", precision="fp32"),
+    )
+    victim = attack.implant(AttackAccess(around, attack, train, poisoned, select), trigger)
+    test = pictures(150, spread)
+    clean, _ = predict(victim, test.images)
+    fooled, _ = predict(victim, test.images, trigger=trigger, quantise=attack.test_quantise)
+    others = test.labels != attack.target
+    return float((clean == test.labels).float().mean()), float((fooled[others] == attack.target).float().mean())
