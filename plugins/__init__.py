@@ -14,8 +14,14 @@ if TYPE_CHECKING:
 @hookimpl
 def bench_register(register: Register) -> None:
     """Register the built-ins; targets are strings, so that nothing else is imported."""
+    register.dataset("cifar10", "plugins.datasets.cifar10:Cifar10")
+    register.dataset("folder", "plugins.datasets.folder:PictureFolder")
+    register.dataset("gtsrb", "plugins.datasets.gtsrb:Gtsrb")
+    register.dataset("mnist", "plugins.datasets.mnist:Mnist")
     register.dataset("npz", "plugins.datasets.npz:Npz")
     register.dataset("signs", "plugins.datasets.signs:Signs")
+    register.dataset("stl10", "plugins.datasets.stl10:Stl10")
+    register.dataset("svhn", "plugins.datasets.svhn:Svhn")
 
     register.model("cnn", "plugins.models.cnn:CNN")
     register.model("cnn4", "plugins.models.mnist_nets:CNN4")
