@@ -117,9 +117,12 @@ class PreActivationBlock(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), signed."""
-        active = functional.leaky_relu(self.bn1(images), self.slope)
-        inner = self.conv2(functional.leaky_relu(self.bn2(self.conv1(active)), self.slope))
+        active = self._activated(self.bn1(images))
+        inner = self.conv2(self._activated(self.bn2(self.conv1(active))))
         return cast(Tensor, inner + (images if self.shortcut is None else self.shortcut(active)))
+
+    def _activated(self, images: Tensor) -> Tensor:
+        return functional.leaky_relu(images, self.slope) if self.slope else functional.relu(images)
 
 
 class PointwiseLinear(nn.Linear):
