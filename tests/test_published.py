@@ -324,6 +324,14 @@ def test_the_command_fetches_each_set(
     assert fetch.main(["svhn", str(tmp_path / "new")]) == 0
     assert (tmp_path / "new/here").exists()
 
+    monkeypatch.setattr(Gtsrb, "fetch", lambda self: (self.folder / self.edition).touch())
+    for flags in ((), ("--online",)):
+        assert fetch.main(["gtsrb", str(tmp_path / "new"), *flags]) == 0
+    assert (tmp_path / "new/online").exists()
+    assert (tmp_path / "new/final").exists()
+    with pytest.raises(ValueError, match=rf"fetch gtsrb {tmp_path} --online"):
+        Gtsrb(root=tmp_path, edition="online").facts()
+
     def fail(self: Svhn) -> None:
         raise RuntimeError("File not found\nor corrupted.")
 

@@ -24,8 +24,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m plugins.datasets.fetch", description="Download a data set.")
     parser.add_argument("name", choices=sorted(SETS))
     parser.add_argument("folder", nargs="?", type=Path, help="default: $BENCH_DATA, or datasets in the cache folder")
+    parser.add_argument("--online", action="store_true", help="of gtsrb, the training set of the first round")
     given = parser.parse_args(arguments)
-    dataset = SETS[given.name](root=given.folder.expanduser().absolute() if given.folder else None)
+    if given.online and given.name != "gtsrb":
+        parser.error("--online is for gtsrb")
+    root = given.folder.expanduser().absolute() if given.folder else None
+    dataset = Gtsrb(root=root, edition="online") if given.online else SETS[given.name](root=root)
     dataset.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(dataset.folder / f".{given.name}.lock"):  # a plan may be fetching the same

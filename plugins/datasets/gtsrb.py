@@ -65,6 +65,10 @@ class Gtsrb(Published):
         """All pictures, and the labels of the test pictures."""
         return [*(path for path, _ in self._train()), self.folder / self.place, *(path for path, _ in self._test())]
 
+    def flags(self) -> tuple[str, ...]:
+        """See `Published.flags`."""
+        return ("--online",) if self.edition == "online" else ()
+
     def settings(self) -> str:
         """See `Published.settings`."""
         return f"{self.edition} {self.size} {self.resample}"

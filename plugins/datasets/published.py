@@ -73,6 +73,10 @@ class Published(Dataset):
         """Download whatever is missing below the root, without a time-out."""
         raise NotImplementedError
 
+    def flags(self) -> tuple[str, ...]:
+        """What the command that fetches it must be told besides the name and the folder."""
+        return ()
+
     def settings(self) -> str:
         """Parameters that change what is decoded, for the fingerprint."""
         return ""
@@ -110,7 +114,7 @@ class Published(Dataset):
             )
         with tempfile.TemporaryFile() as log:
             # A session of its own: whoever asked is killed with all it started when that takes too long.
-            command = [sys.executable, "-m", "plugins.datasets.fetch", self.called, str(self.folder)]
+            command = [sys.executable, "-m", "plugins.datasets.fetch", self.called, str(self.folder), *self.flags()]
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -127,7 +131,7 @@ class Published(Dataset):
             raise ValueError(f"{self.called} could not be downloaded ({last}); try it yourself: {self._command()}")
 
     def _command(self) -> str:
-        return f"{sys.executable} -m plugins.datasets.fetch {self.called} {self.folder}"
+        return " ".join([sys.executable, "-m plugins.datasets.fetch", self.called, str(self.folder), *self.flags()])
 
 
 def fingerprint(name: str, files: Iterable[Path], base: Path, settings: str = "") -> str:
