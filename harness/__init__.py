@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from harness.components import Defense as Defense
     from harness.components import Facts as Facts
     from harness.components import File as File
+    from harness.components import Folder as Folder
     from harness.components import Metric as Metric
     from harness.components import Model as Model
     from harness.components import NotInKey as NotInKey
@@ -47,6 +48,7 @@ HOMES = {
     "Defense": "harness.components",
     "Facts": "harness.components",
     "File": "harness.components",
+    "Folder": "harness.components",
     "Incompatible": "harness.errors",
     "Metric": "harness.components",
     "Model": "harness.components",

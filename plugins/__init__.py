@@ -14,12 +14,33 @@ if TYPE_CHECKING:
 @hookimpl
 def bench_register(register: Register) -> None:
     """Register the built-ins; targets are strings, so that nothing else is imported."""
+    register.dataset("cifar10", "plugins.datasets.cifar10:Cifar10")
+    register.dataset("folder", "plugins.datasets.folder:PictureFolder")
+    register.dataset("gtsrb", "plugins.datasets.gtsrb:Gtsrb")
+    register.dataset("mnist", "plugins.datasets.mnist:Mnist")
     register.dataset("npz", "plugins.datasets.npz:Npz")
     register.dataset("signs", "plugins.datasets.signs:Signs")
+    register.dataset("stl10", "plugins.datasets.stl10:Stl10")
+    register.dataset("svhn", "plugins.datasets.svhn:Svhn")
 
+    register.model("cnn", "plugins.models.cnn:CNN")
+    register.model("cnn4", "plugins.models.mnist_nets:CNN4")
+    register.model("fc5", "plugins.models.mnist_nets:FC5")
+    register.model("nin", "plugins.models.nin:NiN")
+    register.model("preact-resnet18", "plugins.models.preact_resnet18:PreActResNet18")
     register.model("resnet18", "plugins.models.resnet18:ResNet18")
     register.model("resnet20", "plugins.models.resnet20:ResNet20")
+    register.model("resnet32", "plugins.models.resnet20:ResNet32")
+    register.model("resnet34", "plugins.models.resnet18:ResNet34")
+    register.model("resnet50", "plugins.models.resnet18:ResNet50")
     register.model("small-cnn", "plugins.models.small_cnn:SmallCNN")
+    register.model("smallvgg", "plugins.models.smallvgg:SmallVGG")
+    register.model("timm", "plugins.models.timm_net:TimmNet", argument="arch")
+    register.model("torchvision", "plugins.models.torchvision_net:TorchvisionNet", argument="arch")
+    register.model("vgg11", "plugins.models.vgg:VGG11")
+    register.model("vgg13", "plugins.models.vgg:VGG13")
+    register.model("vgg19", "plugins.models.vgg:VGG19")
+    register.model("wrn16-1", "plugins.models.wrn16_1:WRN16")
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")

@@ -96,7 +96,7 @@ CASES = {
     ),
     # names
     "dataset": Case('"signs"\ntrain', '"sings" #!\ntrain', "dataset[0].name", "'sings'", "Did you mean: signs?"),
-    "model": Case('"small-cnn"', '"smallcnn" #!', "model[0].name", "'smallcnn'", "Did you mean: small-cnn?"),
+    "model": Case('"small-cnn"', '"smallcnn" #!', "model[0].name", "'smallcnn'", "Did you mean: small-cnn"),
     "attack": Case('"badnets"', '"badnet" #!', "attack[0].name", "'badnet'", "Did you mean: badnets"),
     "defense": Case('"ft"\n', '"fft" #!\n', "defense[1].name", "'fft'", "Did you mean: ft?"),
     "metric": Case('"acc"', '"ac" #!', "metric[0].name", "'ac'", "Did you mean: acc"),

@@ -130,7 +130,7 @@ def test_show_asks_which_and_suggests(bench: Any, tmp_path: Path) -> None:
     assert "`bench show attack none` or `bench show defense none`" in which.stderr
     unknown = bench("show", "small-cn")
     assert unknown.returncode == 2
-    assert "Did you mean: small-cnn?" in unknown.stderr
+    assert "Did you mean: small-cnn" in unknown.stderr
     kind = bench("show", "defence", "ft")
     assert kind.returncode == 2
     assert "unknown kind 'defence'. Did you mean: defense" in kind.stderr

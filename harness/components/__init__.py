@@ -27,6 +27,8 @@ from harness.components.model import Anatomy, Model, Unit
 from harness.components.parameters import (
     File,
     FileMark,
+    Folder,
+    FolderMark,
     NotInKey,
     OutsideKeyMark,
     Reference,
@@ -54,6 +56,8 @@ __all__ = [
     "Facts",
     "File",
     "FileMark",
+    "Folder",
+    "FolderMark",
     "LabelMapKind",
     "Metric",
     "Model",

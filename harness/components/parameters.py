@@ -108,3 +108,11 @@ class FileMark:
 
 File = Annotated[Path, Field(strict=False), FileMark()]
 """A path parameter keyed by content. Relative paths are looked up beside the grid, then in `$BENCH_DATA`."""
+
+
+class FolderMark(OutsideKeyMark):
+    """Marks the path of a folder, which moves no number by itself: what is in it is the component's to fingerprint."""
+
+
+Folder = Annotated[Path, Field(strict=False), FolderMark()]
+"""A folder, looked up like a `File`, and not part of the key. It need not exist: a dataset may be put there."""

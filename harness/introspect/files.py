@@ -51,6 +51,18 @@ def locate(field: str, path: Path, base: Path) -> Path:
     raise ParameterError(((field,), f"there is no file {looked}", hint))
 
 
+def locate_folder(path: Path, base: Path) -> Path:
+    """The absolute path of a `Folder`: `~` is one's home; beside the grid (`base`), else in `$BENCH_DATA`.
+
+    Where there is neither, the one beside the grid, which is for the component to make or to complain about.
+    """
+    path = path.expanduser()
+    places = [base / path]
+    if not path.is_absolute() and (data := os.environ.get("BENCH_DATA")):
+        places.append(Path(data).absolute() / path)
+    return next((place for place in places if place.is_dir()), places[0]).absolute()
+
+
 def sha256(path: Path) -> str:
     """Of a file's content, in hex."""
     digest = hashlib.sha256()

@@ -29,7 +29,7 @@ from harness.errors import PluginError, suggest
 from harness.introspect import files
 from harness.introspect.classes import load, overrides
 from harness.introspect.problems import ParameterError, from_validation
-from harness.introspect.wording import as_json, default_of, is_file, is_outside_key, uses
+from harness.introspect.wording import as_json, default_of, is_file, is_folder, is_outside_key, uses
 
 
 def resolve(
@@ -109,6 +109,8 @@ def _find_files(
     found: dict[str, Any] = {}
     digests: dict[str, Any] = {}
     for name, field in type(instance).model_fields.items():
+        if is_folder(field):
+            found[name] = files.lay_out(getattr(instance, name), partial(files.locate_folder, base=base(name)))
         if is_file(field):
             found[name] = files.lay_out(getattr(instance, name), partial(files.locate, name, base=base(name)))
             if is_outside_key(field):

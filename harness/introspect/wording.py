@@ -13,7 +13,7 @@ import annotated_types as at
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from harness.components import FileMark, OutsideKeyMark, Reference, ReferenceMark, Unbound
+from harness.components import FileMark, FolderMark, OutsideKeyMark, Reference, ReferenceMark, Unbound
 
 _ONE = {
     bool: "true or false",
@@ -62,6 +62,11 @@ def is_file(field: FieldInfo) -> bool:
     return any(isinstance(mark, FileMark) for mark in _marks(field.annotation, field.metadata))
 
 
+def is_folder(field: FieldInfo) -> bool:
+    """Whether the field is a `Folder`."""
+    return any(isinstance(mark, FolderMark) for mark in _marks(field.annotation, field.metadata))
+
+
 def is_outside_key(field: FieldInfo) -> bool:
     """Whether the field is marked `NotInKey`."""
     return any(isinstance(mark, OutsideKeyMark) for mark in _marks(field.annotation, field.metadata))
@@ -101,7 +106,7 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if origin in (dict, Mapping):
         return "a table"
     if annotation is Path:
-        return "a path to a file"
+        return "a path to a folder" if any(isinstance(mark, FolderMark) for mark in marks) else "a path to a file"
     return _ONE.get(annotation, f"a {getattr(annotation, '__name__', annotation)}") + _bounds(marks)
 
 

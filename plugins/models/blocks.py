@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 from torch import Tensor, nn
@@ -68,41 +68,95 @@ class BasicBlock(nn.Module):
         return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(images))
 
 
-class PreActivationBlock(nn.Module):
-    """Two 3x3 convolutions, each after BatchNorm and ReLU (He et al. 2016, arXiv 1603.05027); convolutions have biases.
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolution, the last one with four times the channels, and a shortcut (He et al. 2015).
 
-    Where the size changes, a 1x1 convolution of the activated input is the shortcut; elsewhere the input itself is.
+    The 3x3 convolution strides, as in torchvision.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
+        inner = outputs // 4
+        self.conv1 = nn.Conv2d(inputs, inner, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = Conv3x3(inner, inner, stride)
+        self.bn2 = nn.BatchNorm2d(inner)
+        self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), non-negative."""
+        inner = functional.relu(self.bn1(self.conv1(images)))
+        inner = functional.relu(self.bn2(self.conv2(inner)))
+        return functional.relu(self.bn3(self.conv3(inner)) + self.shortcut(images))
+
+
+class PreActivationBlock(nn.Module):
+    """Two 3x3 convolutions, each after BatchNorm and ReLU (He et al. 2016, arXiv 1603.05027).
+
+    Where the size changes, a 1x1 convolution of the activated input is the shortcut; elsewhere the input itself is.
+    `bias` and `trailing` are those of the convolutions; `slope` is the activation's below zero.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, bias: bool = True, trailing: bool = True, slope: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.slope = slope
         self.bn1 = nn.BatchNorm2d(inputs)
-        self.conv1 = Conv3x3(inputs, outputs, stride, bias=True, trailing=True)
+        self.conv1 = Conv3x3(inputs, outputs, stride, bias=bias, trailing=trailing)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.conv2 = Conv3x3(outputs, outputs, bias=True)
+        self.conv2 = Conv3x3(outputs, outputs, bias=bias)
         changes = stride != 1 or inputs != outputs
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride) if changes else None
+        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias) if changes else None
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), signed."""
-        active = functional.relu(self.bn1(images))
-        inner = self.conv2(functional.relu(self.bn2(self.conv1(active))))
+        active = self._activated(self.bn1(images))
+        inner = self.conv2(self._activated(self.bn2(self.conv1(active))))
         return cast(Tensor, inner + (images if self.shortcut is None else self.shortcut(active)))
+
+    def _activated(self, images: Tensor) -> Tensor:
+        return functional.leaky_relu(images, self.slope) if self.slope else functional.relu(images)
+
+
+class PointwiseLinear(nn.Linear):
+    """A linear layer over the channels of every pixel, (n, inputs, h, w) -> (n, outputs, h, w): a 1x1 convolution."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return super().forward(images.movedim(1, -1)).movedim(-1, 1)
+
+
+def row(block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int, count: int) -> nn.Module:
+    """A stage of `count` residual blocks, made by `block(inputs, outputs, stride)`; the first of them strides."""
+    first = block(inputs, outputs, stride)
+    return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(count - 1)))
 
 
 def assemble(parts: Mapping[str, nn.Module], features: int, classes: int) -> nn.Sequential:
-    """The parts in order, then `flatten` and the linear layer `head`; convolutions start as He et al. (2015) say.
+    """The parts in order, then `flatten` and the linear layer `head`; convolutions start as `initialise` says.
 
-    `parts` end in `pool`, which leaves (n, features, 1, 1); the result maps images to (n, classes) logits.
+    What comes out of `parts` has `features` numbers an image; the result maps images to (n, classes) logits.
     """
     net = nn.Sequential()
     for name, part in parts.items():
         net.add_module(name, part)
     net.add_module("flatten", nn.Flatten())
     net.add_module("head", nn.Linear(features, classes))
+    initialise(net)
+    return net
+
+
+def initialise(net: nn.Module) -> None:
+    """Draw the weights of convolutions as He et al. (2015) say; their biases are 0."""
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-    return net

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.components import Anatomy, Context, Model, Task
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
 
 
 class NormalisedModel(Model):
-    """A network whose named parts are `normalise` (if asked), `stem`, `stage1`..., `pool`, `flatten`, `head`."""
+    """A network whose named parts are `normalise` (if asked), `stem`, `stage1`..., `flatten`, `head`.
+
+    Between the stages and `head` there may be other layers, such as `pool`; the last of them gives the features.
+    """
 
     def entrance(self, task: Task) -> dict[str, nn.Module]:
         """The layers that go before the stem: `{"normalise": ...}`, or nothing where no mean is set.
@@ -29,11 +33,21 @@ class NormalisedModel(Model):
     def anatomy(self, module: nn.Module) -> Anatomy:
         """Read off the names of the network's direct children."""
         stages = {name: stage for name, stage in module.named_children() if name.startswith("stage")}
-        blocks = (block for name, stage in stages.items() for block in _blocks(name, stage))
-        return Anatomy(stem="stem", stages=tuple(stages), features="pool", head="head", blocks=tuple(blocks))
+        names = [name for name, _ in module.named_children() if name != "flatten"]
+        features = names[names.index("head") - 1]
+        return Anatomy("stem", tuple(stages), features, "head", blocks_of(stages))
+
+
+def blocks_of(stages: Mapping[str, nn.Module]) -> tuple[str, ...]:
+    """The blocks of all stages in order, by name."""
+    return tuple(block for name, stage in stages.items() for block in _blocks(name, stage))
 
 
 def _blocks(name: str, stage: nn.Module) -> list[str]:
     """The blocks that a stage is a sequence of; a stage of plain layers is one block."""
+    from torch import nn
+
+    if not isinstance(stage, nn.Sequential):
+        return [name]
     blocks = [f"{name}.{child}" for child, block in stage.named_children() if next(block.children(), None) is not None]
     return blocks or [name]

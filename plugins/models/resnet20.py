@@ -1,4 +1,4 @@
-"""The pre-activation ResNet-20 of MOTH and DECK."""
+"""The pre-activation ResNet-20 and ResNet-32 of MOTH and DECK."""
 
 from __future__ import annotations
 
@@ -27,24 +27,28 @@ class ResNet20(NormalisedModel):
         },
     }
     citation = "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016 (arXiv 1603.05027)"
+    depth: ClassVar[int] = 3
+    """residual blocks of each stage"""
 
     def build(self, task: Task) -> nn.Module:
         """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
         from torch import nn
 
-        from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble
+        from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble, row
 
         parts = self.entrance(task)
         parts["stem"] = Conv3x3(task.channels, 16, bias=True)
         inputs = 16
         for number, (outputs, stride) in enumerate([(16, 1), (32, 2), (64, 2)], start=1):
-            parts[f"stage{number}"] = nn.Sequential(
-                PreActivationBlock(inputs, outputs, stride),
-                PreActivationBlock(outputs, outputs, stride=1),
-                PreActivationBlock(outputs, outputs, stride=1),
-            )
+            parts[f"stage{number}"] = row(PreActivationBlock, inputs, outputs, stride, self.depth)
             inputs = outputs
         # Blocks end unactivated, so the last BatchNorm and ReLU stand before the pooling.
         parts["last"] = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
         parts["pool"] = GlobalMean()
         return assemble(parts, inputs, task.classes)
+
+
+class ResNet32(ResNet20):
+    """ResNet-32, the deeper sister of `resnet20` with five blocks a stage, that DECK trains on SVHN and STL-10."""
+
+    depth: ClassVar[int] = 5

@@ -1,0 +1,62 @@
+"""Single picture files to arrays: decoded and resized with Pillow, and kept, since that takes a while."""
+
+from __future__ import annotations
+
+import contextlib
+import uuid
+import zipfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+NAMES = ("train_images", "train_labels", "test_images", "test_labels")
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
+
+
+def listed(folder: Path) -> list[Path]:
+    """The pictures in a folder, sorted by name; hidden files are none."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    return sorted(found, key=lambda path: path.name)
+
+
+def decoded(paths: Sequence[Path], size: int, channels: int, resample: Filter) -> np.ndarray:
+    """uint8 (n, size, size, channels). Raises ValueError for a file that is no picture."""
+    from PIL import Image
+
+    images = np.empty((len(paths), size, size, channels), np.uint8)
+    for number, path in enumerate(paths):
+        try:
+            with Image.open(path) as picture:
+                whole = picture.convert("RGB" if channels == 3 else "L")
+        except OSError as error:
+            raise ValueError(f"{path} is no picture that Pillow can read ({error}); mend or remove it") from error
+        if whole.size != (size, size):
+            whole = whole.resize((size, size), Image.Resampling[resample.upper()])
+        images[number] = np.asarray(whole).reshape(size, size, channels)
+    return images
+
+
+def kept(folder: Path, name: str, make: Callable[[], Arrays]) -> Arrays:
+    """What `make` makes, read from `folder/name.npz` if that was done before.
+
+    A file that is damaged is made again; a folder that cannot be written to costs time only.
+    """
+    path = folder / f"{name}.npz"
+    damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+    with contextlib.suppress(*damaged), path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+        return found[NAMES[0]], found[NAMES[1]], found[NAMES[2]], found[NAMES[3]]
+    arrays = make()
+    partial = folder / f".{name}.{uuid.uuid4().hex}.npz"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            named: dict[str, Any] = dict(zip(NAMES, arrays, strict=True))
+            np.savez(partial, **named)
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return arrays
