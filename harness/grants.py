@@ -24,9 +24,14 @@ ROLES = {"clean-labelled": "clean", "clean-unlabelled": "unlabelled"}
 def grants_of(graph: Graph, at: Setting, entry: Entry, defense: Resolved, seed: int) -> dict[str, Input]:
     """The image grants of one defense: what its entry says, else the grid's `[defender]`, else the whole pool.
 
-    Raises GridError at the line that grants more than there is.
+    Raises GridError at the line that grants more than there is, or what the defense does not take.
     """
-    return {need: _grant(graph, at, entry, seed, need) for need in ROLES if need in defense.needs}
+    wanted = [need for need in ROLES if need in defense.needs]
+    for name in entry.grant or {}:
+        if name not in wanted and not (name == "clean" and wanted):
+            takes = f"it takes {' and '.join(wanted)} images" if wanted else "it takes no images"
+            raise GridError(entry.at("grant", name).problem(f"{entry.label} has no use for this grant", takes))
+    return {need: _grant(graph, at, entry, seed, need) for need in wanted}
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,6 @@ def _stock(graph: Graph, at: Setting, value: Any, place: Place) -> _Stock:
         held = sizes(source.params, source.facts["train_count"], source.facts["test_count"])
     except ValueError as error:
         raise GridError(place.problem(f"dataset {source.name!r}: {error}", "take less, or hold less back")) from error
-    whole = held.train + (0 if source.params["pool_in_train"] else held.pool)
     if foreign and not held.pool:
-        return _Stock(source, "train", held.train, whole)
-    return _Stock(source, "pool", held.pool, whole)
+        return _Stock(source, "train", held.train, held.training)
+    return _Stock(source, "pool", held.pool, held.training)

@@ -198,9 +198,9 @@ def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]) ->
         return PlannedCell(cell, components, at.recipe, None, None, wants, (), {}, against)
     victim = judged = Judged(graph.victim(at), None, None)
     for entry, defense in chain:
+        grants = grants_of(graph, at, entry, defense, cell.defense_seed)
         if not defense.needs:  # the defense that is none: no stage, an alias of what it stands on
             continue
-        grants = grants_of(graph, at, entry, defense, cell.defense_seed)
         suspect = graph.defend(at, defense, grants, judged.suspect, cell.defense_seed)
         judged = Judged(suspect, suspect.stage, judged if "victim" in defense.needs else victim)
     wants = _wants(graph, at, judged, cell, reasons)

@@ -79,8 +79,7 @@ class Settings:
         specs = {item.role: self.plan.graph.stages[item.key].spec for item in stage.inputs if item.role in _GRANTS}
         if not specs:
             return {}
-        seen = self.plan.graph.binding.sizes(dataset)
-        total = seen.train + seen.pool
+        total = self.plan.graph.binding.sizes(dataset).training
         return {
             role: {"dataset": spec["seed"]["dataset"], **spec["choices"], "of": total} for role, spec in specs.items()
         }

@@ -73,7 +73,7 @@ class Hand:
         self.stages: dict[str, Stage] = {}
         self.components = {entry: self._component(entry) for entry in self.grid.entries}
         cells = [self._cell(cell) for cell in self.grid.cells]
-        sizes = SimpleNamespace(train=4000, pool=1000)
+        sizes = SimpleNamespace(training=5000)
         graph = SimpleNamespace(stages=self.stages, binding=SimpleNamespace(sizes=lambda dataset: sizes))
         self.plan = Plan(self.grid, cells, cast(Any, graph))
         self.plan.refresh(self.store)

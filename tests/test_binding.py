@@ -168,7 +168,7 @@ def test_a_preset_may_mean_something_else_on_each_dataset(bound: Bound) -> None:
 def test_sizes_and_task_of_a_dataset(bound: Bound) -> None:
     binding = bound(GRID, ("pool = 20", "pool = 20\nvalidation = 10\ntake = 80"))
     toy = entry(binding, "dataset", "toy")
-    assert binding.sizes(toy) == Sizes(train=50, pool=20, validation=10, test=40)
+    assert binding.sizes(toy) == Sizes(train=50, pool=20, validation=10, test=40, training=70)
     assert binding.task(toy) == Task("toy", classes=4, height=8, width=8, channels=3, train_count=50)
 
 
@@ -385,8 +385,10 @@ def test_what_is_granted(grant: str, expected: dict[str, Any], granted: Callable
 def test_a_defense_gets_what_its_entry_says(granted: Callable[[str], dict[str, Any]]) -> None:
     found = granted(GRID.replace('"tune"', '"tune"\ngrant.clean = 3') + "[defender]\nclean-labelled = 9\n")
     assert found["count"] == 3
-    blind = granted(GRID.replace('"tune"', '"blind"\ngrant.clean-labelled = 3') + "[defender]\nclean = 9\n")
-    assert (blind["count"], blind["labelled"]) == (9, False)
+    blind = granted(GRID.replace('"tune"', '"blind"\ngrant.clean-unlabelled = 3') + "[defender]\nclean = 9\n")
+    assert (blind["count"], blind["labelled"]) == (3, False)
+    with pytest.raises(GridError, match="blind has no use for this grant"):
+        granted(GRID.replace('"tune"', '"blind"\ngrant.clean-labelled = 3') + "[defender]\nclean = 9\n")
 
 
 def test_a_grant_may_name_another_dataset_of_the_grid_by_its_label(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.nn import functional
 
+from harness import Incompatible
 from plugins.defenses.ft import FT
 from plugins.defenses.nad import NAD, attention_loss, attention_map, watched
 from plugins.parts.fine_tuning import FineTuning
@@ -88,3 +89,8 @@ def test_watching_ends_with_its_context() -> None:
     seen.clear()
     model(torch.ones(4, 2))
     assert not seen
+
+
+def test_activations_that_are_no_maps_are_incompatible() -> None:
+    with pytest.raises(Incompatible, match=r"\(2, 7\)"):
+        attention_map(torch.rand(2, 7))

@@ -332,3 +332,18 @@ def test_a_defense_on_images_from_elsewhere_knows_its_task(make):
     made = make(BASE, ("pool = 200", "pool = 200\nsweep.size = [16, 24]"))
     stages = [stage for stage in made.graph.stages.values() if stage.kind == "defend"]
     assert all(stage.spec["choices"]["task"]["height"] == stage.payload["task"]["height"] for stage in stages)
+
+
+def test_a_share_is_one_of_the_training_images_wherever_the_pool_is_from(make):
+    shares = [("clean = 100", "clean = 0.01")]
+    for pool in ("pool = 200", 'pool = 200\npool_from = "test"', "pool = 200\npool_in_train = true"):
+        made = make(BASE, ("pool = 200", pool), *shares)
+        counts = {s.spec["choices"]["count"] for s in made.graph.stages.values() if s.kind == "grant"}
+        assert counts == {40}, pool
+
+
+def test_a_grant_that_a_defense_does_not_take_is_a_mistake(make):
+    with pytest.raises(GridError, match=r"grant\.clean-unlabelled: ft has no use.*\n.*takes clean-labelled images"):
+        make(BASE, ("epochs = 3\n", "epochs = 3\ngrant.clean-unlabelled = 7\n"))
+    with pytest.raises(GridError, match="none has no use for this grant"):
+        make(BASE, ('[[defense]]\nname = "none"\n', '[[defense]]\nname = "none"\ngrant.clean = 7\n'))

@@ -116,7 +116,8 @@ def test_splits_are_as_large_as_a_plan_says_and_share_nothing(split: Split, para
         assume(False)
     found = split(**params)
     numbers = {name: found[name][0] for name in ("train", "pool", "validation", "test")}
-    assert {name: len(held) for name, held in numbers.items()} == vars(sizes)
+    assert {name: len(held) for name, held in numbers.items()} == {name: getattr(sizes, name) for name in numbers}
+    assert sizes.training == (table["take"] or table["train"]) - sizes.validation
     for name, (held, labels) in found.items():
         assert len(set(held)) == len(held)
         assert labels == [number * 7 % 4 for number in held]

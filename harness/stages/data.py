@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each split holds."""
+    """How many images each split holds; `training`: those of the training set, held back for the pool or not."""
 
     train: int
     pool: int
     validation: int
     test: int
+    training: int
 
 
 def sizes(params: Mapping[str, Any], train: int, test: int) -> Sizes:
@@ -44,7 +45,7 @@ def sizes(params: Mapping[str, Any], train: int, test: int) -> Sizes:
     if from_test and pool >= test:
         raise ValueError(f"the pool holds back {pool} of {test} test images: none is left to test on")
     kept = train - validation - (0 if from_test or params["pool_in_train"] else pool)
-    return Sizes(kept, pool, validation, test - (pool if from_test else 0))
+    return Sizes(kept, pool, validation, test - (pool if from_test else 0), train - validation)
 
 
 def stratified(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:

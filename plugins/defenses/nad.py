@@ -88,7 +88,14 @@ class NAD(FineTuning):
 
 
 def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
-    """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w)."""
+    """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w).
+
+    Raises Incompatible for activations that are no maps, as those of fully connected nets and transformers.
+    """
+    if activations.ndim != 4:
+        raise Incompatible(
+            f"attention is over maps (n, c, h, w), but a stage of the net gives {tuple(activations.shape)}"
+        )
     summed = activations.abs().pow(power).sum(1)
     norm: Tensor = torch.linalg.vector_norm(summed, dim=(1, 2), keepdim=True)
     return summed / (norm + EPS)
