@@ -183,14 +183,14 @@ def _setting(binding: Binding, cell: Cell) -> Setting:
     )
 
 
-def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]) -> PlannedCell:
+def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> PlannedCell:
     at = graph.once(
         ("setting", cell.dataset, cell.model, cell.attack, cell.victim_seed), lambda: _setting(graph.binding, cell)
     )
     chain = [(entry, graph.binding.component(entry, cell.dataset)) for entry in cell.chain]
     components = {"dataset": at.data, "model": at.model, "attack": at.attack, "defense": chain[-1][1]}
     trio = (cell.dataset, cell.model, cell.attack)
-    found = [reasons.get((*trio, None), None)]  # type: ignore[arg-type]
+    found = [reasons.get((*trio, None), None)]
     found += [reasons.get((*trio, entry)) for entry, _ in chain]
     if against := next(filter(None, found), None):
         metrics = graph.binding.grid.metrics
@@ -227,7 +227,7 @@ def _metric(graph: Graph, entry: Entry, cell: Cell) -> Resolved:
 
 
 def _wants(
-    graph: Graph, at: Setting, judged: Judged, cell: Cell, reasons: Mapping[tuple[Entry, ...], str]
+    graph: Graph, at: Setting, judged: Judged, cell: Cell, reasons: Mapping[tuple[Any, ...], str]
 ) -> tuple[Want, ...]:
     """The metrics of a cell; those on predictions share a stage with the others of their distribution."""
     wants: dict[str, Want] = {}
