@@ -61,5 +61,7 @@ def bench_register(register: Register) -> None:
     register.metric("ra", "plugins.metrics.ra:RA")
     register.metric("time", "plugins.metrics.time:Time")
 
+    register.part("clean-model", "plugins.parts.clean_model:CleanModel")
+
     for name, fields in RECIPES.items():
         register.recipe(name, fields)
