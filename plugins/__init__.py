@@ -45,6 +45,9 @@ def bench_register(register: Register) -> None:
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
     register.attack("none", "plugins.attacks.none:NoAttack")
+    register.attack("patch", "plugins.attacks.patch:Patch")
+    register.attack("pretrained", "plugins.attacks.pretrained:Pretrained")
+    register.attack("pretrained-clean", "plugins.attacks.pretrained:PretrainedClean")
     register.attack("sig", "plugins.attacks.sig:SIG")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
