@@ -62,6 +62,7 @@ def bench_register(register: Register) -> None:
     register.metric("time", "plugins.metrics.time:Time")
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
+    register.part("robust-model", "plugins.parts.robust_model:RobustModel")
 
     for name, fields in RECIPES.items():
         register.recipe(name, fields)
