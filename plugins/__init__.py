@@ -44,6 +44,7 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("lc", "plugins.attacks.lc:LC")
     register.attack("none", "plugins.attacks.none:NoAttack")
     register.attack("sig", "plugins.attacks.sig:SIG")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
