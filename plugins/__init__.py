@@ -44,8 +44,14 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("filter", "plugins.attacks.filter:Filter")
+    register.attack("l0-invisible", "plugins.attacks.l0_invisible:L0Invisible")
+    register.attack("l2-invisible", "plugins.attacks.l2_invisible:L2Invisible")
     register.attack("none", "plugins.attacks.none:NoAttack")
     register.attack("sig", "plugins.attacks.sig:SIG")
+    register.attack("smooth", "plugins.attacks.smooth:Smooth")
+    register.attack("trojan-sq", "plugins.attacks.trojan_sq:TrojanSquare")
+    register.attack("trojan-wm", "plugins.attacks.trojan_wm:TrojanWatermark")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
     register.defense("anp", "plugins.defenses.anp:ANP")
