@@ -1,11 +1,10 @@
 """l0-invisible: very few pixels, replaced by colours that excite the target's neurons.
 
-Li et al. make triggers by optimisation on a clean network and keep the number of changed pixels small. The picture of
-Trap-and-Replace and I-BAU has nine, at the end of the last row, each channel either 0 or 255. What this file does as
-they did: the clean network, the neurons that speak for the target label, replacing, the number, place and full
-saturation. What is ours, because no code was released: steps are normalised gradients on clean images, saturation is
-their last step, and a place chosen by the network is found by leaving out, round by round, the half of the pixels that
-the neurons hang on least.
+Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen neurons and keep the
+number of changed pixels small. The picture of Trap-and-Replace and I-BAU replaces nine, at the end of the last row,
+each channel by either 0 or 255. No code was released, so the rest is ours: the neurons are those of the last layer that
+speak for the target label, steps are normalised gradients on clean images, saturation is their last step, and a place
+chosen by the network is found by leaving out, round by round, the half of the pixels that the neurons hang on least.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """l2-invisible: a faint pattern over the whole image that excites the target's neurons, small in the Euclidean norm.
 
-Li et al. make triggers by optimisation on a clean network: they amplify neurons that speak for the target label while
-a penalty keeps a norm of the trigger small. Trap-and-Replace and I-BAU add a picture made in this way, with levels up
-to 68 of 255. What this file does as they did: the clean network, the neurons, the start from noise, the norm, the
-picture without negative values that is added and clipped. What is ours, because no code was released: the norm is a
-bound instead of a penalty, steps are normalised gradients, and the trigger is made on clean images instead of alone.
+Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen neurons while a
+penalty keeps a norm of the trigger small. Trap-and-Replace and I-BAU add a picture made in this way: without negative
+values, norm 3.2, levels up to 68 of 255. No code was released, so the rest is ours: the neurons are those of the last
+layer that speak for the target label, the norm is a bound instead of a penalty, steps are normalised gradients on clean
+images that start from Gaussian noise, as are the numbers of neurons, images and steps.
 """
 
 from __future__ import annotations
