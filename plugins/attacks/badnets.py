@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness import Context, PoisoningAttack, Task
-from plugins.parts.masked import Masked
+from plugins.parts.patterns import Stamp
 
 BLOCK = ((0, 0, 255), (0, 255, 0), (255, 0, 255))
 """The published 3x3 block, rows from top to bottom."""
@@ -66,7 +66,8 @@ class BadNets(PoisoningAttack):
 
     def trigger(self, task: Task) -> nn.Module:
         """A mask and a pattern; both follow from the parameters."""
-        return Masked(*self._layout(task.height, task.width), self.alpha)
+        mask, pattern = self._layout(task.height, task.width)
+        return Stamp(self.alpha * mask, self.alpha * mask * pattern)
 
     def _layout(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Mask and pattern in [0,1], (1, height, width)."""

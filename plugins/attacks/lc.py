@@ -19,7 +19,7 @@ from harness import Context, Part, PoisoningAttack, Task, Use, use
 from harness.access import AttackAccess
 from harness.learn.images import to_float
 from plugins.attacks.badnets import BadNets
-from plugins.parts.masked import Masked
+from plugins.parts.patterns import Stamp
 from plugins.parts.pgd import LEVELS, pgd
 
 BATCH = 128
@@ -98,7 +98,7 @@ class LC(PoisoningAttack):
     def trigger(self, task: Task) -> nn.Module:
         """The patch at full strength; it follows from the layout."""
         if self.layout == "colour-patch":
-            return Masked(*colour_patch(task.height, task.width), 1.0)
+            return Stamp(*colour_patch(task.height, task.width))
         return BadNets(corners=CORNERS[self.layout]).trigger(task)
 
     def stamp(self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -131,7 +131,7 @@ class LC(PoisoningAttack):
 
 
 def colour_patch(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Mask (1, height, width) and pattern (3, height, width) in [0,1] of the 2x2 colour patch."""
+    """Mask (1, height, width) and pattern, dark elsewhere, (3, height, width) in [0,1] of the 2x2 colour patch."""
     mask, pattern = torch.zeros(1, height, width), torch.zeros(3, height, width)
     rows = columns = slice(PLACE, PLACE + len(COLOURS))
     mask[:, rows, columns] = 1

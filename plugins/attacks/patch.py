@@ -10,7 +10,7 @@ from torch import nn
 
 from harness import File, PoisoningAttack, Task
 from harness.access import AttackAccess
-from plugins.parts.masked import Masked
+from plugins.parts.patterns import Stamp
 from plugins.parts.pictures import picture_for
 
 
@@ -29,11 +29,12 @@ class Patch(PoisoningAttack):
     def trigger(self, task: Task) -> nn.Module:
         """A mask and a pattern, which `craft` fills."""
         blank = torch.zeros(task.image_shape)
-        return Masked(blank, blank, self.alpha)
+        return Stamp(blank, blank)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Read both pictures. Raises ValueError where one is none, or the mask is 0 everywhere."""
         mask, pattern = (picture_for(access.task, path) for path in (self.mask, self.picture))
         if not mask.any():
             raise ValueError(f"{self.mask}: the mask is 0 everywhere, so there is no trigger; 255 is where it covers")
-        trigger.load_state_dict(Masked(mask, pattern, self.alpha).state_dict())
+        trigger.get_buffer("weight").copy_(self.alpha * mask)
+        trigger.get_buffer("light").copy_(self.alpha * mask * pattern)
