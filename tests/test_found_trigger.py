@@ -12,9 +12,9 @@ from oracles import oracle
 from pydantic import ValidationError
 
 from harness import Context, Task
-from harness.components import Reference
+from harness.components import Reference, load_component
 from harness.errors import Undeclared
-from harness.introspect.parameters import rebuild, resolve
+from harness.introspect.parameters import resolve
 from harness.learn.poisoning import choose, stamp
 from plugins.attacks.l0_invisible import L0Invisible
 from plugins.attacks.l2_invisible import L2Invisible
@@ -131,7 +131,7 @@ def test_a_plan_sees_the_network_only_where_it_is_used(kind: type[FoundTrigger],
     assert ready["references"] == {}
     assert set(ready["identity"]["picture"]) == {"sha256"}
     assert told()["needs"] == ready["needs"] == []
-    assert rebuild(f"{kind.__module__}:{kind.__name__}", "attack", ready["params"])
+    assert load_component({"target": f"{kind.__module__}:{kind.__name__}", "params": ready["params"]})
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -28,8 +28,7 @@ class Patch(PoisoningAttack):
 
     def trigger(self, task: Task) -> nn.Module:
         """A mask and a pattern, which `craft` fills."""
-        blank = torch.zeros(task.image_shape)
-        return Stamp(blank, blank)
+        return Stamp(torch.zeros(task.image_shape), torch.zeros(task.image_shape))
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Read both pictures. Raises ValueError where one is none, or the mask is 0 everywhere."""
