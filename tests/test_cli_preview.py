@@ -17,11 +17,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness import Task
+from harness import Task, grid, preview
 from harness.cli import main
+from harness.discovery import discover
+from harness.graph import Graph
+from harness.memo import Memo
+from harness.outcomes import Outcome
 from harness.preview import factor, label_map
 from harness.report import sheet
 from harness.report.sheet import Panel, Row, Section, Sheet, pixels, plain, wrapped
+from harness.resolve import Resolver
+from harness.store import Store
 from tests.fake_plugins import install, registering
 from tests.one_child import answering
 
@@ -246,27 +252,14 @@ def test_an_attack_is_drawn_by_its_name(drawn: Drawn) -> None:
     assert (made.row("badnets on signs", "triggered", "clean") == half).all()
 
 
-def test_nothing_is_trained_for_a_picture_but_what_is_trained_is_shown(drawn: Drawn) -> None:
-    def victims() -> int:
-        specs = [json.loads(path.read_text())["spec"] for path in (drawn.folder / ".bench").rglob("manifest.json")]
-        return [spec["stage"] for spec in specs].count("victim")
-
-    before = drawn.panels["wanet on signs"]
-    assert victims() == 0
-    assert "BEFORE TRAINING" in before["notes"][1]
+def test_a_trigger_that_training_may_change_is_said_to_be_of_before(drawn: Drawn) -> None:
+    panel = drawn.panels["wanet on signs"]
+    assert "BEFORE TRAINING" in panel["notes"][1]
     assert "BEFORE TRAINING" in drawn.said
-    captions = [row["caption"].partition("\n")[0] for row in before["sections"][0]["rows"]]
+    captions = [row["caption"].partition("\n")[0] for row in panel["sections"][0]["rows"]]
     assert captions[:2] + captions[3:4] == ["clean", "triggered", "variant noise"]
-    assert drawn.call("run", "grid.toml", "-k", "wanet").returncode == 0
-    assert victims() == 1
-    told = drawn.call("preview", "grid.toml", "-k", "wanet", "--images", IMAGES, "-o", "trained.png")
-    assert told.returncode == 0, told.stderr
-    assert "BEFORE TRAINING" not in told.stdout
-    _, panels = opened(drawn.folder / "trained.png")
-    notes = panels["wanet on signs"]["notes"]
-    assert "for small-cnn" in notes[0]
-    assert "after training" in notes[1]
-    assert panels["wanet on signs"]["stage"] != before["stage"]
+    stored = (drawn.folder / ".bench" / "objects").rglob("manifest.json")
+    assert {json.loads(path.read_text())["spec"]["stage"] for path in stored} == {"data", "poison", "preview"}
 
 
 # --- what it refuses -----------------------------------------------------------------------------------------------
@@ -340,6 +333,45 @@ def test_where_nothing_has_a_trigger_there_is_nothing_to_draw(here: Path, capsys
         assert reason in told.out
         assert "there is no trigger to draw" in told.err
     assert not (here / "preview.png").exists()
+
+
+# --- which stages it takes -----------------------------------------------------------------------------------------
+
+
+def test_the_trigger_of_a_trained_victim_is_taken_where_there_is_one(here: Path) -> None:
+    memo = Memo()
+    resolver = Resolver(discover(memo), memo=memo)
+    read = grid.read(here / "grid.toml")
+    cells = grid.select(read.cells, "wanet or patch")
+    store = Store(here / "store")
+
+    def laid() -> tuple[Mapping[str, str], Sequence[preview.Shown], Graph]:
+        graph, found = preview.chosen(read, cells, resolver)
+        plan, found = preview.lay_out(graph, found, store, 8)
+        to_run = {key: plan.stages[key].title for key, outcome in plan.outcome.items() if outcome is Outcome.TO_RUN}
+        return to_run, found, graph
+
+    to_run, found, graph = laid()
+    kinds = [title.partition(" ")[0] for title in to_run.values()]
+    assert sorted(kinds) == ["data", "poison", "poison", "preview", "preview"]
+    assert [shown.trained for shown in found] == [False, False]
+    at = found[1].at
+    assert at is not None
+    (here / "made").mkdir()
+    (here / "made" / "truth.json").write_text("{}")
+    victim, before = graph.victim(at).stage, found[1].stage
+    store.commit(victim.key, here / "made", spec=victim.spec, code=victim.code, parents={}, record={})
+    to_run, found, _ = laid()
+    assert [title.partition(" ")[0] for title in to_run.values()].count("poison") == 1, "that of the patch"
+    assert [shown.trained for shown in found] == [False, True]
+    after = found[1].stage
+    assert before is not None
+    assert after is not None
+    assert after.key != before.key
+    facts = {"table": [0, 0], "labels": [], "apart": {}, "training": None}
+    notes = preview.panel(found[1], facts, None).notes
+    assert "for small-cnn" in notes[0]
+    assert "after training" in notes[1]
 
 
 # --- its parts -----------------------------------------------------------------------------------------------------
