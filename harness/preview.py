@@ -11,7 +11,7 @@ from harness.binding import bind
 from harness.graph import POISONED, Graph, Setting
 from harness.outcomes import Outcome
 from harness.parts import needs_model
-from harness.plan import Plan, incompatible, setting
+from harness.plan import Plan, incompatible, setting, untrainable
 from harness.report.sheet import Panel, Row, Section
 from harness.stages import Input, Stage, called
 from harness.stages.score import VARIANT
@@ -56,7 +56,8 @@ def chosen(read: Grid, cells: Iterable[Cell], resolver: Resolver) -> tuple[Graph
         sound = [cell for cell, reason in reasons.items() if reason is None]
         cell = sound[0] if sound else next(iter(reasons))
         at = setting(binding, cell)
-        reason = reasons[cell] or ("" if at.attack.facts["has_trigger"] else "it has no trigger")
+        no_trigger = "" if at.attack.facts["has_trigger"] else "it has no trigger"
+        reason = reasons[cell] or no_trigger or untrainable(at, ())
         found.append(Shown(cell, reason=reason) if reason else Shown(cell, at))
     return Graph(binding, resolver.sources.of), found
 
@@ -77,21 +78,25 @@ def lay_out(graph: Graph, found: Sequence[Shown], store: Store, images: int) -> 
 
 
 def _trained(plan: Plan, store: Store, settings: Sequence[Setting]) -> set[str]:
-    """The victims in the store, by key, of attacks that control training."""
-    controlled = [at for at in settings if at.attack.facts["training_controlled"]]
-    victims = [plan.graph.victim(at).stage.key for at in controlled]
+    """The victims in the store, by key, of attacks that may change their trigger in training."""
+    victims = [plan.graph.victim(at).stage.key for at in settings if _unfinished(at)]
     plan.refresh(store, victims)
     return {key for key in victims if plan.outcome[key] is Outcome.CACHED}
+
+
+def _unfinished(at: Setting) -> bool:
+    """Whether training may change the trigger that the stage `poison` leaves."""
+    return bool(at.attack.facts["training_controlled"] and at.attack.facts["trains"])
 
 
 def _staged(graph: Graph, shown: Shown, images: int, trained: set[str]) -> Shown:
     at = shown.at
     if at is None:
         return shown
-    controlled = at.attack.facts["training_controlled"]
-    finished = controlled and graph.victim(at).stage.key in trained
+    finished = _unfinished(at) and graph.victim(at).stage.key in trained
     truth = graph.victim(at).stage if finished else graph.poison(at)
-    splits = ("test.safetensors",) if controlled else ("test.safetensors", "train.safetensors")
+    # An attack that controls training has no poisoned set to show beside its originals.
+    splits = ("test.safetensors",) + ("train.safetensors",) * (not at.attack.facts["training_controlled"])
     stage = graph.add(
         "preview",
         f"preview {called(at.attack)} on {at.data.name}, seed {at.victim_seed}",
@@ -157,7 +162,7 @@ def _notes(shown: Shown, facts: Mapping[str, Any]) -> Iterator[str]:
     model = f", for {shown.cell.model.label}" if for_model else ""
     size = f"{at.task.height}x{at.task.width}, {at.task.channels} channel{'s' * (at.task.channels != 1)}"
     yield f"{called(at.attack)}{model}, seed {at.victim_seed}; {size}; {label_map(facts['table'])}"
-    if at.attack.facts["training_controlled"]:
+    if _unfinished(at):
         if shown.trained:
             yield "the trigger as it is after training, which this attack controls"
         else:

@@ -44,7 +44,11 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("lc", "plugins.attacks.lc:LC")
     register.attack("none", "plugins.attacks.none:NoAttack")
+    register.attack("patch", "plugins.attacks.patch:Patch")
+    register.attack("pretrained", "plugins.attacks.pretrained:Pretrained")
+    register.attack("pretrained-clean", "plugins.attacks.pretrained:PretrainedClean")
     register.attack("sig", "plugins.attacks.sig:SIG")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
@@ -62,6 +66,7 @@ def bench_register(register: Register) -> None:
     register.metric("time", "plugins.metrics.time:Time")
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
+    register.part("robust-model", "plugins.parts.robust_model:RobustModel")
 
     for name, fields in RECIPES.items():
         register.recipe(name, fields)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -94,15 +95,19 @@ def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
     return net
 
 
-def attacked(attack: PoisoningAttack, epochs: int, spread: int = 0) -> tuple[float, float]:
-    """Accuracy and attack success rate of a victim made in the two stages of an attack.
+def attacked(
+    attack: PoisoningAttack, epochs: int, spread: int = 0, parts: Mapping[str, nn.Module] | None = None
+) -> tuple[float, float]:
+    """Accuracy and attack success rate of a victim made in the two stages of an attack, whose parts are `parts`.
 
     With a `spread` classes overlap: a clean-label trigger is not learned where the class itself says everything.
     """
     model = SmallCNN(width=8)
     train, select = pictures(300, spread), Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
     trigger = attack.trigger(Tiny.task)
-    access = AttackAccess(surroundings(model, stage="poison"), attack, train, None, select)
+    opened = {name: partial(copy.deepcopy, part) for name, part in (parts or {}).items()}
+    poisoning = replace(surroundings(model, stage="poison"), parts=opened)
+    access = AttackAccess(poisoning, attack, train, None, select)
     attack.craft(access, trigger)
     poisoned = attack.poison(access, trigger)
     around = replace(

@@ -32,10 +32,10 @@ def run(job: Job) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from harness.components import Attack
+    from harness.components import Attack, load_component
     from harness.errors import Incompatible
     from harness.learn.poisoning import PoisonedSet
-    from harness.stages.materials import load_component, open_images, open_oracle, seed_everything, surroundings
+    from harness.stages.materials import open_images, open_oracle, seed_everything, surroundings
 
     around, spec, data = surroundings(job), job.payload["component"], job.inputs / "data"
     seed_everything(around.coordinates)
