@@ -132,6 +132,9 @@ def panel(shown: Shown, facts: Mapping[str, Any], amplify: float | None) -> Pane
         labels = [f"{label}, kept" if label == other else f"{label} -> {other}" for label, other in given]
         rows = [Row("original", "original"), Row("poisoned", "poisoned")]
         rows.append(_difference("poisoned", "original", training["apart"], amplify))
+        if training["beyond"]:
+            what = "difference from the triggered original"
+            rows.append(_difference("poisoned", "stamped", training["beyond"], amplify, what))
         sections.append(Section("training images: class -> label that they are given", labels, rows))
     source = {"stage": shown.stage.key, "attack": called(shown.at.attack), "dataset": called(shown.at.data)}
     return Panel(shown.name, list(_notes(shown, facts)), sections, source)
@@ -170,19 +173,18 @@ def _notes(shown: Shown, facts: Mapping[str, Any]) -> Iterator[str]:
     if training := facts["training"]:
         told = f"{training['count']} of {training['of']} training images are poisoned"
         told += ", and keep their labels" if training["kept"] else ""
-        if training["otherwise"]:
-            told += (
-                f"; not by the trigger of the test images (up to {_levels(training['otherwise'])} grey levels apart)"
-            )
+        told += "; not by the trigger of the test images alone" if training["beyond"] else ""
         yield told
 
 
-def _difference(name: str, less: str, apart: Mapping[str, float], amplify: float | None) -> Row:
+def _difference(
+    name: str, less: str, apart: Mapping[str, float], amplify: float | None, what: str = "difference"
+) -> Row:
     largest, mean = apart["largest"], apart["mean"]
     times = factor(largest) if amplify is None else amplify
-    caption = f"difference x{times:g}\nat most {_levels(largest)} of 255 grey levels, {_levels(mean)} in the mean"
+    caption = f"{what} x{times:g}\nat most {_levels(largest)} of 255 grey levels, {_levels(mean)} in the mean"
     if largest == 0:
-        caption = f"difference x{times:g}\nnone at all"
+        caption = f"{what} x{times:g}\nnone at all"
     elif times * largest > 255.5:
         caption += "; cut off at white"
     return Row(caption, name, less, times)

@@ -225,10 +225,13 @@ def test_training_images_are_shown_where_they_are_poisoned_otherwise(drawn: Draw
     assert [title for title, count in counts.items() if count == 2] == ["stripes on signs"]
     section = drawn.panels["stripes on signs"]["sections"][1]
     assert section["columns"] == ["0, kept"] * 4
-    assert (
-        drawn.row("stripes on signs", "original", section=1)
-        == 255 - drawn.row("stripes on signs", "poisoned", section=1)
-    ).all()
+    original, poisoned = (drawn.row("stripes on signs", name, section=1) for name in ("original", "poisoned"))
+    assert (poisoned == 255 - original).all()
+    stamped = original.astype(int)
+    stamped[:, :, 0] = (stamped[:, :, 0] + 10).clip(max=255)
+    beyond = np.abs(poisoned - stamped)
+    assert (drawn.row("stripes on signs", "poisoned", "stamped", 1) == beyond * (255 // beyond.max())).all()
+    assert f"  poisoned: difference from the triggered original x{255 // beyond.max()}, at most" in drawn.said
     assert "6 of 120 training images are poisoned, and keep their labels; not by the trigger" in drawn.said
 
 
@@ -449,11 +452,11 @@ def test_training_images_need_no_rows_where_test_images_show_the_same() -> None:
     kept = shown(stamped, train.labels[chosen])
     assert kept is not None
     assert kept["kept"]
-    assert (kept["count"], kept["of"], kept["otherwise"]) == (10, 20, 0.0)
+    assert (kept["count"], kept["of"], kept["beyond"]) == (10, 20, None)
     other = shown(stamped // 2, zeros)
     assert other is not None
     assert not other["kept"]
-    assert other["otherwise"] > 100
+    assert other["beyond"]["largest"] > 100
     assert other["given"] == [0, 0, 0, 0]
 
 

@@ -2,7 +2,8 @@
 
 Leaves `panel.safetensors`: `clean` (uint8, n height width channels), and in grey levels of 0..255 (float32) `triggered`
 and `variant.<name>`, as tests of the victim stamp them; where that is not what the victim trains on, `original` and
-`poisoned` training images (uint8). `panel.json` says what they are and how far the images of each pair are apart.
+`poisoned` training images (uint8), and `stamped`: the originals as a test would stamp them (float32). `panel.json` says
+what they are and how far the images of each pair are apart.
 """
 
 from __future__ import annotations
@@ -127,8 +128,9 @@ def training(
     rows = torch.from_numpy(columns(before, np.full(len(before), True), count, generator))
     original, made = train.images[poisoned.indices[rows]], poisoned.images[rows]
     kept = bool((before == after).all())
-    otherwise = distance(levels(attack, trigger, original), made)["largest"]
-    if not kept and otherwise <= ROUNDING:
+    stamped = levels(attack, trigger, original)
+    beyond = distance(made, stamped)
+    if not kept and beyond["largest"] <= ROUNDING:
         return {}, None
     facts = {
         "labels": before[rows].tolist(),
@@ -136,10 +138,10 @@ def training(
         "kept": kept,
         "count": len(poisoned),
         "of": len(train),
-        "otherwise": otherwise if otherwise > ROUNDING else 0.0,
         "apart": distance(made, original),
+        "beyond": beyond if beyond["largest"] > ROUNDING else None,
     }
-    return {"original": original, "poisoned": made}, facts
+    return {"original": original, "poisoned": made, "stamped": stamped}, facts
 
 
 def _variants(attack: Attack, trigger: nn.Module) -> dict[str, nn.Module]:
