@@ -80,15 +80,15 @@ class Plan:
     outcome: dict[str, Outcome] = field(default_factory=dict)
     reason: dict[str, str] = field(default_factory=dict)
 
-    def refresh(self, store: Store) -> None:
-        """See what the store holds, and walk back from what cells ask for to what must run.
+    def refresh(self, store: Store, wanted: Iterable[str] | None = None) -> None:
+        """See what the store holds, and walk back from `wanted` (default: what cells ask for) to what must run.
 
         An object is stale when anything that it was made from, however far upstream, has other content now; what has
         been deleted is no change. A stage that nobody downstream needs does not run, even where its object is gone.
         """
         self.stages, self.outcome, self.reason = self.graph.stages, {}, {}
         present, stale = self._present(store)
-        pending = [key for cell in self.cells for key in cell.stages]
+        pending = [key for cell in self.cells for key in cell.stages] if wanted is None else list(wanted)
         while pending:
             key = pending.pop()
             if key in self.outcome:
@@ -146,7 +146,7 @@ def build(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resol
         raise NothingSelected(f"{grid.path}: no cell is selected")
     binding = bind(grid, chosen, registry, resolver)
     graph = Graph(binding, sources.of)
-    reasons = _incompatible(binding, chosen, resolver)
+    reasons = incompatible(binding, chosen, resolver)
     planned: list[PlannedCell] = []
     problems: dict[Problem, None] = {}
     with _uncollected():
@@ -172,7 +172,8 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
-def _setting(binding: Binding, cell: Cell) -> Setting:
+def setting(binding: Binding, cell: Cell) -> Setting:
+    """What the stages of a cell share."""
     return Setting(
         cell.dataset,
         binding.component(cell.dataset, cell.dataset),
@@ -186,14 +187,14 @@ def _setting(binding: Binding, cell: Cell) -> Setting:
 
 def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> PlannedCell:
     at = graph.once(
-        ("setting", cell.dataset, cell.model, cell.attack, cell.victim_seed), lambda: _setting(graph.binding, cell)
+        ("setting", cell.dataset, cell.model, cell.attack, cell.victim_seed), lambda: setting(graph.binding, cell)
     )
     chain = [(entry, graph.binding.component(entry, cell.dataset)) for entry in cell.chain]
     components = {"dataset": at.data, "model": at.model, "attack": at.attack, "defense": chain[-1][1]}
     trio = (cell.dataset, cell.model, cell.attack)
     found = [reasons.get((*trio, None), None)]
     found += [reasons.get((*trio, entry)) for entry, _ in chain]
-    found.append(_untrainable(at, [defense for _, defense in chain]))
+    found.append(untrainable(at, [defense for _, defense in chain]))
     if against := next(filter(None, found), None):
         metrics = graph.binding.grid.metrics
         wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in metrics)
@@ -212,8 +213,8 @@ def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> P
     return PlannedCell(cell, components, at.recipe, victim.suspect.stage.key, defended, wants, marks, established)
 
 
-def _untrainable(at: Setting, chain: Sequence[Resolved]) -> str | None:
-    """Who wants the training images of a dataset that has none."""
+def untrainable(at: Setting, chain: Sequence[Resolved]) -> str | None:
+    """Why a dataset that has no training images will not do; None where it has some, or nobody wants them."""
     if at.task.train_count:
         return None
     wanting = [defense for defense in chain if "training-set" in defense.needs]
@@ -288,8 +289,8 @@ def _established(graph: Graph, at: Setting, victim: Suspect, cell: Cell) -> dict
     return {name: (stage.key, bound) for name, bound in bounds.items()}
 
 
-def _incompatible(binding: Binding, cells: Sequence[Cell], resolver: Resolver) -> dict[tuple[Any, ...], str]:
-    """Ask every component that has an opinion, once a combination.
+def incompatible(binding: Binding, cells: Sequence[Cell], resolver: Resolver) -> dict[tuple[Any, ...], str]:
+    """Why combinations make no sense: every component that has an opinion is asked, once a combination.
 
     Keys: (dataset, model, attack, None) for the victim; with the defense instead of None; with defense and metric.
     """

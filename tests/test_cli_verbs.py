@@ -112,7 +112,7 @@ def place(bench: Bench, environment: Mapping[str, str], tmp_path_factory: pytest
 
 def foreign(modules: frozenset[str]) -> set[str]:
     """What no command may import: methods, of the box or from outside, torch, and what would make all of them slow."""
-    tops = {"torch", "torchvision", "timm", "plugins", "bench_probes", "pandas"}
+    tops = {"torch", "torchvision", "timm", "plugins", "bench_probes", "pandas", "PIL"}
     return {name for name in modules if name.partition(".")[0] in tops}
 
 
@@ -137,6 +137,7 @@ def test_a_run_that_does_work_ends_well_and_imports_no_method(place: Place) -> N
         "report grid.toml",
         "report grid.toml --format markdown",
         "report grid.toml --format csv",
+        "preview grid.toml",
         "list",
         "list defenses --json",
         "show acc",
@@ -283,7 +284,7 @@ def test_a_grid_that_names_something_broken_exits_with_2(
 
 
 def test_nothing_selected_is_exit_code_5(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("plan", "run"):
+    for verb in ("plan", "run", "preview"):
         assert main([verb, str(quick / "grid.toml"), "--store", str(quick / "store"), "-k", "badnet"]) == 5
         assert "no cell has 'badnet'. Did you mean: badnets" in capsys.readouterr().err
     assert main(["plan", str(quick / "grid.toml"), "-k", "(badnets"]) == 2
@@ -320,7 +321,7 @@ def test_the_store_is_the_option_else_the_variable_else_here(
     assert said() == ""
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "report", "status"])
+@pytest.mark.parametrize("verb", ["run", "plan", "report", "status", "preview"])
 def test_a_store_of_another_format_is_refused(
     verb: str, quick: Path, stores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

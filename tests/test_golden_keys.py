@@ -155,7 +155,8 @@ def test_keys_are_those_of_before(tmp_path: Path) -> None:
 def test_every_stage_kind_that_the_box_uses_is_among_them() -> None:
     kinds = {stage["spec"]["stage"] for stage in json.loads(GOLDEN.read_text()).values()}
     bodies = {path.stem for path in (ROOT / "harness" / "stages").glob("*.py")} - {"__init__", "materials"}
-    assert kinds - {"recipe"} == bodies - {"part"}  # no component of the box has a part yet
+    # No component of the box has a part yet, and no cell asks for a preview.
+    assert kinds - {"recipe"} == bodies - {"part", "preview"}
 
 
 if __name__ == "__main__":

@@ -81,11 +81,7 @@ def _add_run(verb: argparse.ArgumentParser) -> None:
     _add_grid(verb)
     _add_store(verb)
     _add_selection(verb)
-    verb.add_argument("--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)")
-    verb.add_argument("--threads", type=_positive(int), metavar="N", help="threads of each stage (default: 1)")
-    verb.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:<number> (default: GPUs if there are any)")
-    verb.add_argument("--timeout", type=_positive(float), metavar="SECONDS", help="longest time of a stage")
-    verb.add_argument("--engine", default="local", metavar="NAME", help="where stages run (default: local)")
+    _add_execution(verb)
     verb.add_argument("--strict", action="store_true", help="exit with 3 if any plugin is broken")
 
 
@@ -120,6 +116,29 @@ def _add_show(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("words", nargs="+", metavar="[KIND] NAME", help="a component, a recipe or a broken plugin")
 
 
+def _add_preview(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("what", metavar="GRID|ATTACK", help="a grid file, such as grid.toml, or the name of an attack")
+    _add_selection(verb)
+    text = "a key of the attack's entry, such as poison_rate=0.1, where an attack is named; may be repeated"
+    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    verb.add_argument("--dataset", metavar="NAME", help="what a named attack is shown on (default: signs)")
+    name = Path("preview.png")
+    verb.add_argument("-o", "--output", type=Path, default=name, metavar="FILE", help=f"the picture (default: {name})")
+    verb.add_argument("--images", type=_positive(int), default=8, metavar="N", help="images of a row (default: 8)")
+    text = "factor on differences (default: for each row the largest that cuts nothing off)"
+    verb.add_argument("--amplify", type=_positive(float), metavar="X", help=text)
+    _add_store(verb)
+    _add_execution(verb)
+
+
+def _add_execution(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)")
+    verb.add_argument("--threads", type=_positive(int), metavar="N", help="threads of each stage (default: 1)")
+    verb.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:<number> (default: GPUs if there are any)")
+    verb.add_argument("--timeout", type=_positive(float), metavar="SECONDS", help="longest time of a stage")
+    verb.add_argument("--engine", default="local", metavar="NAME", help="where stages run (default: local)")
+
+
 def _add_grid(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
     verb.add_argument("grid", type=Path, nargs=nargs, metavar="GRID", help="the grid file, such as grid.toml")
 
@@ -151,6 +170,7 @@ _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
     "plan": ("plan", "show what would run, what is cached, and why", _add_plan),
     "status": ("status", "show what is running, done and failed", _add_status),
     "report": ("report", "print a grid's tables from stored results", _add_report),
+    "preview": ("preview", "draw what attacks do to images", _add_preview),
     "list": ("list_", "list what can be named in a grid", _add_list),
     "show": ("show", "show a component's parameters and where it comes from", _add_show),
 }

@@ -9,6 +9,9 @@ from harness import environment, grid
 from harness.errors import StoreError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness.grid import Cell, Grid
     from harness.plan import Plan
     from harness.resolve import Resolver
     from harness.store import Store
@@ -33,12 +36,7 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
     from harness.memo import Memo
     from harness.resolve import Resolver
 
-    read = grid.read(args.grid)
-    cells = list(read.cells)
-    if expression := getattr(args, "select", None):
-        cells = grid.select(read.cells, expression)
-        if not cells:
-            raise grid.nothing(read.cells, expression)
+    read, cells = selected(args.grid, getattr(args, "select", None))
     memo = Memo()
     registry = discover(memo)
     resolver = Resolver(registry, memo=memo)
@@ -46,6 +44,17 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
     store = open_store(args, make=make)
     made.refresh(store)
     return Planned(made, store, resolver)
+
+
+def selected(path: Path, expression: str | None) -> tuple[Grid, list[Cell]]:
+    """The grid at `path`, and its cells that `-k` leaves, if it is given. Raises GridError, NothingSelected."""
+    read = grid.read(path)
+    if not expression:
+        return read, list(read.cells)
+    cells = grid.select(read.cells, expression)
+    if not cells:
+        raise grid.nothing(read.cells, expression)
+    return read, cells
 
 
 def open_store(args: argparse.Namespace, *, make: bool) -> Store:

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
         return code(show(planned, sys.stdout, args.format))
     text = io.StringIO()
     found = show(planned, text, args.format)
-    _write(args.output, text.getvalue())
+    put(args.output, text.getvalue().encode())
     return code(found)
 
 
@@ -58,11 +58,11 @@ def _width(stream: TextIO) -> int:
     return max(80, shutil.get_terminal_size().columns) if stream.isatty() else PIPED
 
 
-def _write(path: Path, text: str) -> None:
-    """All of the text or, where that cannot be, the file as it was."""
+def put(path: Path, data: bytes) -> None:
+    """Write all of a file or, where that cannot be, leave it as it was. Raises BenchError."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
+        partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)

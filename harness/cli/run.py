@@ -18,6 +18,7 @@ from harness.outcomes import Outcome
 from harness.registry import collision
 
 if TYPE_CHECKING:
+    from harness.execute import Options
     from harness.plan import Plan, PlannedCell
 
 
@@ -50,20 +51,26 @@ def run(args: argparse.Namespace) -> int:
 def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
     """Run what is to run, if anything; the exit code that it amounts to."""
     from harness import observers, progress
-    from harness.execute import Options, execute
+    from harness.execute import execute
 
     plan, store = planned.plan, planned.store
     to_run, cached = (_count(plan, outcome) for outcome in (Outcome.TO_RUN, Outcome.CACHED))
     print(f"{len(plan.cells)} cells, {to_run} to run, {cached} cached", file=sys.stderr)
     if not to_run:
         return 0
-    options = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
-    options = replace(options, data_roots=(*options.data_roots, *_data_files(plan)))
-    summary = execute(plan, store, options, [progress.watcher(sys.stderr), *observers.outside()])
+    summary = execute(plan, store, options(args, plan), [progress.watcher(sys.stderr), *observers.outside()])
     if summary.failures:
         print(progress.failures(summary, _command(args), _cells(plan)), file=sys.stderr)
     plan.refresh(store)
     return summary.exit_code
+
+
+def options(args: argparse.Namespace, plan: Plan) -> Options:
+    """How the options of a command let the stages of a plan run."""
+    from harness.execute import Options
+
+    chosen = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
+    return replace(chosen, data_roots=(*chosen.data_roots, *_data_files(plan)))
 
 
 def _data_files(plan: Plan) -> set[Path]:

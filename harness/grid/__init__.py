@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from harness.grid.model import Cell, Entry, Grid, Seeds, Table
 from harness.grid.nodes import Place
-from harness.grid.reading import read
+from harness.grid.reading import described, read
 from harness.grid.selection import nothing, quote, select
 
-__all__ = ["Cell", "Entry", "Grid", "Place", "Seeds", "Table", "nothing", "quote", "read", "select"]
+__all__ = ["Cell", "Entry", "Grid", "Place", "Seeds", "Table", "described", "nothing", "quote", "read", "select"]

@@ -1,9 +1,10 @@
-"""From a path to a `Grid`, or to all that is wrong with it."""
+"""From a path, or a table, to a `Grid`, or to all that is wrong with it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.errors import GridError
 from harness.grid import checks
@@ -12,7 +13,9 @@ from harness.grid.checks import Report
 from harness.grid.entries import read_entries
 from harness.grid.files import load
 from harness.grid.model import Cell, Entry, Grid
+from harness.grid.nodes import Node, build
 from harness.grid.tables import read_tables
+from harness.toml_lines import Lines
 
 
 def read(path: Path) -> Grid:
@@ -25,11 +28,23 @@ def read(path: Path) -> Grid:
     root = load(Path(path), report)
     if root is None:
         raise GridError(report.sorted())
-    title = checks.string(report, root.table.get("title"), 'write title = "..."') or Path(path).stem
+    return _grid(Path(path), root, report)
+
+
+def described(table: Mapping[str, Any], origin: str) -> Grid:
+    """The grid that a table with the keys of a grid file describes; problems name `origin` in place of a file.
+
+    Raises as `read`. Relative files are looked up in the current folder.
+    """
+    return _grid(Path(origin), build(table, Path(origin), Lines({})), Report())
+
+
+def _grid(path: Path, root: Node, report: Report) -> Grid:
+    title = checks.string(report, root.table.get("title"), 'write title = "..."') or path.stem
     entries = read_entries(root, report)
     cells = read_cells(root, entries, report)
     grid = Grid(
-        path=Path(path),
+        path=path,
         title=title,
         cells=tuple(cells),
         entries=_used(cells, entries["metric"]),
