@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from dataclasses import replace
 from typing import Any
@@ -40,15 +41,19 @@ def acc(net: nn.Module) -> float:
         return float((net(to_float(data.images)).argmax(1) == data.labels).float().mean())
 
 
-@functools.cache
 def victim(backdoor: bool = True, norms: bool = True) -> nn.Module:
-    """Trained on 90 pictures and, with a backdoor, on 90 patched ones."""
+    """Trained on 90 pictures and, with a backdoor, on 90 patched ones; each call gives a copy."""
+    return copy.deepcopy(_trained(backdoor, norms))
+
+
+@functools.cache
+def _trained(backdoor: bool, norms: bool) -> nn.Module:
     torch.manual_seed(0)
     data = pictures(90)
     if backdoor:
         data = data.join(ImageSet(patched(data.images), torch.full((90,), TARGET)))
     net = Tiny(norms=norms).build(Tiny.task)
-    access_to(net).fit(net, data, epochs=60, lr=0.1 if norms else 0.05)
+    access_to(net).fit(net, data, epochs=60, batch=32, lr=0.1)
     return net
 
 

@@ -58,7 +58,10 @@ def restated(x: np.ndarray, y: np.ndarray, window: int) -> float:
 @given(st.integers(0, 99), st.sampled_from([1, 3]), st.sampled_from([(6, 11), (7, 7), (12, 9)]))
 def test_restated_window_by_window(seed: int, channels: int, size: tuple[int, int]) -> None:
     x, y = drawn(seed, 2, 2, channels, *size)
-    expected = [np.mean([restated(*pair, 5) for pair in zip(*one, strict=True)]) for one in zip(x.numpy(), y.numpy(), strict=True)]
+    expected = [
+        np.mean([restated(*pair, 5) for pair in zip(*one, strict=True)])
+        for one in zip(x.numpy(), y.numpy(), strict=True)
+    ]
     assert ssim(x, y, window=5).tolist() == pytest.approx(expected)
 
 

@@ -74,7 +74,8 @@ def election(logits: Tensor, labels: Tensor, dissent: int) -> tuple[int, float] 
     others = mine & (labels != label)
     if int(mine.sum()) < len(votes) - dissent or not others.any():
         return None
-    return label, float(lead[others].min())
+    strength = float(lead[others].min())
+    return (label, strength) if strength > 0 else None
 
 
 def shortlist(neurons: Sequence[Neuron], number: int, spread: int, per_layer: int) -> list[Neuron]:
