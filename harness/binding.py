@@ -17,7 +17,8 @@ from harness.stages.data import Sizes, sizes
 if TYPE_CHECKING:
     from harness.grid import Cell, Entry, Grid, Place
     from harness.registry import Registry
-    from harness.resolve import Fault, Request, Resolved, Resolver
+    from harness.resolve import Resolver
+    from harness.resolved import Fault, Request, Resolved
 
 K = TypeVar("K")
 
@@ -61,7 +62,7 @@ class Binding:
 
 def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolver) -> Binding:
     """Resolve everything that `cells` need. Raises GridError with every problem found."""
-    from harness.resolve import Request
+    from harness.resolved import Request
 
     cells = list(cells)
     wanted = {_name(entry, cell.dataset): entry for cell in cells for entry in _entries(grid, cell)}
@@ -113,7 +114,7 @@ def _name(entry: Entry, dataset: Entry) -> tuple[Entry, str | None]:
 
 
 def _request(entry: Entry, dataset: str | None) -> Request:
-    from harness.resolve import Request
+    from harness.resolved import Request
 
     base = entry.place.file.parent
     # A grid that extends another may leave a file's name to it, and stand in another folder.
@@ -144,7 +145,7 @@ def _grant_requests(grid: Grid, cells: Sequence[Cell]) -> dict[str, tuple[Reques
 def _foreign(named: Any, find: Find) -> tuple[Request, Find]:
     """A grant's dataset that is no entry of the grid."""
     from harness.components import Reference
-    from harness.resolve import Request
+    from harness.resolved import Request
 
     reference = Reference.read("dataset", named)
     params, base = dict(reference.params), find().file.parent

@@ -15,7 +15,7 @@ from harness.stages.data import sizes
 if TYPE_CHECKING:
     from harness.graph import Graph, Setting
     from harness.grid import Entry, Place
-    from harness.resolve import Resolved
+    from harness.resolved import Resolved
 
 ROLES = {"clean-labelled": "clean", "clean-unlabelled": "unlabelled"}
 """Words of `needs` that are images, and the folder in which the body finds them."""

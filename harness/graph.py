@@ -20,7 +20,7 @@ from harness.stages.victim import MODEL, TRUTH
 if TYPE_CHECKING:
     from harness.binding import Binding
     from harness.grid import Entry
-    from harness.resolve import Resolved
+    from harness.resolved import Resolved
 
 Made = TypeVar("Made")
 

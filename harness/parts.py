@@ -13,7 +13,7 @@ from harness.stages.defend import FILES as DEFENDED
 
 if TYPE_CHECKING:
     from harness.graph import Graph, Setting, Suspect
-    from harness.resolve import Resolved
+    from harness.resolved import Resolved
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from harness.stages import Stage
 if TYPE_CHECKING:
     from harness.grid import Cell, Entry, Grid
     from harness.registry import Registry
-    from harness.resolve import Resolved, Resolver
+    from harness.resolve import Resolver
+    from harness.resolved import Resolved
     from harness.sources import Sources
     from harness.store import Store
 
@@ -192,6 +193,7 @@ def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> P
     trio = (cell.dataset, cell.model, cell.attack)
     found = [reasons.get((*trio, None), None)]
     found += [reasons.get((*trio, entry)) for entry, _ in chain]
+    found.append(_untrainable(at, [defense for _, defense in chain]))
     if against := next(filter(None, found), None):
         metrics = graph.binding.grid.metrics
         wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in metrics)
@@ -208,6 +210,18 @@ def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> P
     established = _established(graph, at, victim.suspect, cell)
     defended = judged.defended.key if judged.defended else None
     return PlannedCell(cell, components, at.recipe, victim.suspect.stage.key, defended, wants, marks, established)
+
+
+def _untrainable(at: Setting, chain: Sequence[Resolved]) -> str | None:
+    """Who wants the training images of a dataset that has none."""
+    if at.task.train_count:
+        return None
+    wanting = [defense for defense in chain if "training-set" in defense.needs]
+    if at.attack.facts["trains"]:
+        wanting.insert(0, at.attack)
+    if not wanting:
+        return None
+    return f"dataset {at.data.name!r} has no training images, which {wanting[0].kind} {wanting[0].name!r} needs"
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from harness.manifest import Manifest
 if TYPE_CHECKING:
     from harness.grid import Entry
     from harness.plan import Plan, PlannedCell
-    from harness.resolve import Resolved
+    from harness.resolved import Resolved
     from harness.stages import Stage
 
 _MOVING = frozenset({"poison", "victim", "export", "part", "defend", "evaluate", "measure"})

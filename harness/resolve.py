@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from harness import locate
@@ -18,64 +17,13 @@ from harness.errors import BenchError, PluginError
 from harness.inquiry import TIMEOUT, Trouble, ask
 from harness.memo import Memo
 from harness.registry import Registered, Registry
+from harness.resolved import Fault, Request, Resolved
 from harness.sources import Sources
-
-Fault = tuple[tuple[str | int, ...], str, str]
-"""Where in the parameters (empty: the entry itself), what is wrong, what would be right."""
+from harness.stages import body, called, identity
 
 _DEEPEST = 8
 _TEXTS = "source texts"
 _MOST_TEXTS = 5000
-
-
-@dataclass(frozen=True)
-class Request:
-    """A component as a grid names it.
-
-    `base` is the folder that relative `File` parameters are looked up in, `bases` those of single parameters that come
-    from another grid file; `dataset` is the name of the dataset that it will work on, for presets such as `bcu/gtsrb`.
-    """
-
-    kind: str
-    name: str
-    preset: str | None = None
-    params: Mapping[str, Any] = field(default_factory=dict)
-    base: Path = Path()
-    dataset: str | None = None
-    bases: Mapping[str, Path] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """A component whose parameters are known to be right; everything but `uses` is JSON.
-
-    `params` are complete, with absolute paths: a child rebuilds the component from them. `identity` is what enters
-    keys: without paths (files by SHA-256), without `NotInKey` fields, and without `uses`, which enter by keys of their
-    own. `changed` are the entries of `identity` that differ from their defaults. `code` maps the modules behind the
-    component to revisions or digests. `facts` are those of `harness.components.Traits`, for a dataset the fields of
-    `Facts`, for a metric `unit`, `higher_is_better`, `combines`, `measured`, for a defense `rebuilds`. `checks`: it
-    overrides `compatible`.
-    """
-
-    kind: str
-    name: str
-    target: str
-    distribution: str
-    dist_version: str
-    version: int
-    params: dict[str, Any]
-    identity: dict[str, Any]
-    changed: dict[str, Any]
-    uses: dict[str, Resolved]
-    code: dict[str, str]
-    needs: list[str]
-    seeded: bool
-    recipe: dict[str, Any] | str | None
-    facts: dict[str, Any]
-    checks: bool
-    summary: str
-    citation: str
-    presets: list[str]
 
 
 class Resolver:
@@ -111,7 +59,7 @@ class Resolver:
         """
         asked = {number: pair for number, pair in enumerate(pairs) if pair[0].checks}
         questions = [
-            {"op": "compatible", "kind": one.kind, "target": one.target, "params": one.params, "context": dict(context)}
+            {"op": "compatible", "target": one.target, "params": one.params, "context": dict(context)}
             for one, context in asked.values()
         ]
         answers = self._ask_behaviour("compatible", questions, [one for one, _ in asked.values()])
@@ -154,13 +102,27 @@ class Resolver:
 
     def _resolve(self, requests: Sequence[Request], depth: int) -> list[Resolved | list[Fault]]:
         found = [self._find(request) for request in requests]
-        answers = self._answers(requests, found)
-        # The components that they use, of all of them at once: one more child at most for each level.
+        requests, answers = self._put_in_place(requests, found, self._answers(requests, found), depth)
+        inner = self._used(requests, answers, "references", depth)
+        results: list[Resolved | list[Fault]] = []
+        for number, (one, answer) in enumerate(zip(found, answers, strict=True)):
+            if isinstance(one, list):
+                results.append(one)
+            elif isinstance(answer, list):
+                results.append(answer)
+            else:
+                results.append(self._assemble(one, answer, inner.get(number, {}), requests[number].in_place))
+        return results
+
+    def _used(
+        self, requests: Sequence[Request], answers: Sequence[dict[str, Any] | list[Fault]], what: str, depth: int
+    ) -> dict[int, dict[str, Resolved | list[Fault]]]:
+        """The components that they name under `what`, of all of them at once: one more child at most for each level."""
         wanted = [
             (number, name, _inner(requests[number], name, reference))
             for number, answer in enumerate(answers)
             if isinstance(answer, dict)
-            for name, reference in answer["references"].items()
+            for name, reference in answer.get(what, {}).items()
         ]
         inner: dict[int, dict[str, Resolved | list[Fault]]] = {}
         if wanted and depth < _DEEPEST:
@@ -171,14 +133,29 @@ class Resolver:
             for number, name, request in wanted:
                 what = f"{request.kind} {request.name!r} uses itself, or more than {_DEEPEST} components in a row"
                 inner.setdefault(number, {})[name] = [((), what, "")]
-        results: list[Resolved | list[Fault]] = []
-        for number, (one, answer) in enumerate(zip(found, answers, strict=True)):
-            if isinstance(one, list):
-                results.append(one)
+        return inner
+
+    def _put_in_place(
+        self,
+        requests: Sequence[Request],
+        found: Sequence[Registered | list[Fault]],
+        answers: Sequence[dict[str, Any] | list[Fault]],
+        depth: int,
+    ) -> tuple[list[Request], list[dict[str, Any] | list[Fault]]]:
+        """Requests and answers again, with the attacks that fill parameters: their owner cannot be asked without."""
+        settled, final = list(requests), list(answers)
+        for number, inside in self._used(requests, answers, "wanted", depth).items():
+            faults = [fault for name, one in inside.items() if isinstance(one, list) for fault in _within(name, one)]
+            if faults:
+                final[number] = faults
             else:
-                inside = inner.get(number, {})
-                results.append(answer if isinstance(answer, list) else self._assemble(one, answer, inside))
-        return results
+                in_place = {name: one for name, one in inside.items() if isinstance(one, Resolved)}
+                settled[number] = replace(requests[number], in_place=in_place)
+        again = [number for number, request in enumerate(settled) if request.in_place]
+        asked = self._answers([settled[number] for number in again], [found[number] for number in again])
+        for number, answer in zip(again, asked, strict=True):
+            final[number] = answer
+        return settled, final
 
     def _find(self, request: Request) -> Registered | list[Fault]:
         preset: Any = request.preset  # of a component inside another, nobody has looked at it yet
@@ -194,7 +171,7 @@ class Resolver:
     ) -> list[dict[str, Any] | list[Fault]]:
         """A child's description of each, remembered or asked for; equal requests are asked once."""
         known: dict[str, dict[str, Any] | list[Fault]] = {}
-        unasked: dict[str, tuple[dict[str, Any], Registered]] = {}
+        unasked: dict[str, tuple[dict[str, Any], Registered, Any]] = {}
         keys: list[str | list[Fault]] = []
         for request, one in zip(requests, found, strict=True):
             if isinstance(one, list) or (faults := _not_json(request)):
@@ -203,28 +180,29 @@ class Resolver:
             question = _question(request, one)
             keys.append(key := _digest(question))
             if key not in known and key not in unasked:
-                if self._code(one) and (answer := self.memo.get(["resolve", key], self._stamp(one))):
+                stamp = self._stamp(one, request.in_place.values())
+                if self._code(one) and (answer := self.memo.get(["resolve", key], stamp)):
                     known[key] = answer
                 else:
-                    unasked[key] = (question, one)
+                    unasked[key] = (question, one, stamp)
         known |= self._ask_components(unasked)
         return [known[key] if isinstance(key, str) else key for key in keys]
 
     def _ask_components(
-        self, unasked: Mapping[str, tuple[dict[str, Any], Registered]]
+        self, unasked: Mapping[str, tuple[dict[str, Any], Registered, Any]]
     ) -> dict[str, dict[str, Any] | list[Fault]]:
-        answers = ask([question for question, _ in unasked.values()], self.timeout)
+        answers = ask([question for question, _, _ in unasked.values()], self.timeout)
         known: dict[str, dict[str, Any] | list[Fault]] = {}
-        for (key, (_, one)), answer in zip(unasked.items(), answers, strict=True):
+        for (key, (_, one, stamp)), answer in zip(unasked.items(), answers, strict=True):
             if isinstance(answer, Trouble):
                 known[key] = _faults(one, answer)
             else:
                 known[key] = answer["component"]
-                self.memo.put(["resolve", key], answer["component"], self._stamp(one), files=answer["files"])
+                self.memo.put(["resolve", key], answer["component"], stamp, files=answer["files"])
         return known
 
-    def _stamp(self, one: Registered) -> Any:
-        return [one.dist_version, self._code(one)]
+    def _stamp(self, one: Registered, in_place: Iterable[Resolved]) -> Any:
+        return [one.dist_version, self._code(one), *(placed.code for placed in in_place)]
 
     def _code(self, one: Registered) -> dict[str, str]:
         if one.distribution not in self._packages:
@@ -232,19 +210,28 @@ class Resolver:
         return self.sources.of(one.module, self._packages[one.distribution])
 
     def _assemble(
-        self, one: Registered, answer: dict[str, Any], inner: Mapping[str, Resolved | list[Fault]]
+        self,
+        one: Registered,
+        answer: dict[str, Any],
+        inner: Mapping[str, Resolved | list[Fault]],
+        in_place: Mapping[str, Resolved],
     ) -> Resolved | list[Fault]:
-        faults = [
-            ((name, *path), what, hint)
-            for name, result in inner.items()
-            if isinstance(result, list)
-            for path, what, hint in result
-        ]
+        faults = [fault for name, used in inner.items() if isinstance(used, list) for fault in _within(name, used)]
         uses = {name: result for name, result in inner.items() if isinstance(result, Resolved)}
+        for name, placed in in_place.items():
+            if twice := sorted(uses.keys() & placed.uses.keys()):
+                faults.append(((name,), f"{_called(one)} and {placed.name!r} both have a parameter {twice[0]!r}", ""))
+            uses |= placed.uses
         faults += _greed(one, answer["needs"], uses)
         if faults:
             return faults
         rest = {name: value for name, value in answer.items() if name != "references"}
+        rest["identity"] = answer["identity"] | {name: identity(placed) for name, placed in in_place.items()}
+        rest["changed"] = answer["changed"] | {name: called(placed) for name, placed in in_place.items()}
+        rest["needs"] = sorted({*answer["needs"], *(need for placed in in_place.values() for need in placed.needs)})
+        code = dict(self._code(one))
+        for placed in in_place.values():
+            code |= placed.code
         return Resolved(
             kind=one.kind,
             name=one.name,
@@ -252,9 +239,14 @@ class Resolver:
             distribution=one.distribution,
             dist_version=one.dist_version,
             uses=uses,
-            code=self._code(one),
+            code=code,
             **rest,
         )
+
+
+def _within(name: str, faults: Sequence[Fault]) -> list[Fault]:
+    """Faults of the component that fills a parameter, as those of its owner."""
+    return [((name, *path), what, hint) for path, what, hint in faults]
 
 
 def _inner(owner: Request, name: str, reference: Mapping[str, Any]) -> Request:
@@ -274,7 +266,9 @@ def _not_json(request: Request) -> list[Fault]:
 
 
 def _question(request: Request, one: Registered) -> dict[str, Any]:
+    in_place = {"in_place": {name: body(placed) for name, placed in request.in_place.items()}}
     return {
+        **(in_place if request.in_place else {}),
         "op": "resolve",
         "kind": one.kind,
         "target": one.target,

@@ -44,8 +44,18 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("lc", "plugins.attacks.lc:LC")
+    register.attack("filter", "plugins.attacks.filter:Filter")
+    register.attack("l0-invisible", "plugins.attacks.l0_invisible:L0Invisible")
+    register.attack("l2-invisible", "plugins.attacks.l2_invisible:L2Invisible")
     register.attack("none", "plugins.attacks.none:NoAttack")
+    register.attack("patch", "plugins.attacks.patch:Patch")
+    register.attack("pretrained", "plugins.attacks.pretrained:Pretrained")
+    register.attack("pretrained-clean", "plugins.attacks.pretrained:PretrainedClean")
     register.attack("sig", "plugins.attacks.sig:SIG")
+    register.attack("smooth", "plugins.attacks.smooth:Smooth")
+    register.attack("trojan-sq", "plugins.attacks.trojan_sq:TrojanSquare")
+    register.attack("trojan-wm", "plugins.attacks.trojan_wm:TrojanWatermark")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
     register.defense("abs", "plugins.defenses.abs:ABS")
@@ -67,6 +77,7 @@ def bench_register(register: Register) -> None:
     register.metric("tpr", "plugins.metrics.detection:TPR")
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
+    register.part("robust-model", "plugins.parts.robust_model:RobustModel")
     register.part("universal-triggers", "plugins.parts.universal_triggers:UniversalTriggers")
 
     for name, fields in RECIPES.items():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +19,7 @@ from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet
 from harness.learn.recipes import Recipe
 from harness.surroundings import Coordinates, Deadline, Surroundings
+from plugins.attacks.none import NoAttack
 from plugins.models.small_cnn import SmallCNN
 
 CLEAN = frozenset({"victim", "clean-labelled"})
@@ -49,11 +51,11 @@ class Tiny(Model):
         return Anatomy(stem="stem", stages=("stage1",), features="pool", head="head")
 
 
-def pictures(count: int = 30, spread: int = 0) -> ImageSet:
+def pictures(count: int = 30, spread: int = 0, channels: int = 1) -> ImageSet:
     """Images of three classes that differ in brightness, by 80 levels; `spread` is added to each image at random."""
     generator = torch.Generator().manual_seed(count)
     labels = torch.arange(count) % 3
-    noise = torch.randint(0, 80, (count, 8, 8, 1), generator=generator)
+    noise = torch.randint(0, 80, (count, 8, 8, channels), generator=generator)
     shift = torch.randint(0, spread + 1, (count, 1, 1, 1), generator=generator)
     images = (noise + shift + 80 * labels[:, None, None, None]).clamp(0, 255).to(torch.uint8)
     return ImageSet(images, labels)
@@ -94,24 +96,61 @@ def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
     return net
 
 
-def attacked(attack: PoisoningAttack, epochs: int, spread: int = 0) -> tuple[float, float]:
-    """Accuracy and attack success rate of a victim made in the two stages of an attack.
+@cache
+def clean_network(channels: int = 1) -> nn.Module:
+    """A network that knows the pictures, of the architecture that `crafting` and `attacked` work with."""
+    train = pictures(90, 0, channels)
+    torch.manual_seed(0)
+    model = SmallCNN(width=8)
+    net = model.build(task_of(train))
+    access = AttackAccess(surroundings(model, "part"), NoAttack(), train, None, Coordinates(0, "noise", "part", "any"))
+    access.fit(net, train, epochs=30)
+    return net.eval()
 
-    With a `spread` classes overlap: a clean-label trigger is not learned where the class itself says everything.
+
+def crafting(
+    attack: PoisoningAttack, train: ImageSet, parts: Mapping[str, nn.Module] | None = None, replicate: int = 0
+) -> AttackAccess:
+    """What `craft` and `poison` are given; `parts` are the networks that fill parameters."""
+    at = Coordinates(replicate, "noise", "poison", "any")
+    opened = {name: partial(copy.deepcopy, part) for name, part in (parts or {}).items()}
+    around = replace(surroundings(SmallCNN(width=8)), task=task_of(train), coordinates=at, parts=opened)
+    return AttackAccess(around, attack, train, None, at)
+
+
+def task_of(train: ImageSet) -> Task:
+    """The task of these pictures."""
+    return replace(Tiny.task, height=train.images.shape[1], width=train.images.shape[2], channels=train.images.shape[3])
+
+
+def attacked(
+    attack: PoisoningAttack,
+    epochs: int,
+    spread: int = 0,
+    channels: int = 1,
+    parts: Mapping[str, nn.Module] | None = None,
+) -> tuple[float, float]:
+    """Accuracy and attack success rate of a victim made in the two stages of an attack, whose parts are `parts`.
+
+    With a `spread` classes overlap: a clean-label trigger is not learned where the class itself says everything. The
+    success is over images of attacked classes other than the one that they are mapped to.
     """
     model = SmallCNN(width=8)
-    train, select = pictures(300, spread), Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
-    trigger = attack.trigger(Tiny.task)
-    access = AttackAccess(surroundings(model, stage="poison"), attack, train, None, select)
+    train, select = pictures(300, spread, channels), Coordinates(0, "noise", "poison", "any")
+    task = task_of(train)
+    trigger = attack.trigger(task)
+    access = crafting(attack, train, parts)
     attack.craft(access, trigger)
     poisoned = attack.poison(access, trigger)
     around = replace(
         surroundings(model, "victim"),
+        task=task,
         recipe=Recipe(epochs=epochs, batch=32, lr=0.02, schedule="cosine", precision="fp32"),
     )
     victim = attack.implant(AttackAccess(around, attack, train, poisoned, select), trigger)
-    test = pictures(150, spread)
+    test = pictures(150, spread, channels)
     clean, _ = predict(victim, test.images)
     fooled, _ = predict(victim, test.images, trigger=trigger, quantise=attack.test_quantise)
-    others = test.labels != attack.target
-    return float((clean == test.labels).float().mean()), float((fooled[others] == attack.target).float().mean())
+    wanted = torch.tensor(attack.label_table(task.classes))[test.labels]
+    counted = (wanted >= 0) & (wanted != test.labels)
+    return float((clean == test.labels).float().mean()), float((fooled == wanted)[counted].float().mean())

@@ -12,7 +12,7 @@ from typing import Any, cast
 from harness import grid, keys
 from harness.grid import Cell
 from harness.plan import Plan, PlannedCell, Want
-from harness.resolve import Resolved
+from harness.resolved import Resolved
 from harness.stages import Input, Stage, body
 from harness.store import Store
 

@@ -14,7 +14,8 @@ from harness.discovery import discover
 from harness.errors import PluginError
 from harness.memo import Memo
 from harness.registry import Registered, Registry
-from harness.resolve import Fault, Request, Resolved, Resolver
+from harness.resolve import Resolver
+from harness.resolved import Fault, Request, Resolved
 from tests.fake_plugins import install
 
 KIT = '''
@@ -114,6 +115,29 @@ KIT = '''
         needs = {"model"}
         surrogate: Use[Part] = use("teaching")
 
+    class Bring(Attack):
+        """Bring it."""
+        trains = False
+        seeded = False
+        inner: Use[Attack]
+        def label_table(self, classes): ...
+        def trigger(self, task): ...
+        def poison(self, access, trigger): ...
+        def implant(self, access, trigger): ...
+        @property
+        def labelling(self):
+            return self.inner.component.labelling
+        @property
+        def twice(self):
+            return 2 * self.inner.component.alpha
+
+    class Twin(Attack):
+        inner: Use[Attack] = use("crafted")
+        surrogate: Use[Part] = use("decoder")
+        def label_table(self, classes): ...
+        def trigger(self, task): ...
+        def poison(self, access, trigger): ...
+
     class Hungry(Attack):
         needs = {"victim"}
         def label_table(self, classes): ...
@@ -189,7 +213,15 @@ KIT = '''
 '''
 
 CLASSES = {
-    "attack": {"blend": "Blend", "clean": "Clean", "member": "Member", "crafted": "Crafted", "hungry": "Hungry"},
+    "attack": {
+        "blend": "Blend",
+        "clean": "Clean",
+        "member": "Member",
+        "crafted": "Crafted",
+        "hungry": "Hungry",
+        "bring": "Bring",
+        "twin": "Twin",
+    },
     "defense": {
         "tune": "Tune",
         "distil": "Distil",
@@ -397,8 +429,8 @@ def test_facts_of_each_kind(resolver: Resolver, tmp_path: Path) -> None:
         Request("defense", "leaky", params={"loud": True}),
     )
     label_map = {"kind": "all-to-one", "target": 2, "sources": []}
-    assert blend.facts == {"has_trigger": True, "training_controlled": False, "label_map": label_map}
-    assert clean.facts == {"has_trigger": False, "training_controlled": False, "label_map": None}
+    assert blend.facts == {"has_trigger": True, "training_controlled": False, "label_map": label_map, "trains": True}
+    assert clean.facts == {"has_trigger": False, "training_controlled": False, "label_map": None, "trains": True}
     assert net.facts == {"anatomy": False, "units": False}
     assert (net.name, net.identity["arch"]) == ("net", "b")
     assert (disk.facts["classes"], disk.facts["fingerprint"], disk.seeded) == (7, "print", False)
@@ -517,8 +549,8 @@ def test_unknown_names_are_told_like_other_problems(resolver: Resolver) -> None:
 
 def test_every_built_in_resolves_with_its_defaults(tmp_path: Path) -> None:
     registry = discover()
-    # Real pictures, which cannot be asked for their facts here; see the tests of each.
-    brought = {"npz", "folder", "cifar10", "gtsrb", "mnist", "stl10", "svhn"}
+    # What is made of files that a user brings, or of real pictures; see the tests of each.
+    brought = {"npz", "folder", "cifar10", "gtsrb", "mnist", "stl10", "svhn", "patch", "pretrained", "pretrained-clean"}
     own = [entry for entry in registry.entries() if entry.distribution == "doorbench" and entry.name not in brought]
     names = {entry.name: f"{entry.name}:resnet18" for entry in own if entry.argument}
     entries = [entry for entry in own if entry.name not in names]
@@ -529,3 +561,46 @@ def test_every_built_in_resolves_with_its_defaults(tmp_path: Path) -> None:
         assert one.summary
         assert one.changed == {}
         assert f"{one.target.partition(':')[0]}" in one.code
+
+
+# --- attacks that fill parameters ------------------------------------------------------------------------------------
+
+
+def test_an_attack_that_fills_a_parameter_is_put_in_place(resolver: Resolver, tmp_path: Path) -> None:
+    (tmp_path / "kitty.png").write_bytes(b"picture")
+    inner = {"name": "blend", "preset": "paper", "pattern": "kitty.png", "target": 3}
+    (bring,) = good(resolver, Request("attack", "bring", params={"inner": inner}, base=tmp_path))
+    assert bring.facts["label_map"] == {"kind": "all-to-one", "target": 3, "sources": []}
+    assert (bring.facts["trains"], bring.seeded, bring.uses) == (False, False, {})
+    placed = bring.params["inner"]["component"]
+    assert (placed["target"], placed["params"]["alpha"]) == ("resolve_kit:Blend", 0.2)
+    assert placed["params"]["pattern"] == str(tmp_path / "kitty.png")
+    digest = hashlib.sha256(b"picture").hexdigest()
+    assert bring.identity["inner"]["params"]["pattern"] == {"sha256": digest}, "content is in the key, the path is not"
+    assert bring.changed["inner"].startswith("blend[alpha=0.2,pattern=")
+
+
+def test_what_it_needs_and_uses_is_the_owner_s(resolver: Resolver) -> None:
+    (bring,) = good(resolver, Request("attack", "bring", params={"inner": "crafted"}))
+    assert bring.needs == ["model"]
+    assert bring.uses["surrogate"].name == "teaching"
+    assert "surrogate" not in bring.identity["inner"]["params"], "it enters keys as a stage of its own"
+
+
+def test_attacks_fill_parameters_of_attacks_that_do(resolver: Resolver) -> None:
+    nested = {"name": "bring", "inner": {"name": "blend", "alpha": 0.3}}
+    (bring,) = good(resolver, Request("attack", "bring", params={"inner": nested}))
+    assert bring.params["inner"]["component"]["params"]["inner"]["component"]["params"]["alpha"] == 0.3
+
+
+def test_faults_of_an_attack_in_place_are_told_where_they_stand(resolver: Resolver) -> None:
+    wrong = [{"name": "blnd"}, {"name": "blend", "alpha": 2.0}, {"component": {"name": "blend"}}]
+    answers = bad(resolver, *(Request("attack", "bring", params={"inner": one}) for one in wrong))
+    (name,), (alpha,), (given,) = answers
+    assert name[0] == ("inner", "name")
+    assert "blend" in name[1]
+    assert alpha[0] == ("inner", "alpha")
+    assert given[0] == ("inner",)
+    assert "named, not given" in given[1]
+    ((twice,),) = bad(resolver, Request("attack", "twin"))
+    assert "both have a parameter 'surrogate'" in twice[1]

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness import keys
-from harness.resolve import Resolved
+from harness.resolved import Resolved
 from harness.stages import SCHEMA, Input, Stage, body, called, identity, make, merge
 from tests.report_kit import resolved
 

@@ -17,6 +17,7 @@ from harness.components.base import (
     Context,
     Task,
     Traits,
+    load_component,
     summary,
 )
 from harness.components.dataset import Dataset, Facts, Pictures
@@ -25,6 +26,7 @@ from harness.components.kinds import BY_KIND, kind_of
 from harness.components.metric import Metric, Predictions
 from harness.components.model import Anatomy, Model, Unit
 from harness.components.parameters import (
+    IN_PLACE,
     File,
     FileMark,
     Folder,
@@ -43,6 +45,7 @@ __all__ = [
     "ATTACK_NEEDS",
     "BY_KIND",
     "DEFENSE_NEEDS",
+    "IN_PLACE",
     "KINDS",
     "METRIC_NEEDS",
     "PART_NEEDS",
@@ -78,6 +81,7 @@ __all__ = [
     "Unit",
     "Use",
     "kind_of",
+    "load_component",
     "summary",
     "use",
 ]

@@ -34,6 +34,8 @@ class Attack(Component):
 
     has_trigger: ClassVar[bool] = True
     """False for the attack that is none: no triggered test set, no ASR."""
+    trains: ClassVar[bool] = True
+    """False where the victim comes from elsewhere: its dataset may have no training images then."""
     recipe: ClassVar[Mapping[str, Any] | str | None] = None
     """The attack's own schedule (fields of `Recipe`, or a recipe's name); goes before `[training] recipe`."""
 
@@ -66,6 +68,11 @@ class Attack(Component):
         return "truncate"
 
     @property
+    def labelling(self) -> Mapping[str, Any] | None:
+        """The label map in words, `{"kind", "target", "sources"}`, for `Traits.facts`; None where it has none."""
+        return None
+
+    @property
     def training_controlled(self) -> bool:
         """Whether the attack trains the victim itself; its exported training set is then stamped afterwards."""
         return type(self).implant is not Attack.implant
@@ -91,6 +98,11 @@ class TargetedAttack(Attack):
         if self.label_map == "source-specific":
             return [self.target if label in self.sources else -1 for label in range(classes)]
         return [self.target] * classes
+
+    @property
+    def labelling(self) -> Mapping[str, Any] | None:
+        """See `Attack.labelling`."""
+        return {"kind": self.label_map, "target": self.target, "sources": list(self.sources)}
 
     @model_validator(mode="after")
     def _names_its_sources(self) -> Self:

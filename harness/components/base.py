@@ -6,7 +6,9 @@ its docstring's first line is what `bench list` shows, a string under a field is
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -77,8 +79,8 @@ class Task:
 class Traits:
     """What a plan knows of another component of the cell: its name, parameters and the facts its class declares.
 
-    `facts` holds `has_trigger`, `label_map`, `training_controlled` for attacks and `anatomy`, `units` (bool: does the
-    class override the method) for models.
+    `facts` holds `has_trigger`, `label_map`, `trains`, `training_controlled` for attacks and `anatomy`, `units` (bool:
+    does the class override the method) for models.
     """
 
     kind: str
@@ -95,6 +97,13 @@ class Context:
     model: Traits | None = None
     attack: Traits | None = None
     defense: Traits | None = None
+
+
+def load_component(spec: Mapping[str, Any]) -> Component:
+    """The component whose `target` and complete `params` are known. Imports its module: children only."""
+    module, _, name = spec["target"].partition(":")
+    cls: type[Component] = getattr(importlib.import_module(module), name)
+    return cls.model_validate_json(json.dumps(spec["params"]))
 
 
 def summary(component: type[Component]) -> str:

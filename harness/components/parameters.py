@@ -4,26 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Generic, Self, TypeVar
 
 from pydantic import Field, GetCoreSchemaHandler
 from pydantic_core import core_schema
 
-from harness.components.base import Component
+from harness.components.base import Component, load_component
 from harness.components.kinds import kind_of
 
 C = TypeVar("C", bound=Component)
 
+IN_PLACE = "component"
+"""The only key of the table that stands for a reference whose component the host has put in place."""
+
 
 @dataclass(frozen=True)
 class Reference:
-    """A parameter that names a component: resolved like a grid entry, an upstream stage in the plan."""
+    """A parameter that names a component: resolved like a grid entry, an upstream stage in the plan.
+
+    An attack that fills a parameter is no stage but the component itself. The host puts it in place once it is
+    resolved: `target` is then its class, `params` are complete, and `component` is there.
+    """
 
     kind: str
     name: str
     preset: str | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    target: str | None = None
+
+    @cached_property
+    def component(self) -> Component:
+        """The component itself. Raises ValueError where the host has not put it in place."""
+        if self.target is None:
+            raise ValueError(f"{self.kind} {self.name!r} is only named here; the host puts attacks alone in place")
+        return load_component({"target": self.target, "params": self.params})
 
     @classmethod
     def read(cls, kind: str, value: Any) -> Self:
@@ -37,6 +53,8 @@ class Reference:
             return cls(kind, value.name, value.preset, dict(value.params))
         if isinstance(value, str):
             return cls(kind, value)
+        if isinstance(value, Mapping) and set(value) == {IN_PLACE}:
+            return cls(**value[IN_PLACE])
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise ValueError(f'a {kind} is wanted here: "name" or {{name = "...", <its parameters>}}')
         params = {key: item for key, item in value.items() if key not in ("name", "preset")}
@@ -44,6 +62,8 @@ class Reference:
 
     def table(self) -> dict[str, Any]:
         """The table that `read` understands."""
+        if self.target is not None:
+            return {IN_PLACE: {"kind": self.kind, "name": self.name, "target": self.target, "params": self.params}}
         preset = {"preset": self.preset} if self.preset else {}
         return {"name": self.name, **preset, **self.params}
 
@@ -80,8 +100,14 @@ class Use(Generic[C]):
 
     The body reads what was made of it with `access.part("teacher")`: a `Part` gives its module; a `Dataset` an
     `ImageSet` of its training images, resized to the task; a `Model` a fresh network; a `Defense` (of a defense) the
-    defended module, made from the owner's victim with the owner's grant.
+    defended module, made from the owner's victim with the owner's grant. An `Attack` is no stage: the owner calls its
+    methods, `self.<name>.component.trigger(task)`, and what it needs or uses is granted to the owner.
     """
+
+    # What a `Reference` has, for type checkers: to them a field declared `Use[Attack]` is one of these.
+    name: str
+    target: str | None
+    component: C
 
     @classmethod
     def __class_getitem__(cls, kind: type[C]) -> Any:

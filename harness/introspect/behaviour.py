@@ -6,14 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from harness.components import Context, Metric, Task, Traits
+from harness.components import Context, Metric, Task, Traits, load_component
 from harness.errors import PluginError
-from harness.introspect.parameters import rebuild
 
 
-def compatible(kind: str, target: str, params: Mapping[str, Any], context: Mapping[str, Any]) -> str | None:
+def compatible(target: str, params: Mapping[str, Any], context: Mapping[str, Any]) -> str | None:
     """The reason why a component cannot work in a context (as JSON), or None."""
-    reason: Any = rebuild(target, kind, params).compatible(read_context(context))
+    reason: Any = load_component({"target": target, "params": params}).compatible(read_context(context))
     if reason is not None and not isinstance(reason, str):
         raise PluginError(f"{target}: compatible() returned {reason!r}, where a reason or None is wanted")
     return reason
@@ -21,7 +20,7 @@ def compatible(kind: str, target: str, params: Mapping[str, Any], context: Mappi
 
 def combine(target: str, params: Mapping[str, Any], values: Sequence[float]) -> dict[str, float]:
     """What a metric makes of a group of replicates: finite numbers by name."""
-    metric = rebuild(target, "metric", params)
+    metric = load_component({"target": target, "params": params})
     assert isinstance(metric, Metric)
     combined: Any = metric.combine(list(values))
     if not isinstance(combined, Mapping) or not combined:

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from harness.components import (
     DEFENSE_NEEDS,
+    IN_PLACE,
     Attack,
     Component,
     Dataset,
@@ -22,7 +23,6 @@ from harness.components import (
     Model,
     Part,
     Reference,
-    TargetedAttack,
     summary,
 )
 from harness.errors import PluginError, suggest
@@ -42,17 +42,23 @@ def resolve(
     base: str,
     dataset: str | None,
     bases: Mapping[str, str] = MappingProxyType({}),
+    in_place: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """What a plan needs of one component; JSON, with the stamps of the files that the answer rests on.
 
-    Relative files are looked up in `bases[parameter]`, else in `base`.
+    Relative files are looked up in `bases[parameter]`, else in `base`. Where an attack fills a parameter, the answer is
+    `{"wanted": references}` until it is given `in_place`, as the table of a component that was resolved before.
     Raises ParameterError for parameters that cannot be, PluginError for a class that breaks the contract.
     """
     component = load(kind, target)
     table = expand(component, preset, dataset, params)
+    _refuse_components(component, table)
+    table |= {name: {IN_PLACE: one} for name, one in in_place.items()}
     if argument_value is not None:
         table = _with_argument(component, str(argument), argument_value, table)
     instance = _instance(component, table)
+    if wanted := {name: one for name, one in references(instance).items() if one.kind == "attack" and not one.target}:
+        return {"component": {"wanted": _requests(wanted)}, "files": {}}
     read: dict[str, Any] = {}
     instance, digests = _find_files(instance, lambda name: Path(bases.get(name, base)), read)
     answer = _describe(instance, digests, component)
@@ -79,11 +85,6 @@ def expand(
     for name in found:
         table |= as_json(component.presets[name])
     return {**table, **params}
-
-
-def rebuild(target: str, kind: str, params: Mapping[str, Any]) -> Component:
-    """The component of parameters that were resolved before."""
-    return load(kind, target).model_validate_json(json.dumps(params))
 
 
 def _with_argument(component: type[Component], argument: str, value: str, table: dict[str, Any]) -> dict[str, Any]:
@@ -123,11 +124,11 @@ def _find_files(
 
 def _describe(instance: Component, digests: Mapping[str, Any], component: type[Component]) -> dict[str, Any]:
     fields = component.model_fields
-    references = {name: value for name in fields if isinstance(value := getattr(instance, name), Reference)}
-    _refuse_nested_references(instance, references)
-    plain = instance.model_dump(mode="json", exclude=set(references))
-    params = {name: as_json(references[name]) if name in references else plain[name] for name in fields}
-    keyed = [name for name in fields if name not in references and not is_outside_key(fields[name])]
+    found = references(instance)
+    _refuse_nested_references(instance, found)
+    plain = instance.model_dump(mode="json", exclude=set(found))
+    params = {name: as_json(found[name]) if name in found else plain[name] for name in fields}
+    keyed = [name for name in fields if name not in found and not is_outside_key(fields[name])]
     identity = {name: digests.get(name, params[name]) for name in keyed}
     return {
         "version": component.version,
@@ -138,10 +139,7 @@ def _describe(instance: Component, digests: Mapping[str, Any], component: type[C
             for name in keyed
             if fields[name].is_required() or params[name] != default_of(fields[name])
         },
-        "references": {
-            name: {"kind": value.kind, "name": value.name, "preset": value.preset, "params": as_json(value.params)}
-            for name, value in references.items()
-        },
+        "references": _requests({name: one for name, one in found.items() if not one.target}),
         "needs": _needs(instance),
         "seeded": component.seeded,
         "recipe": as_json(instance.recipe) if isinstance(instance, Attack) else None,
@@ -152,9 +150,32 @@ def _describe(instance: Component, digests: Mapping[str, Any], component: type[C
     }
 
 
-def _refuse_nested_references(instance: Component, references: Mapping[str, Reference]) -> None:
+def references(instance: Component) -> dict[str, Reference]:
+    """The parameters of a component that are components."""
+    return {
+        name: value for name in type(instance).model_fields if isinstance(value := getattr(instance, name), Reference)
+    }
+
+
+def _requests(found: Mapping[str, Reference]) -> dict[str, Any]:
+    """What the parent resolves them by."""
+    return {
+        name: {"kind": one.kind, "name": one.name, "preset": one.preset, "params": as_json(one.params)}
+        for name, one in found.items()
+    }
+
+
+def _refuse_components(component: type[Component], table: Mapping[str, Any]) -> None:
+    """The form of a component in place is the host's: a grid names what it wants."""
+    for name, field in component.model_fields.items():
+        if uses(field) and isinstance(value := table.get(name), Mapping) and set(value) == {IN_PLACE}:
+            hint = f'{name} = "..." or {name} = {{name = "...", <its parameters>}}'
+            raise ParameterError(((name,), f"a component is named, not given as {IN_PLACE!r}", hint))
+
+
+def _refuse_nested_references(instance: Component, found: Mapping[str, Reference]) -> None:
     for name, field in type(instance).model_fields.items():
-        if uses(field) and name not in references and getattr(instance, name) is not None:
+        if uses(field) and name not in found and getattr(instance, name) is not None:
             where = f"{type(instance).__name__}.{name}"
             raise PluginError(f"{where}: a component as a parameter is Use[...] or Use[...] | None, not in a list")
 
@@ -176,7 +197,8 @@ def _facts(instance: Component) -> dict[str, Any]:
         return {
             "has_trigger": instance.has_trigger,
             "training_controlled": instance.training_controlled,
-            "label_map": _label_map(instance),
+            "label_map": instance.labelling,
+            "trains": instance.trains,
         }
     if isinstance(instance, Model):
         return {"anatomy": overrides(own, "anatomy", Model), "units": overrides(own, "units", Model)}
@@ -190,12 +212,6 @@ def _facts(instance: Component) -> dict[str, Any]:
             "measured": overrides(own, "measure", Metric),
         }
     return {"rebuilds": overrides(own, "rebuild", Defense)} if isinstance(instance, Defense) else {}
-
-
-def _label_map(instance: Attack) -> dict[str, Any] | None:
-    if not isinstance(instance, TargetedAttack):
-        return None
-    return {"kind": instance.label_map, "target": instance.target, "sources": list(instance.sources)}
 
 
 def _dataset_facts(instance: Dataset) -> dict[str, Any]:

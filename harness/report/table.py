@@ -16,7 +16,8 @@ from harness.report.style import Style
 from harness.results import Row
 
 if TYPE_CHECKING:
-    from harness.resolve import Resolved, Resolver
+    from harness.resolve import Resolver
+    from harness.resolved import Resolved
 
 AVERAGE = "average"
 WORDS = {Outcome.FAILED: "failed", Outcome.TIMED_OUT: "timed out", Outcome.BLOCKED: "blocked"}

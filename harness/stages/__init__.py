@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from harness.keys import digest
 
 if TYPE_CHECKING:
-    from harness.resolve import Resolved
+    from harness.resolved import Resolved
     from harness.surroundings import Deadline
 
 SCHEMA = 1
@@ -85,8 +85,13 @@ def body(component: Resolved) -> dict[str, Any]:
 
 def called(component: Resolved) -> str:
     """Name and non-default parameters, whatever the grid calls it: in titles, and what metrics are stored under."""
-    changed = ",".join(f"{name}={json.dumps(value)}" for name, value in sorted(component.changed.items()))
+    changed = ",".join(f"{name}={_told(value)}" for name, value in sorted(component.changed.items()))
     return f"{component.name}[{changed}]" if changed else component.name
+
+
+def _told(value: Any) -> str:
+    """A parameter as JSON; a file by the first digits of its SHA-256."""
+    return value["sha256"][:8] if isinstance(value, dict) and set(value) == {"sha256"} else json.dumps(value)
 
 
 class Code(dict[str, str]):

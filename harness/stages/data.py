@@ -30,6 +30,7 @@ class Sizes:
 def sizes(params: Mapping[str, Any], train: int, test: int) -> Sizes:
     """The split sizes that a dataset's parameters ask of its original `train` and `test` images.
 
+    Without any training images, which a victim made elsewhere does not want, there is only what the test images give.
     Raises ValueError where there are too few, with what would be right.
     """
     if (params["take"] or 0) > train:
@@ -40,7 +41,9 @@ def sizes(params: Mapping[str, Any], train: int, test: int) -> Sizes:
     pool, validation = params["pool"], params["validation"]
     from_test = params["pool_from"] == "test"
     held = validation + (0 if from_test else pool)
-    if held >= train:
+    if held and not train:
+        raise ValueError('there are no training images to hold back from: pool_from = "test", validation = 0')
+    if train and held >= train:
         raise ValueError(f"pool and validation hold back {held} of {train} training images: none is left to train on")
     if from_test and pool >= test:
         raise ValueError(f"the pool holds back {pool} of {test} test images: none is left to test on")
@@ -65,8 +68,7 @@ def run(job: Job) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from harness.components import Dataset
-    from harness.stages.materials import load_component
+    from harness.components import Dataset, load_component
 
     spec = job.payload["component"]
     dataset = load_component(spec)

@@ -45,8 +45,8 @@ def openers(job: Job, task: Task) -> Mapping[str, Callable[[], Any]]:
 def run(job: Job) -> None:
     """Defend, check what came back, prove the round trip, save."""
     from harness.access import Access
-    from harness.components import Defense
-    from harness.stages.materials import load_component, seed_everything, surroundings
+    from harness.components import Defense, load_component
+    from harness.stages.materials import seed_everything, surroundings
 
     defense = load_component(job.payload["component"])
     assert isinstance(defense, Defense)

@@ -16,10 +16,10 @@ def run(job: Job) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from harness.components import Attack
+    from harness.components import Attack, load_component
     from harness.errors import Incompatible
     from harness.learn.evaluation import predict
-    from harness.stages.materials import load_component, open_model, open_oracle, seed_everything, surroundings
+    from harness.stages.materials import open_model, open_oracle, seed_everything, surroundings
     from harness.stages.score import VARIANT
 
     source = job.inputs / "model" / "model.safetensors"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.access import Oracle
-from harness.components import Attack, Component, Defense, Model, Part, Task
+from harness.components import Attack, Defense, Model, Part, Task, load_component
 from harness.surroundings import Coordinates, Surroundings
 
 if TYPE_CHECKING:
@@ -19,13 +18,6 @@ if TYPE_CHECKING:
     from harness.stages import Job
 
 RESULT = "result.json"
-
-
-def load_component(spec: Mapping[str, Any]) -> Component:
-    """The component that `spec` (`target`, `params`) describes. Imports its module: children only."""
-    module, _, name = spec["target"].partition(":")
-    cls: type[Component] = getattr(importlib.import_module(module), name)
-    return cls.model_validate_json(json.dumps(spec["params"]))
 
 
 def surroundings(job: Job) -> Surroundings:

@@ -22,9 +22,9 @@ def run(job: Job) -> None:
     from safetensors.numpy import save_file
 
     from harness.access import MetricAccess
-    from harness.components import Metric
+    from harness.components import Metric, load_component
     from harness.errors import Incompatible
-    from harness.stages.materials import load_component, seed_everything, surroundings
+    from harness.stages.materials import seed_everything, surroundings
     from harness.stages.score import checked
 
     row = job.payload["row"]

@@ -16,10 +16,10 @@ def run(job: Job) -> None:
     from torch import nn
 
     from harness.access import PartAccess
-    from harness.components import Part
+    from harness.components import Part, load_component
     from harness.learn.weights import load_state, save_state
     from harness.stages.defend import openers, spent
-    from harness.stages.materials import RESULT, load_component, open_images, part_model, seed_everything, surroundings
+    from harness.stages.materials import RESULT, open_images, part_model, seed_everything, surroundings
 
     part = load_component(job.payload["component"])
     assert isinstance(part, Part)

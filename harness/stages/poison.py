@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 def open_attack(job: Job, *, poisoned: PoisonedSet | None) -> tuple[Attack, AttackAccess]:
     """The stage's attack and what it is granted."""
     from harness.access import AttackAccess
-    from harness.components import Attack
-    from harness.stages.materials import load_component, open_images, seed_everything, surroundings
+    from harness.components import Attack, load_component
+    from harness.stages.materials import open_images, seed_everything, surroundings
     from harness.surroundings import Coordinates
 
     attack = load_component(job.payload["component"])

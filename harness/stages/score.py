@@ -21,8 +21,7 @@ VARIANT = "variant."
 
 def run(job: Job) -> None:
     """Score every metric."""
-    from harness.components import Metric
-    from harness.stages.materials import load_component
+    from harness.components import Metric, load_component
 
     predictions = open_predictions(job)
     rows = {}

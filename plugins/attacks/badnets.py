@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness import Context, PoisoningAttack, Task
+from plugins.parts.patterns import Stamp
 
 BLOCK = ((0, 0, 255), (0, 255, 0), (255, 0, 255))
 """The published 3x3 block, rows from top to bottom."""
@@ -65,7 +66,8 @@ class BadNets(PoisoningAttack):
 
     def trigger(self, task: Task) -> nn.Module:
         """A mask and a pattern; both follow from the parameters."""
-        return Patch(*self._layout(task.height, task.width), self.alpha)
+        mask, pattern = self._layout(task.height, task.width)
+        return Stamp(self.alpha * mask, self.alpha * mask * pattern)
 
     def _layout(self, height: int, width: int) -> tuple[Tensor, Tensor]:
         """Mask and pattern in [0,1], (1, height, width)."""
@@ -90,17 +92,3 @@ class BadNets(PoisoningAttack):
         steps = torch.arange(self.size)
         light = (steps[:, None] + steps[None, :] + 2 * (self.size - 1)) % 2 == 0
         return torch.where(light, 255, DARK) / 255
-
-
-class Patch(nn.Module):
-    """x' = x (1 - alpha m) + alpha m p."""
-
-    def __init__(self, mask: Tensor, pattern: Tensor, alpha: float) -> None:
-        super().__init__()
-        self.register_buffer("weight", alpha * mask)
-        self.register_buffer("light", alpha * mask * pattern)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        weight, light = self.get_buffer("weight"), self.get_buffer("light")
-        return images * (1 - weight) + light

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from harness import File, PoisoningAttack, Task
 from harness.access import AttackAccess
+from harness.learn.images import to_float
+from plugins.parts.pictures import picture_for
 
 
 class Blend(PoisoningAttack):
@@ -46,16 +48,13 @@ class Blend(PoisoningAttack):
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Draw the pattern, or read it."""
-        from harness.learn.images import resize, to_float
-        from plugins.parts.pictures import read_picture
-
         channels, height, width = access.task.image_shape
         if self.picture is None:
             drawn = torch.randint(0, 256, (height, width, channels), generator=access.generator("pattern"))
-            levels = drawn.to(torch.uint8)[None]
+            pattern = to_float(drawn.to(torch.uint8)[None])[0]
         else:
-            levels = resize(read_picture(self.picture)[None], height, width, channels)
-        trigger.get_buffer("pattern").copy_(to_float(levels)[0])
+            pattern = picture_for(access.task, self.picture)
+        trigger.get_buffer("pattern").copy_(pattern)
 
 
 class Mean(nn.Module):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from harness import Folder
-from harness.components import Dataset, Facts, Pictures
-from harness.environment import cache_folder
-from plugins.datasets.pictures import Filter, decoded, kept, listed
+from harness.components import Facts, Pictures
+from plugins.datasets.pictures import Resized, decoded, listed
 from plugins.datasets.published import fingerprint
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 Pair = tuple[Path, int]
 
 
-class PictureFolder(Dataset):
+class PictureFolder(Resized):
     """Pictures in `train/<class>/` and `test/<class>/` below a folder, resized to squares.
 
     Classes are the sub-folders of `train` and are numbered in the order of their names; pictures come in the order of
@@ -33,16 +32,6 @@ class PictureFolder(Dataset):
     """height and width in pixels that pictures are resized to"""
     channels: Literal[1, 3] = 3
     """3: colour, 1: grey"""
-    resample: Filter = "bilinear"
-    """how they are resized; all of them average over what they shrink"""
-    decoded_in: Folder | None = None
-    """folder that resized pictures are kept in; none: `pictures` in the cache folder"""
-
-    @model_validator(mode="after")
-    def _choose(self) -> Self:
-        if self.decoded_in is None:
-            object.__setattr__(self, "decoded_in", cache_folder() / "pictures")
-        return self
 
     def facts(self) -> Facts:
         """By listing folders, and the checksums of all pictures. Raises ValueError where there are no pictures."""
@@ -51,8 +40,7 @@ class PictureFolder(Dataset):
 
     def load(self) -> Pictures:
         """Decode and resize everything, or read what that gave before. Raises ValueError for what is no picture."""
-        assert self.decoded_in is not None
-        return Pictures(*kept(self.decoded_in, f"folder-{self._digest()[:32]}", self._decode))
+        return Pictures(*self.kept(f"folder-{self._digest()[:32]}", self._decode))
 
     def _decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         import numpy as np

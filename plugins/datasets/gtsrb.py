@@ -5,13 +5,11 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from harness import Folder
-from harness.environment import cache_folder
-from plugins.datasets.pictures import Filter, decoded, kept, listed
+from plugins.datasets.pictures import Resized, decoded, listed
 from plugins.datasets.published import Published, fingerprint
 
 if TYPE_CHECKING:
@@ -22,7 +20,7 @@ ARCHIVE = "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/
 PLACES = {"final": "GTSRB/Final_Training/Images", "online": "GTSRB/Training"}
 
 
-class Gtsrb(Published):
+class Gtsrb(Published, Resized):
     """GTSRB: traffic signs in 43 classes, resized to squares; 12,630 test images, in torchvision's folders.
 
     The papers train on the 39,209 images of the final training set. torchvision fetches the 26,640 of the competition's
@@ -45,16 +43,6 @@ class Gtsrb(Published):
     """the training set: all 39,209 images, or the 26,640 that torchvision fetches"""
     size: Annotated[int, Field(ge=8, le=512)] = 32
     """height and width in pixels that pictures are resized to"""
-    resample: Filter = "bilinear"
-    """how they are resized; all of them average over what they shrink"""
-    decoded_in: Folder | None = None
-    """folder that resized pictures are kept in; none: `pictures` in the cache folder"""
-
-    @model_validator(mode="after")
-    def _choose(self) -> Self:
-        if self.decoded_in is None:
-            object.__setattr__(self, "decoded_in", cache_folder() / "pictures")
-        return self
 
     @property
     def base(self) -> Path:
@@ -79,9 +67,8 @@ class Gtsrb(Published):
 
     def decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Pictures in the order of class and name; the test set in the order of its table."""
-        assert self.decoded_in is not None
         name = f"gtsrb-{fingerprint(self.called, self.files(), self.folder, self.settings())[:32]}"
-        return kept(self.decoded_in, name, self._decode)
+        return self.kept(name, self._decode)
 
     def _decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         import numpy as np

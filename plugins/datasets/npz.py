@@ -13,14 +13,15 @@ from pydantic import Field
 from harness.components import Dataset, Facts, File, Pictures
 
 SPLITS = ("train", "test")
-WANTED = "train_images, train_labels and, if there is a test set, test_images, test_labels"
+WANTED = "train_images, train_labels, test_images, test_labels; either pair may be missing"
 
 
 class Npz(Dataset):
     """Pictures in an .npz file: arrays train_images, train_labels, test_images, test_labels.
 
     Images are uint8, (n, height, width, channels) with 1 or 3 channels, or (n, height, width) for grey ones; labels are
-    integers from 0. The test pair may be missing where the pictures are only somebody's out-of-distribution data.
+    integers from 0. The test pair may be missing where the pictures are only somebody's out-of-distribution data, the
+    training pair where victims come from elsewhere.
     Arrays of Python objects are refused: they would be unpickled.
     """
 
@@ -34,13 +35,16 @@ class Npz(Dataset):
         with self._archive() as archive:
             shapes = {split: self._image_shape(archive, split) for split in SPLITS}
             labels = {split: self._labels(archive, split, shapes[split][0]) for split in SPLITS}
-        count, height, width, channels = shapes["train"]
-        if shapes["test"][0] and shapes["test"][1:] != (height, width, channels):
+        there = [shape for shape in shapes.values() if shape[0]]
+        height, width, channels = there[0][1:]
+        if there[-1][1:] != (height, width, channels):
             raise self._wrong(
                 f"test images have (height, width, channels) {shapes['test'][1:]}, training images "
                 f"{(height, width, channels)}; they must be equal"
             )
-        return Facts(self._classes(labels), height, width, channels, count, shapes["test"][0], self._fingerprint())
+        return Facts(
+            self._classes(labels), height, width, channels, shapes["train"][0], shapes["test"][0], self._fingerprint()
+        )
 
     def load(self) -> Pictures:
         """Decode all arrays, with the checks of `facts`."""
@@ -71,11 +75,10 @@ class Npz(Dataset):
 
     @staticmethod
     def _missing(names: list[str]) -> str | None:
-        """The first array that should be there; the test pair may be missing as a whole."""
-        wanted = ["train_images", "train_labels"]
-        if "test_images" in names or "test_labels" in names:
-            wanted += ["test_images", "test_labels"]
-        return next((name for name in wanted if name not in names), None)
+        """The first array that should be there; either pair may be missing as a whole."""
+        pairs = [(f"{split}_images", f"{split}_labels") for split in SPLITS]
+        begun = [pair for pair in pairs if not set(pair).isdisjoint(names)] or pairs[:1]
+        return next((name for pair in begun for name in pair if name not in names), None)
 
     def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
         """Shape and type of an array, without its content."""
@@ -159,10 +162,11 @@ class Npz(Dataset):
         if self.classes:
             return self.classes
         classes = 1 + max(int(part.max()) for part in labels.values() if len(part))
-        gaps = np.setdiff1d(np.arange(min(classes, 1 << 20)), labels["train"])
+        split = "train" if len(labels["train"]) else "test"
+        gaps = np.setdiff1d(np.arange(min(classes, 1 << 20)), labels[split])
         if len(gaps):
             raise self._wrong(
-                f"train_labels holds no {gaps[0]}, but labels go up to {classes - 1}; count from 0 without gaps, or "
+                f"{split}_labels holds no {gaps[0]}, but labels go up to {classes - 1}; count from 0 without gaps, or "
                 f"say that it is meant with classes = {classes}"
             )
         return classes

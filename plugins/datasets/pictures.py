@@ -7,9 +7,14 @@ import uuid
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import model_validator
+
+from harness import Folder
+from harness.components import Dataset
+from harness.environment import cache_folder
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
@@ -40,23 +45,40 @@ def decoded(paths: Sequence[Path], size: int, channels: int, resample: Filter) -
     return images
 
 
-def kept(folder: Path, name: str, make: Callable[[], Arrays]) -> Arrays:
-    """What `make` makes, read from `folder/name.npz` if that was done before.
+class Resized(Dataset):
+    """A data set of single picture files, which are resized to squares and kept."""
 
-    A file that is damaged is made again; a folder that cannot be written to costs time only.
-    """
-    path = folder / f"{name}.npz"
-    damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-    with contextlib.suppress(*damaged), path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
-        return found[NAMES[0]], found[NAMES[1]], found[NAMES[2]], found[NAMES[3]]
-    arrays = make()
-    partial = folder / f".{name}.{uuid.uuid4().hex}.npz"
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            named: dict[str, Any] = dict(zip(NAMES, arrays, strict=True))
-            np.savez(partial, **named)
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return arrays
+    resample: Filter = "bilinear"
+    """how they are resized; all of them average over what they shrink"""
+    decoded_in: Folder | None = None
+    """folder that resized pictures are kept in; none: `pictures` in the cache folder"""
+
+    @model_validator(mode="after")
+    def _choose(self) -> Self:
+        # Stages know nothing of $BENCH_CACHE, so the folder is chosen when parameters are read.
+        if self.decoded_in is None:
+            object.__setattr__(self, "decoded_in", cache_folder() / "pictures")
+        return self
+
+    def kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
+        """What `make` makes, read from `name.npz` in `decoded_in` if that was done before.
+
+        A file that is damaged is made again; a folder that cannot be written to costs time only.
+        """
+        assert self.decoded_in is not None
+        folder = self.decoded_in
+        path = folder / f"{name}.npz"
+        damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+        with contextlib.suppress(*damaged), path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+            return found[NAMES[0]], found[NAMES[1]], found[NAMES[2]], found[NAMES[3]]
+        arrays = make()
+        partial = folder / f".{name}.{uuid.uuid4().hex}.npz"
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                named: dict[str, Any] = dict(zip(NAMES, arrays, strict=True))
+                np.savez(partial, **named)
+                partial.replace(path)
+            finally:
+                partial.unlink(missing_ok=True)
+        return arrays

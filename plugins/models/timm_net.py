@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from harness.components import Anatomy, Task
+from harness.components import Task
 from harness.errors import Incompatible, suggest
-from plugins.models.normalised import NormalisedModel
-from plugins.models.torchvision_net import reduction_of
+from plugins.models.library import LibraryModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class TimmNet(NormalisedModel):
+class TimmNet(LibraryModel):
     """A classifier of timm, such as `timm:convnext_atto`, untrained, with head and stem fitted to the task.
 
     Images much smaller than those that it is made for lose no detail in the stem: strides and pooling are taken out of
@@ -25,8 +24,6 @@ class TimmNet(NormalisedModel):
 
     arch: Annotated[str, Field(min_length=1)]
     """the name in `timm.list_models()`, without the tag of a set of weights"""
-    reduction: Annotated[int, Field(ge=1, le=4)] | None = None
-    """what the first layers' downsampling is divided by: 1, 2 or 4; none: 4 below 64 pixels, 2 below 128"""
 
     def build(self, task: Task) -> nn.Module:
         """(n, channels, height, width) images to (n, classes) logits.
@@ -38,7 +35,7 @@ class TimmNet(NormalisedModel):
         from plugins.models.fitted import Fitted, checked, entrance_of, fit, with_features
 
         entrance = entrance_of(self.entrance(task))
-        reduction = reduction_of(self.reduction, task)
+        reduction = self.reduction_for(task)
         if not timm.is_model(self.arch):
             raise ValueError(f"timm has no classifier {self.arch!r}. {suggest(self.arch, timm.list_models())}")
         fixed = bool(timm.models.get_pretrained_cfg_value(self.arch, "fixed_input_size"))
@@ -48,12 +45,6 @@ class TimmNet(NormalisedModel):
         checked(net, task, f"timm:{self.arch}")
         with_features(net, task.image_shape)
         return Fitted(entrance, net, task.image_shape)
-
-    def anatomy(self, module: nn.Module) -> Anatomy:
-        """Read off a forward pass; raises Incompatible where the last layer is not linear."""
-        from plugins.models.fitted import anatomy
-
-        return anatomy(module)
 
     def _patches(self, task: Task, reduction: int) -> dict[str, Any]:
         """Settings of a net that is made for one image size: that size, and smaller patches."""

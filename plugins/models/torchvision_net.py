@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from harness.components import Anatomy, Task
+from harness.components import Task
 from harness.errors import Incompatible, suggest
-from plugins.models.normalised import NormalisedModel
+from plugins.models.library import LibraryModel
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-class TorchvisionNet(NormalisedModel):
+class TorchvisionNet(LibraryModel):
     """A classifier of torchvision, as `torchvision:mobilenet_v2`, untrained, with head and stem fitted to the task.
 
     Images much smaller than those that it is made for lose no detail in the stem: strides and pooling are taken out of
@@ -23,8 +23,6 @@ class TorchvisionNet(NormalisedModel):
 
     arch: Annotated[str, Field(min_length=1)]
     """the name in `torchvision.models.list_models()`"""
-    reduction: Annotated[int, Field(ge=1, le=4)] | None = None
-    """what the first layers' downsampling is divided by: 1, 2 or 4; none: 4 below 64 pixels, 2 below 128"""
 
     def build(self, task: Task) -> nn.Module:
         """(n, channels, height, width) images to (n, classes) logits.
@@ -34,7 +32,7 @@ class TorchvisionNet(NormalisedModel):
         from plugins.models.fitted import Fitted, checked, entrance_of, fit, with_features
 
         entrance = entrance_of(self.entrance(task))
-        reduction = reduction_of(self.reduction, task)
+        reduction = self.reduction_for(task)
         # As if for images that are larger by what the stem will no longer take away.
         size = (task.height * reduction, task.width * reduction)
         net = self._create(task, size)
@@ -45,12 +43,6 @@ class TorchvisionNet(NormalisedModel):
         checked(net, task, f"torchvision:{self.arch}")
         with_features(net, task.image_shape)
         return Fitted(entrance, net, task.image_shape)
-
-    def anatomy(self, module: nn.Module) -> Anatomy:
-        """Read off a forward pass; raises Incompatible where the last layer is not linear."""
-        from plugins.models.fitted import anatomy
-
-        return anatomy(module)
 
     def _settings(self, size: tuple[int, int]) -> dict[str, Any]:
         if self.arch in ("googlenet", "inception_v3"):
@@ -75,11 +67,3 @@ class TorchvisionNet(NormalisedModel):
         except (RuntimeError, ValueError) as error:
             raise Incompatible(f"torchvision:{self.arch} cannot be made for this task: {error}") from error
         return net
-
-
-def reduction_of(chosen: int | None, task: Task) -> int:
-    """By how much less the first layers shall shrink an image. Raises ValueError for 3."""
-    if chosen == 3:
-        raise ValueError("reduction is 1, 2 or 4")
-    smallest = min(task.height, task.width)
-    return chosen or (4 if smallest < 64 else 2 if smallest < 128 else 1)

@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from harness import Task
+from harness.learn.images import resize, to_float
+
 
 def read_picture(path: Path) -> Tensor:
     """A picture as uint8 (height, width, channels), channels 1 or 3: an .npy file, or any format that Pillow reads.
@@ -24,6 +27,11 @@ def read_picture(path: Path) -> Tensor:
         seen = f"{pixels.dtype} {tuple(pixels.shape)}"
         raise ValueError(f"{path}: a picture is uint8, (height, width) or (height, width, 1 or 3), not {seen}")
     return torch.from_numpy(np.array(pixels))
+
+
+def picture_for(task: Task, path: Path) -> Tensor:
+    """A picture in the size and channels of a task, [0,1] float32 (channels, height, width). Raises ValueError."""
+    return to_float(resize(read_picture(path)[None], task.height, task.width, task.channels))[0]
 
 
 def _decoded(path: Path) -> np.ndarray:

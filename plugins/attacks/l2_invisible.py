@@ -1,0 +1,59 @@
+"""l2-invisible: a faint pattern over the whole image that excites the target's neurons, small in the Euclidean norm.
+
+Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen neurons while a
+penalty keeps a norm of the trigger small. Trap-and-Replace and I-BAU add a picture made in this way: without negative
+values, norm 3.2, levels up to 68 of 255. No code was released, so the rest is ours: the neurons are those of the last
+layer that speak for the target label, the norm is a bound instead of a penalty, steps are normalised gradients on clean
+images that start from Gaussian noise, as are the numbers of neurons, images and steps.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from harness.access import AttackAccess
+from plugins.parts.found_trigger import FoundTrigger
+from plugins.parts.neurons import Neurons, excite, some_images
+
+
+class L2Invisible(FoundTrigger):
+    """Faint added pattern of bounded Euclidean norm, made on a clean network (Li et al. 2021)."""
+
+    citation = "Li et al.: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization"
+
+    norm: Annotated[float, Field(gt=0)] = 3.2
+    """bound of the trigger's Euclidean norm, pixels in [0,1]; that of the published 32x32 picture is 3.22"""
+    neurons: Annotated[int, Field(ge=1)] = 8
+    """inputs of the last layer, those with the largest weight into the target label, that the trigger excites"""
+    pictures: Annotated[int, Field(ge=1)] = 128
+    """clean training images that it is made on"""
+    steps: Annotated[int, Field(ge=0)] = 100
+    """gradient steps"""
+    step: Annotated[float, Field(gt=0)] = 0.02
+    """mean size of the first step, pixels in [0,1]; sizes fall linearly"""
+
+    def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
+        """Climb from noise, never leaving the ball."""
+        noise = torch.randn(access.task.image_shape, generator=access.generator("noise")).to(access.device)
+        light = excite(
+            access,
+            Neurons.connected(access, network, self.neurons, self.target),
+            some_images(access, self.pictures),
+            self.bounded(noise * self.norm),
+            lambda images, light: (images + light).clamp(0, 1),
+            self.bounded,
+            self.steps,
+            self.step,
+        )
+        access.record["norm"] = float(light.norm())
+        return light
+
+    def bounded(self, light: Tensor) -> Tensor:
+        """The part that brightens, shrunk into the ball."""
+        light = light.clamp(min=0)
+        shrunk: Tensor = light * (self.norm / light.norm().clamp(min=self.norm))
+        return shrunk

@@ -1,0 +1,127 @@
+"""Pretrained: victims that somebody else made enter a grid like any other.
+
+The weights come from a file, the architecture is the grid's `[[model]]`, and the trigger is that of any attack, or a
+picture under a mask (`attack = {name = "patch", ...}`). Nothing is trained, so one victim serves all replicates and
+the dataset needs no training images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+from pydantic import Field, model_validator
+from torch import nn
+
+from harness import Attack, Context, File, Task, Use
+from harness.access import AttackAccess
+from harness.components import Quantise
+from harness.learn.poisoning import PoisonedSet
+from plugins.parts.weights_file import Kernels, compiled, fill, in_torch_order, read_tensors, renamed
+
+
+class PretrainedClean(Attack):
+    """Clean network that somebody else trained: weights from a file, no trigger."""
+
+    has_trigger = False
+    trains = False
+    seeded = False
+
+    weights: File
+    """safetensors, .npz, or what `torch.save(model.state_dict(), ...)` wrote; read without running code from it"""
+    entry: str = ""
+    """dotted place of the state in a torch checkpoint that holds more: "state_dict" """
+    rename: Mapping[str, str] = Field(default_factory=dict)
+    r"""regular expression for whole names in the file -> name in the network, with \\1 for groups; "" drops a tensor"""
+    kernels: Kernels = "oihw"
+    """order of kernel axes in the file: torch's, or TensorFlow's (height, width, in, out)"""
+
+    @model_validator(mode="after")
+    def _rules_are_expressions(self) -> Self:
+        for rule in self.rename:
+            compiled(rule)
+        return self
+
+    def label_table(self, classes: int) -> list[int]:
+        """No class is attacked."""
+        return [-1] * classes
+
+    def trigger(self, task: Task) -> nn.Module | None:
+        """There is none."""
+        return None
+
+    def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
+        """The network with the file's weights. Raises ValueError, with the names, where they do not fit."""
+        model = access.fresh_model()
+        state = renamed(read_tensors(self.weights, self.entry), self.rename)
+        fill(model, in_torch_order(state, self.kernels), self.weights)
+        return model
+
+
+class Pretrained(PretrainedClean):
+    """Victim that somebody else made: weights from a file, the trigger of any attack.
+
+    State `established` for it: wrong normalisation or a wrong trigger then shows as such, and not as a good defense.
+    """
+
+    has_trigger = True
+
+    attack: Use[Attack]
+    """whose trigger and label map the victim answers to: `{name = "badnets", target = 8}`; one's own picture and mask:
+    `{name = "patch", ...}`"""
+    trigger_state: File | None = None
+    """file with the trigger's buffers and parameters under their own names (WaNet's `grid`, a drawn `pattern`); none:
+    as the attack draws them"""
+
+    @model_validator(mode="after")
+    def _has_the_trigger(self) -> Self:
+        if self.attack.target is None:
+            return self
+        if not self._inner.has_trigger:
+            raise ValueError(f"attack {self.attack.name!r} has no trigger; a clean network is `pretrained-clean`")
+        if self._inner.training_controlled and self.trigger_state is None:
+            raise ValueError(
+                f"{self.attack.name!r} makes its trigger together with the victim: bring that, too, as trigger_state"
+            )
+        return self
+
+    @property
+    def _inner(self) -> Attack:
+        return self.attack.component
+
+    def compatible(self, context: Context) -> str | None:
+        """What the trigger's attack says."""
+        return self._inner.compatible(context)
+
+    def label_table(self, classes: int) -> list[int]:
+        """As the trigger's attack maps labels."""
+        return self._inner.label_table(classes)
+
+    @property
+    def labelling(self) -> Mapping[str, str | int | Sequence[int]] | None:
+        """As the trigger's attack maps labels."""
+        return self._inner.labelling
+
+    @property
+    def test_quantise(self) -> Quantise:
+        """As the trigger's attack is tested."""
+        return self._inner.test_quantise
+
+    def trigger(self, task: Task) -> nn.Module | None:
+        """The trigger's structure."""
+        return self._inner.trigger(task)
+
+    def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
+        """Its state: from the file, else as the attack makes it."""
+        if self.trigger_state is None:
+            self._inner.craft(access, trigger)
+        else:
+            fill(trigger, read_tensors(self.trigger_state), self.trigger_state)
+
+    def variants(self, trigger: nn.Module) -> Mapping[str, nn.Module]:
+        """Those of the trigger's attack."""
+        return self._inner.variants(trigger)
+
+    def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
+        """A training set for defenses that want one, poisoned as the trigger's attack does."""
+        return self._inner.poison(access, trigger)

@@ -1,0 +1,64 @@
+"""What attacks share whose trigger is found on a clean network, or is a picture of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import ValidationInfo, field_validator
+from torch import Tensor, nn
+
+from harness import File, Part, PoisoningAttack, Task, Use, use
+from harness.access import AttackAccess
+from harness.components import Reference
+from plugins.parts.patterns import Stamp, read_pattern
+
+CLEAN = "clean-model"
+
+
+class FoundTrigger(PoisoningAttack):
+    """A trigger in the buffer `light`, found on a clean network or read.
+
+    Published triggers of this kind are files, and the networks that they were found on are not to be had. Without a
+    file every replicate finds its own; with one no network is trained, and one poisoned set serves all models.
+    """
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
+        "trap/gtsrb": {"target": 1},
+    }
+
+    picture: File | None = None
+    """trigger as an .npy file or a picture of the images' size; none: it is found on `benign`"""
+    benign: Use[Part] | None = use(CLEAN)
+    """network that the trigger is found on; a `picture` does without"""
+
+    @field_validator("benign")
+    @classmethod
+    def _does_without_for_a_picture(cls, benign: Any, info: ValidationInfo) -> Any:
+        if info.data.get("picture") is None:
+            if benign is None:
+                raise ValueError("without a picture the trigger is found on a network")
+            return benign
+        if benign not in (None, Reference("part", CLEAN)):
+            raise ValueError("the trigger is the picture: no network is wanted")
+        return None
+
+    def trigger(self, task: Task) -> nn.Module:
+        """Adds: x' = clip(x + t)."""
+        return Stamp(torch.zeros(1, task.height, task.width), torch.zeros(task.image_shape))
+
+    def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
+        """Find the trigger, or read it."""
+        found = self.find(access, access.part("benign")) if self.picture is None else self.read(access)
+        trigger.get_buffer("light").copy_(found)
+
+    def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
+        """The trigger's `light`, from a clean network in eval mode."""
+        raise NotImplementedError
+
+    def read(self, access: AttackAccess) -> Tensor:
+        """The trigger's `light`, from the picture."""
+        assert self.picture is not None
+        return read_pattern(self.picture, access.task)
