@@ -160,7 +160,7 @@ def test_neurons_are_inverted_alike_however_many_go_together() -> None:
     for count in (1000, 1):
         made[count] = ABS(steps=3, share=1.0, at_once=count)._inverted(scanning(net), net, images, neurons)
     for together, alone in zip(made[1000], made[1], strict=True):
-        torch.testing.assert_close(together.mask, alone.mask, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(together.weight, alone.weight, rtol=1e-3, atol=1e-3)
 
 
 def test_what_is_found_is_unlearned() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from harness import Context, Result, Task
 from harness.learn.images import to_float
 from plugins.defenses.nc import NC, anomaly
-from plugins.parts.universal_triggers import Stamp, Triggers, UniversalTriggers
+from plugins.parts.universal_triggers import Triggers, UniversalTriggers
 from plugins.parts.unlearning import Unlearning
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -122,7 +122,10 @@ def test_a_backdoor_is_found_and_unlearned(norms: bool) -> None:
 
 def stamps() -> list[nn.Module]:
     """A white and a black image."""
-    return [Stamp(torch.ones(1, 8, 8), torch.full((1, 8, 8), float(level))) for level in (1, 0)]
+    made = Triggers(2, (1, 8, 8))
+    made.masks += 1
+    made.patterns[0] += 1
+    return [made.stamp(0), made.stamp(1)]
 
 
 def test_each_trigger_has_its_share_of_the_images() -> None:
@@ -149,9 +152,8 @@ def test_stamped_copies_can_be_appended() -> None:
 
 
 def test_a_stamp_blends() -> None:
-    images = to_float(pictures(4).images)
-    mask, pattern = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(Stamp(mask, pattern)(images), images + mask * (pattern - images))
+    images, made = to_float(pictures(4).images), triggers([10.0, 20.0])
+    torch.testing.assert_close(made.stamp(1)(images), images + made.masks[1] * (made.patterns[1] - images))
 
 
 # --- settings ------------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from plugins.parts.inversion import blend
+from plugins.parts.patterns import Stamp
 from plugins.parts.ssim import ssim
-from plugins.parts.universal_triggers import Stamp
 
 CORNER, OUTSIDE = 2.0, -2.0
 """Where masks start, before the tanh: on in a square of a quarter of the side, off elsewhere."""
@@ -74,7 +74,8 @@ class Patches:
     def trigger(self, number: int) -> nn.Module:
         """See `Form`."""
         with torch.no_grad():
-            return Stamp(self.masks()[number], self.patterns[number].clamp(0, 1))
+            mask = self.masks()[number]
+            return Stamp(mask, mask * self.patterns[number].clamp(0, 1))
 
 
 class Filters:

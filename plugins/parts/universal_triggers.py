@@ -15,7 +15,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Incompatible, NotInKey, Part, Task
-from plugins.parts.inversion import Inversion, Rule, blend, endless
+from plugins.parts.inversion import Inversion, Rule, endless
+from plugins.parts.patterns import Stamp
 from plugins.parts.per_class import some_of_each
 
 if TYPE_CHECKING:
@@ -49,23 +50,7 @@ class Triggers(nn.Module):
 
     def stamp(self, label: int) -> Stamp:
         """The trigger of one class."""
-        return Stamp(self.masks[label], self.patterns[label])
-
-
-class Stamp(nn.Module):
-    """A mask and a pattern put on images."""
-
-    mask: Tensor
-    pattern: Tensor
-
-    def __init__(self, mask: Tensor, pattern: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("mask", mask.clone())
-        self.register_buffer("pattern", pattern.clone())
-
-    def forward(self, images: Tensor) -> Tensor:
-        """[0,1] floats (n, c, h, w), in and out."""
-        return blend(images, self.mask, self.pattern)
+        return Stamp(self.masks[label].clone(), self.masks[label] * self.patterns[label])
 
 
 class UniversalTriggers(Part):
