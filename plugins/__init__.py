@@ -58,21 +58,27 @@ def bench_register(register: Register) -> None:
     register.attack("trojan-wm", "plugins.attacks.trojan_wm:TrojanWatermark")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
+    register.defense("abs", "plugins.defenses.abs:ABS")
     register.defense("anp", "plugins.defenses.anp:ANP")
     register.defense("bcu", "plugins.defenses.bcu:BCU")
     register.defense("fine-pruning", "plugins.defenses.fine_pruning:FinePruning")
     register.defense("ft", "plugins.defenses.ft:FT")
+    register.defense("k-arm", "plugins.defenses.k_arm:KArm")
     register.defense("nad", "plugins.defenses.nad:NAD")
+    register.defense("nc", "plugins.defenses.nc:NC")
     register.defense("none", "plugins.defenses.none:NoDefense")
 
     register.metric("acc", "plugins.metrics.acc:Acc")
     register.metric("asr", "plugins.metrics.asr:ASR")
+    register.metric("fpr", "plugins.metrics.detection:FPR")
     register.metric("images", "plugins.metrics.images:Images")
     register.metric("ra", "plugins.metrics.ra:RA")
     register.metric("time", "plugins.metrics.time:Time")
+    register.metric("tpr", "plugins.metrics.detection:TPR")
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
     register.part("robust-model", "plugins.parts.robust_model:RobustModel")
+    register.part("universal-triggers", "plugins.parts.universal_triggers:UniversalTriggers")
 
     for name, fields in RECIPES.items():
         register.recipe(name, fields)
