@@ -52,6 +52,7 @@ def bench_register(register: Register) -> None:
     register.defense("bcu", "plugins.defenses.bcu:BCU")
     register.defense("fine-pruning", "plugins.defenses.fine_pruning:FinePruning")
     register.defense("ft", "plugins.defenses.ft:FT")
+    register.defense("i-bau", "plugins.defenses.i_bau:IBAU")
     register.defense("mcr", "plugins.defenses.mcr:MCR")
     register.defense("nad", "plugins.defenses.nad:NAD")
     register.defense("none", "plugins.defenses.none:NoDefense")
