@@ -30,7 +30,7 @@ AVERAGES = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def settings(**fields: Any) -> MCR:
-    return MCR(**{"epochs": 2, "batch": 16, "epoch_images": None, **fields})
+    return MCR(**{"epochs": 2, "batch": 16, "epoch_images": 0, **fields})
 
 
 def other(net: nn.Module, model: Tiny | None = None) -> nn.Module:
@@ -258,8 +258,8 @@ def test_the_victim_and_the_end_are_no_candidates() -> None:
             MCR.model_validate_json(wrong)
 
 
-@pytest.mark.parametrize(("wanted", "images"), [(None, 30), (100, 90), (10, 30), (45, 60), (44, 30), (300, 300)])
-def test_an_epoch_repeats_the_images_to_its_length(wanted: int | None, images: int) -> None:
+@pytest.mark.parametrize(("wanted", "images"), [(0, 30), (100, 90), (10, 30), (45, 60), (44, 30), (300, 300)])
+def test_an_epoch_repeats_the_images_to_its_length(wanted: int, images: int) -> None:
     net = Tiny().build(Tiny.task)
     bench = access(net, net)
     settings(epochs=1, epoch_images=wanted).defend(bench)
@@ -351,7 +351,7 @@ def test_the_backdoor_goes_somewhere_along_the_curve(bn: Any) -> None:
     net, data = backdoored(model), pictures(90)
     end = FT(epochs=10, lr=0.05, batch=16).defend(access_to(net, data, model))
     bench = access(net, end, data=data, model=model)
-    after = judged(MCR(epochs=8, lr=0.05, batch=16, epoch_images=None, t=0.6, bn=bn).defend(bench).model)
+    after = judged(MCR(epochs=8, lr=0.05, batch=16, epoch_images=0, t=0.6, bn=bn).defend(bench).model)
     assert min(judged(net)) > 0.9
     assert after[0] > 0.9
     assert after[1] < 0.3

@@ -46,7 +46,7 @@ class MCR(FineTuning):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "mcr": {},
         "mcr-released": {"bn": "train"},
-        "bcu": {"t": 0.3, "bn": "none", "batch": 256, "weight_decay": 5e-4, "epoch_images": None},
+        "bcu": {"t": 0.3, "bn": "none", "batch": 256, "weight_decay": 5e-4, "epoch_images": 0},
         "anp": {"t": 0.3},
         "deck": {"t": "best"},
     }
@@ -60,9 +60,9 @@ class MCR(FineTuning):
     hundredth of it at nine tenths, as released"""
     rates: Rates = ()
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
-    epoch_images: Annotated[int, Field(ge=1)] | None = 10_000
+    epoch_images: Annotated[int, Field(ge=0)] = 10_000
     """images of an epoch: the clean ones are repeated as often as comes nearest, so that with fewer of them the steps
-    do not get fewer (released code); none: each once (BCU)"""
+    do not get fewer (released code); 0: each once (BCU)"""
 
     end: Use[Defense] = use("ft", epochs=10, horizon=100)
     """what makes the network at t = 1 from the victim; BCU: 10 of 100 epochs of fine-tuning"""
@@ -116,7 +116,7 @@ class MCR(FineTuning):
             logits = functional_call(model.net, weights, (batch.images,))
             return functional.cross_entropy(logits.float(), batch.labels) + decay(weights, self.weight_decay)
 
-        copies = max(1, round((self.epoch_images or 0) / len(data)))
+        copies = max(1, round(self.epoch_images / len(data)))
         repeated = data.subset(torch.arange(len(data)).repeat(copies))
         access.fit(curve, repeated, self.tuning(access).replace(weight_decay=0.0), loss=loss)
 
