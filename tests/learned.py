@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness import Task
 from harness.access import Access, AttackAccess
@@ -76,7 +76,12 @@ def surroundings(model: Model | None = None, stage: str = "defend", component: s
 
 
 def access_to(
-    net: nn.Module, data: ImageSet | None = None, model: Model | None = None, needs: Set[str] = CLEAN
+    net: nn.Module,
+    data: ImageSet | None = None,
+    model: Model | None = None,
+    needs: Set[str] = CLEAN,
+    parts: Mapping[str, Callable[[], Any]] | None = None,
+    training: ImageSet | None = None,
 ) -> Access:
     """What a defense is given whose victim is `net`: fresh copies of it and of clean images."""
     data = pictures() if data is None else data
@@ -84,8 +89,9 @@ def access_to(
         "victim": lambda: copy.deepcopy(net).eval(),
         "clean-labelled": lambda: data,
         "clean-unlabelled": lambda: data.unlabelled(),
+        "training-set": lambda: training,
     }
-    return Access(surroundings(model), needs, files)
+    return Access(replace(surroundings(model), parts=parts or {}), needs, files)
 
 
 def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
@@ -106,6 +112,30 @@ def clean_network(channels: int = 1) -> nn.Module:
     access = AttackAccess(surroundings(model, "part"), NoAttack(), train, None, Coordinates(0, "noise", "part", "any"))
     access.fit(net, train, epochs=30)
     return net.eval()
+
+
+def stamped(data: ImageSet) -> Tensor:
+    """The images with a bright square in a corner."""
+    images = data.images.clone()
+    images[:, -3:, -3:] = 255
+    return images
+
+
+def backdoored(model: Model | None = None, epochs: int = 20) -> nn.Module:
+    """A network that knows the pictures and takes stamped ones for class 0."""
+    torch.manual_seed(0)
+    net, data = (model or Tiny()).build(Tiny.task), pictures(90)
+    poison = ImageSet(stamped(data), torch.zeros(len(data), dtype=torch.int64))
+    access_to(net, model=model).fit(net, data.join(poison), epochs=epochs)
+    return net
+
+
+def judged(net: nn.Module) -> tuple[float, float]:
+    """Accuracy on new pictures, and the share of those of other classes that stamped go to class 0."""
+    test = pictures(150)
+    assert test.labels is not None
+    clean, fooled = predict(net, test.images)[0], predict(net, stamped(test))[0]
+    return float((clean == test.labels).float().mean()), float((fooled[test.labels != 0] == 0).float().mean())
 
 
 def crafting(
