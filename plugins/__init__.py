@@ -44,6 +44,8 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("invisible", "plugins.attacks.invisible:Invisible")
+    register.attack("lba", "plugins.attacks.lba:LBA")
     register.attack("none", "plugins.attacks.none:NoAttack")
     register.attack("sig", "plugins.attacks.sig:SIG")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
@@ -62,6 +64,7 @@ def bench_register(register: Register) -> None:
     register.metric("time", "plugins.metrics.time:Time")
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
+    register.part("steganography", "plugins.parts.steganography:Steganography")
 
     for name, fields in RECIPES.items():
         register.recipe(name, fields)
