@@ -44,10 +44,12 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
-    register.attack("lc", "plugins.attacks.lc:LC")
     register.attack("filter", "plugins.attacks.filter:Filter")
+    register.attack("invisible", "plugins.attacks.invisible:Invisible")
     register.attack("l0-invisible", "plugins.attacks.l0_invisible:L0Invisible")
     register.attack("l2-invisible", "plugins.attacks.l2_invisible:L2Invisible")
+    register.attack("lba", "plugins.attacks.lba:LBA")
+    register.attack("lc", "plugins.attacks.lc:LC")
     register.attack("none", "plugins.attacks.none:NoAttack")
     register.attack("patch", "plugins.attacks.patch:Patch")
     register.attack("pretrained", "plugins.attacks.pretrained:Pretrained")
@@ -80,6 +82,7 @@ def bench_register(register: Register) -> None:
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
     register.part("robust-model", "plugins.parts.robust_model:RobustModel")
+    register.part("steganography", "plugins.parts.steganography:Steganography")
     register.part("universal-triggers", "plugins.parts.universal_triggers:UniversalTriggers")
 
     for name, fields in RECIPES.items():

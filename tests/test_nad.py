@@ -8,12 +8,11 @@ import pytest
 import torch
 from oracles import oracle
 from pydantic import ValidationError
-from torch import nn
 from torch.nn import functional
 
 from harness import Incompatible
 from plugins.defenses.ft import FT
-from plugins.defenses.nad import NAD, attention_loss, attention_map, watched
+from plugins.defenses.nad import NAD, attention_loss, attention_map
 from plugins.parts.fine_tuning import FineTuning
 
 
@@ -79,16 +78,6 @@ def test_a_student_like_its_teacher_loses_nothing() -> None:
 
 def test_an_all_zero_map_is_zero_not_nan() -> None:
     assert torch.equal(attention_map(torch.zeros(1, 2, 3, 3)), torch.zeros(1, 3, 3))
-
-
-def test_watching_ends_with_its_context() -> None:
-    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    with watched(model, ["0"]) as seen:
-        model(torch.ones(4, 2))
-    assert seen["0"].shape == (4, 3)
-    seen.clear()
-    model(torch.ones(4, 2))
-    assert not seen
 
 
 def test_activations_that_are_no_maps_are_incompatible() -> None:

@@ -5,8 +5,7 @@ Li et al., ICLR 2021, as released: three stages, maps of squared activations, te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -19,6 +18,7 @@ from harness.access import Access
 from harness.learn.recipes import Rates, Schedule
 from harness.learn.training import Batch
 from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
+from plugins.parts.watched import watched
 
 EPS = 1e-6
 """Keeps an all-zero map from dividing by zero; the value of the released code."""
@@ -108,22 +108,3 @@ def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tens
     with the published stage sizes.
     """
     return functional.mse_loss(attention_map(student, power), attention_map(teacher, power))
-
-
-@contextmanager
-def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The latest outputs of the named submodules, while the context lasts."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            seen[name] = output
-
-        return hook
-
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
