@@ -16,7 +16,7 @@ from harness import Result
 from harness.learn.images import to_float
 from plugins.defenses.abs import ABS, activations, reasr
 from plugins.parts.abs_triggers import Filters, FilterTrigger, Patches, filtered, punished, surroundings
-from plugins.parts.ssim import ssim
+from plugins.parts.similarity import similarity
 from plugins.parts.stimulation import Neuron
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +98,7 @@ def test_losses_restated() -> None:
     filters = Filters(2, images, 3, 0.002)
     filters.matrices.data[1] *= -1
     stamped = filters.stamped(images)
-    alike = [ssim(one, images).detach() for one in stamped]
+    alike = [similarity(one, images).detach() for one in stamped]
     assert float(alike[1].mean()) < 0.125 < float(alike[0].mean())
     expected = torch.stack([-10 * alike[0].sum(), -10_000 * alike[1].sum()]) + 0.01 * (1e-5 * others - own)
     torch.testing.assert_close(filters.loss(images, stamped, own, others).detach(), expected)
@@ -148,7 +148,7 @@ def test_a_filter_stays_close_to_the_image() -> None:
     for channel, trigger in enumerate(triggers):
         changed = trigger(images)
         assert not torch.equal(changed, images)
-        assert float(ssim(changed, images).mean()) > 0.3
+        assert float(similarity(changed, images).mean()) > 0.3
         before, after = (activations(net, one[None], neurons[channel : channel + 1])[0] for one in (images, changed))
         assert float(after) > float(before)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from plugins.parts.inversion import blend
 from plugins.parts.patterns import Stamp
-from plugins.parts.ssim import ssim
+from plugins.parts.similarity import similarity
 
 CORNER, OUTSIDE = 2.0, -2.0
 """Where masks start, before the tanh: on in a square of a quarter of the side, off elsewhere."""
@@ -96,7 +96,7 @@ class Filters:
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """Drive the neuron, not the others, with images that look as they did."""
-        alike = ssim(stamped.flatten(0, 1), images.repeat(len(stamped), 1, 1, 1)).view(len(stamped), -1)
+        alike = similarity(stamped.flatten(0, 1), images.repeat(len(stamped), 1, 1, 1)).view(len(stamped), -1)
         weight = torch.where(alike.mean(1) < LEAST, UNLIKE, ALIKE)
         return DRIVEN * (FILTER_OTHERS * others - own) - weight * alike.sum(1)
 

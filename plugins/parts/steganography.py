@@ -20,6 +20,7 @@ from harness import Context, Part, Task
 from harness.learn.device import global_random
 from harness.learn.recipes import Recipe
 from harness.learn.training import Batch, Extra
+from plugins.parts.similarity import similarity
 from plugins.parts.stegastamp import Critic, Decoder, Encoder, Pair
 from plugins.parts.unet import Padding
 
@@ -166,11 +167,9 @@ class Loss:
 
 def visibility(images: Tensor, encoded: Tensor, residual: Tensor, l2: float, ssim: float) -> Tensor:
     """l2 times the mean squared residual, and ssim times 1 - SSIM, in single precision."""
-    from pytorch_msssim import ssim as similarity
-
     with torch.autocast(images.device.type, enabled=False):  # SSIM takes small differences of large numbers
-        alike = similarity(encoded.float(), images.float(), data_range=1.0)
-        return cast(Tensor, l2 * residual.float().square().mean() + ssim * (1 - alike))
+        alike = similarity(encoded.float(), images.float()).mean()
+        return l2 * residual.float().square().mean() + ssim * (1 - alike)
 
 
 def opinion(critic: Critic, images: Tensor, encoded: Tensor, weight: float) -> Tensor:

@@ -1,0 +1,22 @@
+"""Structural similarity of images (Wang et al., IEEE TIP 2004), as pytorch-msssim computes it."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from torch import Tensor
+
+WINDOW = 11
+"""pixels: side of the Gaussian window"""
+
+
+def similarity(first: Tensor, second: Tensor) -> Tensor:
+    """SSIM of each pair of [0,1] images (n, c, h, w): (n,), 1 for equal ones.
+
+    The window shrinks with images that are smaller than it; its side is odd.
+    """
+    from pytorch_msssim import ssim
+
+    side = min(WINDOW, *first.shape[2:])
+    found = ssim(first, second, data_range=1.0, size_average=False, win_size=side - 1 + side % 2)
+    return cast(Tensor, found)
