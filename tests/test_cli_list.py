@@ -74,7 +74,7 @@ def test_list_shows_every_kind_with_first_lines(bench: Any, tmp_path: Path) -> N
     words = [line.split() for line in done.stdout.splitlines()]
     assert ["shrink", "shrinker", "Scale", "the", "last", "layer."] in words
     titles = [line for line in done.stdout.splitlines() if line and not line.startswith(" ")]
-    assert titles == ["attacks", "defenses", "models", "datasets", "metrics", "recipes"]
+    assert titles == ["attacks", "defenses", "models", "datasets", "metrics", "parts", "recipes"]
 
 
 def test_list_as_json(bench: Any, tmp_path: Path) -> None:
