@@ -25,6 +25,8 @@ from plugins.models.small_cnn import SmallCNN
 from plugins.parts.steganography import Steganography, resized
 from plugins.parts.stegastamp import Encoder, Pair
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CIFAR = Task("any", classes=10, height=32, width=32, channels=3, train_count=10)
 HIDING = {"name": "steganography", **SMALL}
 SELECT = Coordinates(replicate=0, dataset="noise", stage="poison", component="any")

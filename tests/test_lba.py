@@ -23,6 +23,8 @@ from plugins.attacks.lba import LBA, Square, squashed, unsquashed
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.watched import watched
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CIFAR = Task("any", classes=10, height=32, width=32, channels=3, train_count=10)
 SELECT = Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
 MODEL = SmallCNN(width=8)

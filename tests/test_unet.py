@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from plugins.parts.unet import PaddedConv, Padding, UNet
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def convolved(image: np.ndarray, weight: np.ndarray, bias: float, stride: int, padding: Padding) -> np.ndarray:
     """One channel in, one out, entry by entry: output k looks at the inputs from k * stride - before on."""
