@@ -213,6 +213,8 @@ def test_signals_end_a_command_that_waits_for_a_plugin(number: int, code: int, t
         env=surroundings(tmp_path, cache),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     for _ in range(400):
         if pid.exists() and pid.read_text():
