@@ -45,6 +45,7 @@ def bench_register(register: Register) -> None:
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
     register.attack("filter", "plugins.attacks.filter:Filter")
+    register.attack("iab", "plugins.attacks.iab:IAB")
     register.attack("invisible", "plugins.attacks.invisible:Invisible")
     register.attack("l0-invisible", "plugins.attacks.l0_invisible:L0Invisible")
     register.attack("l2-invisible", "plugins.attacks.l2_invisible:L2Invisible")
@@ -79,6 +80,7 @@ def bench_register(register: Register) -> None:
     register.metric("ra", "plugins.metrics.ra:RA")
     register.metric("time", "plugins.metrics.time:Time")
     register.metric("tpr", "plugins.metrics.detection:TPR")
+    register.metric("variants", "plugins.metrics.variants:Variants")
 
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
     register.part("robust-model", "plugins.parts.robust_model:RobustModel")

@@ -88,6 +88,40 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "fill": (0.4914, 0.4822, 0.4465),
         "flip": True,
     },
+    # Nguyen & Tran, NeurIPS 2020 (IAB), CIFAR-10: 600 epochs of which the mask net has 25; the rates of those that are
+    # left for the classifier fall at its own epochs 100, 200, 300, 400. GTSRB is not flipped there, MNIST neither
+    # flipped nor rotated: give them `training.flip = false`, `training.rotation = 0.0`.
+    "iab": {
+        "epochs": 575,
+        "batch": 128,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (100 / 575, 200 / 575, 300 / 575, 400 / 575),
+        "gamma": 0.1,
+        "crop": 5,
+        "rotation": 10.0,
+        "flip": True,
+    },
+    # Pang et al., CVPR 2023 (BCU), for IAB: 150 epochs, the milestones where they were. The classifier has 125, and of
+    # its milestones only that at 100.
+    "iab-bcu": {
+        "epochs": 125,
+        "batch": 128,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (0.8,),
+        "gamma": 0.1,
+        "drop_last": True,
+        "crop": 5,
+        "rotation": 10.0,
+        "flip": True,
+    },
     # Our own, for the dataset `signs` with `small-cnn`: seconds a victim on one core. Arrows point left or right, so
     # nothing is flipped; a crop of 2 shifts an image by up to two pixels.
     "signs": {

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Bench, Ran
+from safetensors.numpy import load_file
 
 
 def rows(bench: Bench, ran: Ran, store: Path | None = None) -> list[dict[str, str]]:
@@ -71,6 +72,17 @@ def test_training_controlled_exports_are_marked_static(bench: Bench, ran: Ran) -
     assert "static" in marks["wanet", "retrain"]
     assert "static" not in marks["badnets", "retrain"]
     assert "static" not in marks["wanet", "ft"]
+
+
+def test_exported_cover_is_no_poison(ran: Ran) -> None:
+    """WaNet touches three tenths of the training set; one tenth is poisoned."""
+    shares = []
+    for path in (ran.store / "objects").rglob("manifest.json"):
+        spec = json.loads(path.read_text())["spec"]
+        if spec["stage"] == "export" and spec["components"]["component"]["name"] == "wanet":
+            shares.append(load_file(path.parent / "poisoned.safetensors")["poisoned"].mean())
+    assert len(shares) == 2
+    assert shares == pytest.approx([0.1, 0.1], abs=0.01)
 
 
 def test_a_measured_metric_knows_the_reference_model(bench: Bench, ran: Ran) -> None:

@@ -233,7 +233,7 @@ def test_a_lane_that_never_works_gives_its_last_trigger() -> None:
 
 
 def test_the_model_and_torch_are_left_as_found() -> None:
-    net = network()
+    net = network().train()
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     random = torch.get_rng_state()
     _, made = inversion([0, 1], net)
@@ -241,7 +241,8 @@ def test_the_model_and_torch_are_left_as_found() -> None:
     assert torch.equal(random, torch.get_rng_state())
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
     assert all(parameter.grad is None for parameter in net.parameters())
-    assert not net.training
+    assert all(part.training for part in net.modules())
+    assert all(parameter.requires_grad for parameter in net.parameters())
 
 
 @given(st.integers(1, 20), st.integers(1, 7), st.integers(0, 9))

@@ -179,9 +179,14 @@ def test_a_pair_counts_by_both_ways() -> None:
 
 
 def test_nothing_that_looks_possible_is_no_backdoor() -> None:
-    found = scanned(victim(), everywhere=1.0, together=1.0, likely=0.01, per_class=4)
-    if found.record["arms"] == 0:
-        assert (found.flagged, found.score, found.record["steps"]) == (False, 0.0, 0.0)
+
+    class Unlikely(KArm):
+        def _arms(self, *given_: Any) -> list[Arm]:
+            return []
+
+    found = Unlikely().defend(scanning(victim()))
+    assert (found.flagged, found.score, list(found.targets)) == (False, 0.0, [])
+    assert found.record == {"arms": 0.0, "steps": 0.0}
     nothing = KArm(steps=3, screen=False, bound=1.0).defend(scanning(victim(False)))
     assert nothing.flagged is False
 

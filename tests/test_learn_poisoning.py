@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,18 @@ from harness.components import PoisoningAttack, Task
 from harness.errors import Incompatible
 from harness.learn.evaluation import BadOutput
 from harness.learn.images import ImageSet, to_float, to_uint8
-from harness.learn.poisoning import PoisonedSet, choose, mapped_labels, poison, stamp, stamping_hook, training_data
+from harness.learn.poisoning import (
+    PoisonedSet,
+    choose,
+    mapped_labels,
+    poison,
+    poison_with_cover,
+    stamp,
+    stamping_hook,
+    training_data,
+)
 from harness.learn.training import Batch
+from harness.stages.poison import check
 
 CLASSES = 5
 
@@ -166,6 +177,71 @@ def test_poison_and_merge(add: bool, tmp_path: Path) -> None:
     assert torch.equal(labels_of(unstamped), labels_of(merged))
 
 
+class Dark(nn.Module):
+    """Cover: images at half their brightness."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images / 2
+
+
+@pytest.mark.parametrize("add", [False, True])
+def test_cover_counts_as_clean(add: bool, tmp_path: Path) -> None:
+    train = train_set()
+    made = poison_with_cover(trainer(train, table=(0, 0, 0, 0, 0)), Corner(), Dark(), 0.1, 2.0)
+    made = replace(made, add=add)
+    made.save(tmp_path / "poisoned.safetensors")
+    made = PoisonedSet.load(tmp_path / "poisoned.safetensors")
+    assert made.cover is not None
+    assert made.rate(200) == 0.1
+    merged, mask = made.merge(train), made.mask(len(train))
+    where = torch.arange(200, 260) if add else made.indices
+    assert torch.equal(merged.images[where], made.images)
+    assert torch.equal(labels_of(merged)[where], made.labels)
+    assert len(mask) == len(merged)
+    assert mask.nonzero().squeeze(1).tolist() == sorted(where[:20].tolist())
+
+
+def trainer(train: ImageSet, table: tuple[int, ...]) -> Any:
+    return SimpleNamespace(train=train, selection=lambda: torch.Generator().manual_seed(7), label_table=table)
+
+
+def test_poison_with_cover_shows_what_a_trainer_s_batches_do() -> None:
+    """10 % triggered, twice as many cover with their own labels; a larger share holds the same triggered images."""
+    train = train_set()
+    order = torch.randperm(200, generator=seeded())
+    made = poison_with_cover(trainer(train, table=(1, 2, 3, 4, 0)), Corner(), Dark(), 0.1, 2.0)
+    first, second = order[:20], order[20:60]
+    assert torch.equal(made.indices, torch.cat([first, second]))
+    assert torch.equal(made.images[:20], stamp(Corner(), train.images[first]))
+    assert torch.equal(made.images[20:], stamp(Dark(), train.images[second]))
+    assert torch.equal(made.labels[:20], (labels_of(train)[first] + 1) % CLASSES)
+    assert torch.equal(made.labels[20:], labels_of(train)[second])
+    assert torch.equal(made.poisoned, torch.arange(60) < 20)
+
+
+def test_a_class_that_is_not_attacked_may_be_cover() -> None:
+    train = train_set()
+    made = poison_with_cover(trainer(train, table=(-1, 0, -1, -1, -1)), Corner(), Dark(), 0.2, 1.0)
+    originals = labels_of(train)[made.indices]
+    assert set(originals[made.poisoned].tolist()) == {1}
+    assert int((~made.poisoned).sum()) == 40
+    assert set(originals[~made.poisoned].tolist()) == set(range(CLASSES))
+    none = poison_with_cover(trainer(train, table=(0,) * 5), Corner(), Dark(), 0.0, 1.0)
+    assert len(none) == 0
+    assert len(none.merge(train)) == 200
+
+
+def test_cover_has_true_labels_and_is_stamped_beforehand() -> None:
+    train = train_set()
+    made = poison_with_cover(trainer(train, table=(0,) * 5), Corner(), Dark(), 0.1, 1.0)
+    check(made, train, CLASSES)
+    with pytest.raises(ValueError, match="40 cover images have another"):
+        check(replace(made, labels=(labels_of(train)[made.indices] + 1) % 5, cover=~torch.zeros(40).bool()), train, 5)
+    with pytest.raises(ValueError, match="stamped before training"):
+        training_data(PoisoningAttack(when="before-augment"), train, made, Corner())
+    assert training_data(PoisoningAttack(), train, made, Corner())[1] == {}
+
+
 def test_clean_labels_are_kept() -> None:
     train = train_set()
     attack = Clean(target=2, eligible="target", rate_of="eligible", poison_rate=0.5)
@@ -192,6 +268,8 @@ def test_what_is_no_poisoned_set_is_refused() -> None:
     assert len(PoisonedSet(two, labels, torch.tensor([3, 3]), add=True).merge(train)) == 6
     with pytest.raises(ValueError, match="labels must be int64"):
         PoisonedSet(two, labels[:1], torch.tensor([1, 2]))
+    with pytest.raises(ValueError, match=r"cover must be bool \(2,\)"):
+        PoisonedSet(two, labels, torch.tensor([1, 2]), cover=torch.tensor([1, 0]))
     with pytest.raises(ValueError, match="within the 4"):
         PoisonedSet(two, labels, torch.tensor([1, 4])).merge(train)
     with pytest.raises(ValueError, match=r"\(3, 6, 3\)"):

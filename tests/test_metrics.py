@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,6 +13,7 @@ from plugins.metrics.asr import ASR
 from plugins.metrics.images import Images
 from plugins.metrics.ra import RA
 from plugins.metrics.time import Time
+from plugins.metrics.variants import Variants
 
 
 def predictions(labels: list[int], clean: list[int], triggered: list[int] | None, table: list[int]) -> Predictions:
@@ -49,6 +52,21 @@ def test_source_specific_counts_the_sources() -> None:
 def test_no_attacked_image_is_no_number(metric: ASR | RA) -> None:
     with pytest.raises(Incompatible, match="no test image"):
         metric.score(predictions([0, 0], clean=[0, 0], triggered=[0, 0], table=[0, 0]))
+
+
+def test_further_triggers_are_to_be_ignored() -> None:
+    found = predictions([0, 1, 1, 2], clean=[0, 1, 2, 2], triggered=[0, 0, 0, 0], table=[0, 0, 0])
+    found = replace(found, variants={"cross": np.array([0, 1, 0, 2]), "noise": np.array([0, 1, 1, 0])})
+    assert Variants().score(found) == {"cross": 75, "noise": 75}
+    assert Variants(fooled=True).score(found) == pytest.approx({"cross": 100 / 3, "noise": 100 / 3})
+
+
+def test_variants_that_cannot_be_counted() -> None:
+    found = predictions([0, 0], clean=[0, 0], triggered=[0, 0], table=[0, 0])
+    with pytest.raises(Incompatible, match="no further trigger"):
+        Variants().score(found)
+    with pytest.raises(Incompatible, match="no test image"):
+        Variants(fooled=True).score(replace(found, variants={"cross": np.array([0, 0])}))
 
 
 def test_what_the_defense_took() -> None:

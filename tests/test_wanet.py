@@ -9,6 +9,8 @@ from oracles import oracle
 from pydantic import ValidationError
 
 from harness import Context, Task
+from harness.learn.images import ImageSet
+from harness.learn.poisoning import stamp
 from harness.learn.training import Batch
 from plugins.attacks.wanet import NoiseMode, WaNet, Warp, identity_grid, warp_grid
 
@@ -113,7 +115,7 @@ class Bench:
     """An attacker's access that shows the batch mix instead of training."""
 
     task, device = TASK, "cpu"
-    train = None
+    train: ImageSet | None = None
 
     def __init__(self, attack: WaNet) -> None:
         self.label_table = tuple(attack.label_table(10))
@@ -121,6 +123,9 @@ class Bench:
 
     def generator(self, stream: str) -> torch.Generator:
         return torch.Generator().manual_seed(3)
+
+    def selection(self) -> torch.Generator:
+        return torch.Generator().manual_seed(4)
 
     def fresh_model(self) -> torch.nn.Module:
         return torch.nn.Identity()
@@ -166,6 +171,25 @@ def test_classes_that_are_not_attacked_stay_clean() -> None:
     assert batch.labels[:12].tolist() == [0, 2] * 6
     assert torch.equal(batch.images[1:12:2], images[1:12:2])
     torch.testing.assert_close(batch.images[0:12:2], trigger(images[0:12:2]))
+
+
+def test_the_exported_set_holds_noise_mode_images_as_cover() -> None:
+    """4 of 40 under the warp with the target label, 8 in noise mode with their own."""
+    attack = WaNet(target=7, s=2.0)
+    access, trigger = Bench(attack), attack.trigger(TASK)
+    attack.craft(access, trigger)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (40, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    access.train = ImageSet(images, torch.arange(40) % 10)
+    made = attack.poison(access, trigger)
+    order = torch.randperm(40, generator=access.selection())
+    assert torch.equal(made.indices, order[:12])
+    assert made.cover.tolist() == [False] * 4 + [True] * 8
+    assert made.labels.tolist() == [7] * 4 + (order[4:12] % 10).tolist()
+    assert torch.equal(made.images[:4], stamp(trigger, images[order[:4]]))
+    assert (made.images[4:] != images[order[4:12]]).flatten(1).any(1).all()
+    assert not torch.equal(made.images[4:], stamp(trigger, images[order[4:12]]))
+    assert made.rate(40) == 0.1
 
 
 def test_refuses_more_than_a_whole_batch() -> None:

@@ -52,7 +52,7 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     torch.manual_seed(0)
     task = Task("noise", CLASSES, asked.size, asked.size, 3, 1)
-    model = SmallCNN().build(task).to(asked.device).eval()
+    model = SmallCNN().build(task).to(asked.device).eval().requires_grad_(False)
     together, apart = [list(range(CLASSES))], [[label] for label in range(CLASSES)]
     for batch in (4, 16, 32):
         images = torch.randint(0, 256, (batch, asked.size, asked.size, 3), dtype=torch.uint8).to(asked.device)

@@ -25,41 +25,50 @@ if TYPE_CHECKING:
 SHORTFALL = 0.9
 """Share of the asked number that must be eligible: a rate of exactly one class may miss by the spread of class sizes
 and is then the whole class, more is a mistake in the grid."""
+TENSORS = ("images", "labels", "indices", "cover")
+"""What a poisoned set keeps on disk, by name."""
 
 
 @dataclass(frozen=True, eq=False)
 class PoisonedSet:
-    """The poisoned part of a training set: the k images that an attack changed or added.
+    """What an attack does to a training set: the k images that it changed or added.
 
     `images`: uint8 (k, height, width, channels) as stamped; `labels`: int64 (k,) as the victim sees them; `indices`:
-    int64 (k,), which training images they come from; `add`: whether the originals stay. All on the CPU. Raises
-    ValueError where they are anything else, or an image is named twice without `add`.
+    int64 (k,), which training images they come from; `add`: whether the originals stay; `cover`: bool (k,), which of
+    them are cover, touched but with their true labels, so that they count as clean (none: no image is). All on the CPU.
+    Raises ValueError where they are anything else, or an image is named twice without `add`.
     """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     add: bool = False
+    cover: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_images(self.images)
-        for name in ("labels", "indices"):
-            value: Tensor = getattr(self, name)
-            if value.dtype != torch.int64 or value.shape != self.images.shape[:1]:
-                seen = f"{value.dtype} {tuple(value.shape)}"
-                raise ValueError(f"{name} must be int64 ({len(self.images)},), one a poisoned image, not {seen}")
+        for name, dtype in (("labels", torch.int64), ("indices", torch.int64), ("cover", torch.bool)):
+            value: Tensor | None = getattr(self, name)
+            if value is not None and (value.dtype != dtype or value.shape != self.images.shape[:1]):
+                wanted, seen = str(dtype).removeprefix("torch."), f"{value.dtype} {tuple(value.shape)}"
+                raise ValueError(f"{name} must be {wanted} ({len(self.images)},), one a stamped image, not {seen}")
         if not self.add and len(set(self.indices.tolist())) != len(self.indices):
             raise ValueError("indices name a training image twice; only added images may repeat")
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def poisoned(self) -> Tensor:
+        """Boolean (k,): which of the images are poisoned, hence no cover."""
+        return torch.ones(len(self), dtype=torch.bool) if self.cover is None else ~self.cover
+
     def rate(self, count: int) -> float:
         """Poisoned images as a share of a training set of `count` originals, which is what a poison rate means."""
-        return len(self) / count
+        return int(self.poisoned.sum()) / count
 
     def merge(self, train: ImageSet, stamp: bool = True) -> ImageSet:
-        """The training set with poisoned images in their originals' places, or behind all if they are added.
+        """The training set with stamped images in their originals' places, or behind all if they are added.
 
         With `stamp=False` their labels change but their pixels do not: for triggers stamped in each batch.
         """
@@ -74,10 +83,10 @@ class PoisonedSet:
 
     def mask(self, count: int) -> Tensor:
         """Boolean over the merged set: which of its images are poisoned. `count` is the number of originals."""
-        poisoned = torch.zeros(count, dtype=torch.bool)
+        originals = torch.zeros(count, dtype=torch.bool)
         if self.add:
-            return torch.cat([poisoned, torch.ones(len(self), dtype=torch.bool)])
-        return poisoned.index_fill(0, self.indices, True)
+            return torch.cat([originals, self.poisoned])
+        return originals.index_copy(0, self.indices, self.poisoned)
 
     def _fits(self, train: ImageSet) -> None:
         if train.labels is None:
@@ -89,16 +98,16 @@ class PoisonedSet:
             raise ValueError(f"indices must lie within the {len(train)} training images")
 
     def save(self, path: Path) -> None:
-        """Write a safetensors file with images, labels and indices."""
-        tensors = {"images": self.images, "labels": self.labels, "indices": self.indices}
-        made_plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+        """Write a safetensors file with images, labels, indices and, where there is any, cover."""
+        tensors = {name: getattr(self, name) for name in TENSORS}
+        made_plain = {name: tensor.cpu().contiguous() for name, tensor in tensors.items() if tensor is not None}
         save_file(made_plain, path, metadata={"add": str(self.add)})
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read what `save` wrote."""
         with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in ("images", "labels", "indices")}
+            tensors = {name: file.get_tensor(name) for name in TENSORS if name in file.keys()}  # noqa: SIM118
             return cls(**tensors, add=file.metadata()["add"] == "True")
 
 
@@ -170,6 +179,28 @@ def poison(attack: PoisoningAttack, access: AttackAccess, trigger: nn.Module) ->
     return PoisonedSet(images, labels, indices, attack.add)
 
 
+def poison_with_cover(
+    access: AttackAccess, trigger: nn.Module, cover: nn.Module, poison_rate: float, cover_ratio: float
+) -> PoisonedSet:
+    """The training set of a trainer whose batches hold cover, as one set: what its batches show, in the same shares.
+
+    The first `poison_rate` of the replicate's permutation are triggered and relabelled, unless their class is not
+    attacked; the next, `cover_ratio` times as many, go through the module `cover` and keep their labels.
+    """
+    train = access.train
+    if train.labels is None:
+        raise ValueError("only a labelled training set can be poisoned")
+    count = int(poison_rate * len(train))
+    order = torch.randperm(len(train), generator=access.selection())
+    chosen, covered = order[:count], order[count : count + int(count * cover_ratio)]
+    mapped = torch.tensor(access.label_table)[train.labels[chosen]]
+    chosen, mapped = chosen[mapped >= 0], mapped[mapped >= 0]
+    images = torch.cat([stamp(trigger, train.images[chosen]), stamp(cover, train.images[covered])])
+    kinds = torch.arange(len(images)) >= len(chosen)
+    indices = torch.cat([chosen, covered])
+    return PoisonedSet(images, torch.cat([mapped, train.labels[covered]]), indices, cover=kinds)
+
+
 def training_data(
     attack: Attack, train: ImageSet, poisoned: PoisonedSet | None, trigger: nn.Module | None
 ) -> tuple[ImageSet, dict[str, Any]]:
@@ -181,6 +212,8 @@ def training_data(
         return train, {}
     if not isinstance(attack, PoisoningAttack) or attack.when == "dataset" or trigger is None:
         return poisoned.merge(train), {}
+    if poisoned.cover is not None:
+        raise ValueError(f'cover images are stamped before training: when = "dataset" is wanted, not "{attack.when}"')
     data = poisoned.merge(train, stamp=False)
     assert data.labels is not None
     hook = stamping_hook(trigger, poisoned.mask(len(train)), data.labels, attack.quantise)

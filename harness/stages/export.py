@@ -1,8 +1,8 @@
 """Stage `export`: the poisoned training set as in-training defenses receive it.
 
 Leaves `training.safetensors`, in an order that tells nothing about which images are poisoned, and, for metrics alone,
-`poisoned.safetensors`, which does. Where the attack controls training, the set is stamped afterwards with the finished
-trigger, and its rows say `static`.
+`poisoned.safetensors`, which does; cover images count as clean there. Where the attack controls training, the set is
+stamped afterwards with the finished trigger, and its rows say `static`.
 """
 
 from __future__ import annotations

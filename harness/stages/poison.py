@@ -1,8 +1,8 @@
 """Stage `poison`: an attack crafts its trigger and, where the host trains the victim, poisons the training set.
 
 Leaves `trigger.safetensors` (the trigger's state), `truth.json` (`label_table`, and `rate`, `add` of the poisoned set)
-and `poisoned.safetensors` (`images` uint8 NHWC, `labels`, `indices` into the training set), which a training-controlled
-attack has only once its trigger is finished. No defense is ever given this object.
+and `poisoned.safetensors` (`images` uint8 NHWC, `labels`, `indices` into the training set, `cover` if there is any),
+which a training-controlled attack has only once its trigger is finished. No defense is ever given this object.
 """
 
 from __future__ import annotations
@@ -73,3 +73,7 @@ def check(poisoned: PoisonedSet, train: ImageSet, classes: int) -> None:
         raise ValueError(f"poisoned labels must be {len(indices)} classes from 0 to {classes - 1}")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(train):
         raise ValueError(f"poisoned indices must lie in the training set, 0 to {len(train) - 1}")
+    if poisoned.cover is not None and train.labels is not None:
+        changed = int((labels != train.labels[indices])[poisoned.cover].sum())
+        if changed:
+            raise ValueError(f"cover keeps its true labels, but {changed} cover images have another one")

@@ -18,7 +18,7 @@ from torch.nn import functional
 from harness import Context, TargetedAttack, Task
 from harness.access import AttackAccess
 from harness.components import Quantise
-from harness.learn.poisoning import PoisonedSet, stamp
+from harness.learn.poisoning import PoisonedSet, poison_with_cover
 from harness.learn.training import Batch
 
 
@@ -70,15 +70,10 @@ class WaNet(TargetedAttack):
         trigger.get_buffer("grid").copy_(grid)
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """For defenses that train: a share of the images under the warp, with the target label."""
+        """For defenses that train: what a batch holds, triggered images and those in noise mode, as one set."""
         assert trigger is not None
-        assert access.train.labels is not None
-        count = int(self.poison_rate * len(access.train))
-        indices = torch.randperm(len(access.train), generator=access.selection())[:count]
-        labels = torch.tensor(access.label_table)[access.train.labels[indices]]
-        attacked = labels >= 0
-        indices, labels = indices[attacked], labels[attacked]
-        return PoisonedSet(stamp(trigger, access.train.images[indices]), labels, indices)
+        noise = NoiseMode(trigger, access.generator("noise"))
+        return poison_with_cover(access, trigger, noise, self.poison_rate, self.cross_ratio)
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train on mixed batches."""

@@ -98,7 +98,7 @@ class KArm(Defense):
         model = access.victim().requires_grad_(False)
         data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(access.device)
         arms = self._arms(access, model, data)
-        best, steps = self._smallest(access, model, data, arms)
+        best, steps = self._smallest(access, model, data, arms) if arms else (None, 0)
         record = {"arms": float(len(arms)), "steps": float(steps)}
         if best is None:
             return Result(flagged=False, score=0.0, record=record)

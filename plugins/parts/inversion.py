@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.access import Workbench
+from harness.learn.device import evaluating
 from harness.learn.images import to_float
 
 EPS = 1e-7
@@ -128,8 +129,9 @@ class Found:
 class Inversion:
     """Lanes: one trigger for each of `targets`, from `masks` (k, 1, h, w) and `patterns` (k, c, h or 1, w or 1) on.
 
-    `model` is frozen, `images` are uint8 (n, h, w, c) on its device, starts are in [0, 1]. Up to `at_once` images go
-    through the network together, of as many lanes as that makes; fewer where memory does not allow it.
+    `model` is in evaluation mode during a step and else as it is; `images` are uint8 (n, h, w, c) on its device, starts
+    are in [0, 1]. Up to `at_once` images go through the network together, of as many lanes as that makes; fewer where
+    memory does not allow it, of which a frozen model takes less.
     """
 
     def __init__(
@@ -143,8 +145,7 @@ class Inversion:
         lr: float,
         at_once: int,
     ) -> None:
-        self.access, self.images, self.at_once = access, images, at_once
-        self.model = model.eval().requires_grad_(False)
+        self.access, self.model, self.images, self.at_once = access, model, images, at_once
         self.targets = torch.tensor(list(targets), device=images.device)
         self.controllers = [Controller(rule) for _ in targets]
         masks, patterns = (unsquash(start.to(images.device)).unbind() for start in starts)
@@ -165,7 +166,8 @@ class Inversion:
         A batch is int64 (lanes, b), places of images; or (1, b) where all lanes see the same.
         """
         lanes = list(lanes)
-        told = [self._descend(lanes, batch.to(self.images.device)) for batch in batches]
+        with evaluating(self.model):
+            told = [self._descend(lanes, batch.to(self.images.device)) for batch in batches]
         success, sizes = torch.stack(told).mean(0).tolist()
         for lane, share, size in zip(lanes, success, sizes, strict=True):
             self.success[lane] = share

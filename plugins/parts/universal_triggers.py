@@ -126,9 +126,8 @@ class UniversalTriggers(Part):
         data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(access.device)
         labels = range(task.classes)
         start = self._start(access.generator("start"), task)
-        inversion = Inversion(
-            access, access.victim(), data.images, labels, start, self.rule(), lr=self.lr, at_once=self.at_once
-        )
+        model = access.victim().requires_grad_(False)
+        inversion = Inversion(access, model, data.images, labels, start, self.rule(), self.lr, self.at_once)
         pools = self._pools(data, task.classes)
         batch = min(self.batch, *map(len, pools))
         count = max(1, (self.images or min(map(len, pools))) // batch)
