@@ -65,6 +65,7 @@ def main(task: Mapping[str, Any]) -> None:
     record["seconds"] = time.perf_counter() - started
     record["cpu_seconds"] = time.process_time() - cpu
     record["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record.update(_device_memory())
     record["opened"] = opened
     record["environment"] = _environment(task)
     try:
@@ -73,6 +74,14 @@ def main(task: Mapping[str, Any]) -> None:
         for folder in ("out", "work", "tmp", "inputs"):
             shutil.rmtree(scratch / folder, ignore_errors=True)
         report(scratch / "record.json", record)
+
+
+def _device_memory() -> dict[str, int]:
+    """Peak bytes that tensors had on GPUs, where the stage used one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {"peak_device_memory": sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))}
 
 
 def report(path: Path, record: Mapping[str, Any]) -> None:

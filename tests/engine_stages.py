@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -147,6 +148,16 @@ def surroundings(scratch: Path, payload: Mapping[str, Any]) -> None:
     (scratch / "out" / "seen.json").write_text(json.dumps(seen), "utf-8")
 
 
+def reuse(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """Fill and free a buffer again and again; the page faults of each round."""
+    faults = []
+    for _ in range(payload["times"]):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"x") * (payload["megabytes"] << 20)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    (scratch / "out" / "faults.json").write_text(json.dumps(faults))
+
+
 def steps(scratch: Path, payload: Mapping[str, Any]) -> None:
     (scratch / "progress.json").write_text(json.dumps({"step": 3, "total": 10, "loss": 0.5}), "utf-8")
     time.sleep(payload.get("pause", 1.2))
@@ -164,6 +175,7 @@ BODIES: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
     "no-room": no_room,
     "nothing": nothing,
     "refuse": refuse,
+    "reuse": reuse,
     "steps": steps,
     "surroundings": surroundings,
     "unsteady": unsteady,

@@ -235,3 +235,11 @@ def test_children_find_torch_loaded_and_cost_little(tmp_path: Path) -> None:
     children.stop()
     # Importing torch takes seconds; what else runs on the machine is not this test's business.
     assert min(record["seconds"] for record in records) < 0.3
+
+
+def test_children_keep_the_memory_that_they_free(children: Children, tmp_path: Path) -> None:
+    record = children.run(*task(tmp_path / "a", "reuse", megabytes=8, times=20))
+    assert record["status"] == "ok"
+    faults = json.loads((tmp_path / "a" / "out" / "faults.json").read_text())
+    assert faults[0] >= 2048 / 2  # pages of the first buffer, each touched for the first time
+    assert sum(faults[1:]) < 2048 / 2

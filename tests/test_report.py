@@ -320,8 +320,9 @@ def loaded(monkeypatch):
         planned = planning.Planned(hand.refresh(), hand.store, None)
         monkeypatch.setattr(planning, "load", lambda args, make=True: planned)
         return argparse.Namespace(
-            grid=hand.grid.path, store=hand.store.root, select=None, explain=False, format="terminal", output=None
-        )
+            grid=hand.grid.path, store=hand.store.root, select=None, explain=False, costs=False,
+            format="terminal", output=None,
+        )  # fmt: skip
 
     return use
 
@@ -346,7 +347,7 @@ def test_report_verb(tmp_path, loaded, capsys):
 def test_report_as_a_part_of_run(tmp_path):
     hand = filled(tmp_path)
     stream = io.StringIO()
-    rows = report_verb.show(planning.Planned(hand.refresh(), hand.store, None), stream)
+    rows = report_verb.tables(planning.Planned(hand.refresh(), hand.store, None), stream)
     assert len(rows) == 24
     assert stream.getvalue() == text(hand, width=120)
 
@@ -428,3 +429,13 @@ def test_one_result_under_several_defense_seeds_counts_once(tmp_path):
     found = report.text(hand.plan, rows, SimpleNamespace(), "terminal", 300)
     assert "12.50 ± 0.71" in found
     assert "n = 2" in found
+
+
+def test_costs_are_of_what_the_store_holds(tmp_path, loaded, capsys):
+    hand = filled(tmp_path)
+    args = loaded(hand)
+    args.costs = True
+    assert report_verb.run(args) == 0
+    held = [key for key in hand.stages if hand.store.manifest(key) is not None]
+    total = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("all"))
+    assert total.split()[1:3] == [str(len(held)), f"{2.0 * len(held):.1f}"]

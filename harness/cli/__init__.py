@@ -103,6 +103,7 @@ def _add_report(verb: argparse.ArgumentParser) -> None:
     formats = ("terminal", "markdown", "csv")
     verb.add_argument("--format", choices=formats, default="terminal", help="of the tables (default: terminal)")
     verb.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
+    verb.add_argument("--costs", action="store_true", help="time, images and memory of the stages instead of results")
 
 
 def _add_list(verb: argparse.ArgumentParser) -> None:

@@ -25,6 +25,7 @@ PIPED = 120
 def run(args: argparse.Namespace) -> int:
     """Print or write the tables. Exit code 0: every compatible cell has its rows; 1: some are lacking."""
     planned = planning.load(args, make=False)
+    show = costs if args.costs else tables
     if args.output is None:
         return code(show(planned, sys.stdout, args.format))
     text = io.StringIO()
@@ -33,7 +34,17 @@ def run(args: argparse.Namespace) -> int:
     return code(found)
 
 
-def show(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+def costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+    """Write what the stages of a plan cost; returns the rows, too, which tell whether all has been paid."""
+    from harness import results
+    from harness.costs import costs
+    from harness.report.costs import text
+
+    stream.write(text(costs(planned.plan, planned.store), form))
+    return results.rows(planned.plan, planned.store)
+
+
+def tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
     """Write the tables of a plan as its last `refresh` found the store; returns the rows behind them."""
     from harness import results
 

@@ -7,8 +7,12 @@ half precision (n, classes). Counts and rates are derived from these, so a new m
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from harness.stages import Job
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run(job: Job) -> None:
@@ -38,11 +42,13 @@ def run(job: Job) -> None:
     clean, logits = answers()
     tensors = {"labels": test.labels, "clean": clean, "logits": logits}
     tensors["mapped"] = torch.tensor(oracle.label_table)[test.labels]
+    triggers: dict[str, nn.Module] = {}
     if oracle.trigger is not None:
         attack = load_component(job.payload["attack"])
         assert isinstance(attack, Attack)
-        triggers = {"triggered": oracle.trigger}
+        triggers["triggered"] = oracle.trigger
         triggers.update({f"{VARIANT}{name}": trigger for name, trigger in attack.variants(oracle.trigger).items()})
         for name, trigger in triggers.items():
             tensors[name], _ = answers(trigger=trigger, quantise=attack.test_quantise)
+    job.record["images"] = len(test) * (1 + len(triggers))
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, job.out / "predictions.safetensors")

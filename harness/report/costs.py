@@ -1,0 +1,66 @@
+"""What stages cost, as tables in the three formats."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from harness.costs import COLUMNS, Cost, by_kind
+
+SHOWN = 20
+"""Single stages that are listed, the costliest; CSV has all."""
+
+_NUMBERS: tuple[tuple[str, Callable[[Cost], str]], ...] = (
+    ("seconds", lambda cost: f"{cost.seconds:.1f}"),
+    ("CPU seconds", lambda cost: f"{cost.cpu_seconds:.1f}"),
+    ("images", lambda cost: _or_dash(cost.images, 1)),
+    ("images/s", lambda cost: _or_dash(cost.rate, 1)),
+    ("memory [MB]", lambda cost: _or_dash(cost.memory, 1e6)),
+)
+_ON_GPU: tuple[tuple[str, Callable[[Cost], str]], ...] = (
+    ("GPU memory [MB]", lambda cost: _or_dash(cost.device_memory, 1e6)),
+)
+
+
+def text(costs: Sequence[Cost], form: str = "terminal") -> str:
+    """Sums by kind of stage and the costliest stages; as `csv` one line a stage. Ends in a newline."""
+    if form == "csv":
+        return _lines(costs)
+    if not costs:
+        return "(nothing to show: no stage of this grid is in the store)\n"
+    style = "pipe" if form == "markdown" else "simple"
+    numbers = _NUMBERS + (_ON_GPU if any(cost.device_memory is not None for cost in costs) else ())
+    costliest = sorted(costs, key=lambda cost: -cost.seconds)[:SHOWN]
+    parts = [_table(("kind", "stages"), [(cost.kind, str(cost.stages)) for cost in by_kind(costs)], by_kind(costs),
+                    numbers, style)]  # fmt: skip
+    if len(costs) > 1:
+        parts.append(_table(("costliest stages",), [(cost.title,) for cost in costliest], costliest, numbers, style))
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(
+    head: Sequence[str],
+    stubs: Sequence[Sequence[str]],
+    costs: Sequence[Cost],
+    numbers: Sequence[tuple[str, Callable[[Cost], str]]],
+    style: str,
+) -> str:
+    from tabulate import tabulate
+
+    body = [[*stub, *(tell(cost) for _, tell in numbers)] for stub, cost in zip(stubs, costs, strict=True)]
+    names = [*head, *(name for name, _ in numbers)]
+    sides = ["left"] + ["right"] * (len(names) - 1)
+    return tabulate(body, names, style, disable_numparse=True, colalign=sides)
+
+
+def _or_dash(value: float | None, unit: float) -> str:
+    return "-" if value is None else f"{value / unit:,.0f}"
+
+
+def _lines(costs: Sequence[Cost]) -> str:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows([getattr(cost, name) for name in COLUMNS] for cost in costs)
+    return stream.getvalue()
