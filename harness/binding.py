@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness import schedules
 from harness.components import Task
 from harness.errors import GridError, Problem
-from harness.stages import identity
 from harness.stages.data import Sizes, sizes
 
 if TYPE_CHECKING:
@@ -183,7 +182,7 @@ def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Prob
 
 def _told(resolved: Resolved) -> list[Any]:
     """A component and all that fills its parameters."""
-    return [identity(resolved), {name: _told(used) for name, used in resolved.uses.items()}]
+    return [resolved.standing, {name: _told(used) for name, used in resolved.uses.items()}]
 
 
 def _sizes(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
@@ -39,7 +40,7 @@ class Setting:
     task: Task
     victim_seed: int
 
-    @property
+    @cached_property
     def shape(self) -> dict[str, Any]:
         """The task, for the key of a stage whose inputs need not fix it (images granted from elsewhere)."""
         return asdict(self.task)

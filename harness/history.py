@@ -40,6 +40,8 @@ class History:
 
     def expected(self, stage: Stage) -> float | None:
         """Seconds that `stage` may take: the mean of the stored ones most like it. None if none is of its kind."""
+        if stage.kind not in self._seconds:
+            return None
         lengths = (self._seconds.get(likeness) for likeness in _likenesses(stage.spec))
         return next((fmean(seconds) for seconds in lengths if seconds), None)
 

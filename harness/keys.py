@@ -7,9 +7,9 @@ Values arrive coerced to their declared types, so 1 and 1.0 are two different th
 from __future__ import annotations
 
 import hashlib
-import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from json.encoder import encode_basestring
 from typing import Any
 
 
@@ -21,15 +21,22 @@ def canonical(value: Any) -> bytes:
     text that UTF-8 cannot hold. Both name the place, as in `params.sizes[2]`.
     """
     try:
-        plain = _plain(value)
+        return _json(value).encode()
     except _Unfit as unfit:
         raise unfit.kind(unfit.text(_place(unfit.path))) from None
-    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def digest(value: Any) -> str:
     """SHA-256 of `canonical(value)`, 64 hex digits."""
     return hashlib.sha256(canonical(value)).hexdigest()
+
+
+def table(parts: Mapping[str, bytes]) -> bytes:
+    """`canonical` of a table whose values went through `canonical` before: what repeats is written once."""
+    return b"{" + b",".join(_quoted(name, "a name").encode() + b":" + parts[name] for name in sorted(parts)) + b"}"
+
+
+_WORDS = {None: "null", True: "true", False: "false"}
 
 
 class _Unfit(Exception):
@@ -45,21 +52,24 @@ def _place(path: list[str | int]) -> str:
     return "".join(steps).removeprefix(".") or "value"
 
 
-def _plain(value: Any) -> Any:
-    # Every key of every plan goes through here: the place is put together only where something is wrong.
+def _json(value: Any) -> str:
+    # Every key of every plan goes through here: the place is put together only where something is wrong, and checking
+    # first and then writing with json.dumps would take twice as long.
     kind = type(value)
     if kind is str:
-        return _text(value, "{}")
-    if value is None or kind is bool or kind is int:
-        return value
+        return _quoted(value, "{}")
+    if kind is dict:
+        return _object(value)
+    if kind in (list, tuple):
+        return _array(value)
+    if value is None or kind is bool:
+        return _WORDS[value]
+    if kind is int:
+        return repr(value)
     if kind is float:
         if not math.isfinite(value):
             raise _Unfit(ValueError, lambda place: f"{place} is {value}: a key takes finite numbers only")
-        return value + 0.0  # -0.0 becomes 0.0
-    if kind is dict:
-        return _table(value)
-    if kind in (list, tuple):
-        return _row(value)
+        return repr(value + 0.0)  # -0.0 becomes 0.0
     raise _Unfit(
         TypeError,
         lambda place: (
@@ -69,37 +79,38 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _table(value: dict[Any, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = {}
-    for name, item in value.items():
+def _object(value: dict[Any, Any]) -> str:
+    for name in value:
         if type(name) is not str:
             told = f"has the key {name!r} of type {type(name).__name__}: a dict's keys are str"
             raise _Unfit(TypeError, lambda place, told=told: f"{place} {told}")  # type: ignore[misc]
-        name = _text(name, "a name in {}")
+    members = []
+    for name in sorted(value):
+        quoted = _quoted(name, "a name in {}")
         try:
-            plain[name] = _plain(item)
+            members.append(f"{quoted}:{_json(value[name])}")
         except _Unfit as unfit:
             unfit.path.append(name)
             raise
-    return plain
+    return f"{{{','.join(members)}}}"
 
 
-def _row(value: Sequence[Any]) -> list[Any]:
-    plain = []
+def _array(value: Sequence[Any]) -> str:
+    items = []
     for number, item in enumerate(value):
         try:
-            plain.append(_plain(item))
+            items.append(_json(item))
         except _Unfit as unfit:
             unfit.path.append(number)
             raise
-    return plain
+    return f"[{','.join(items)}]"
 
 
-def _text(text: str, subject: str) -> str:
+def _quoted(text: str, subject: str) -> str:
     if not text.isascii():
         try:
             text.encode()
         except UnicodeEncodeError as error:
             told = f"is no text that UTF-8 can hold: {error}"
             raise _Unfit(ValueError, lambda place: f"{subject.replace('{}', place)} {told}") from None
-    return text
+    return encode_basestring(text)

@@ -19,7 +19,7 @@ from harness.memo import Memo
 from harness.registry import Registered, Registry
 from harness.resolved import Fault, Request, Resolved
 from harness.sources import Sources
-from harness.stages import body, called, identity
+from harness.stages import body, called
 
 _DEEPEST = 8
 _TEXTS = "source texts"
@@ -226,7 +226,7 @@ class Resolver:
         if faults:
             return faults
         rest = {name: value for name, value in answer.items() if name != "references"}
-        rest["identity"] = answer["identity"] | {name: identity(placed) for name, placed in in_place.items()}
+        rest["identity"] = answer["identity"] | {name: placed.standing for name, placed in in_place.items()}
         rest["changed"] = answer["changed"] | {name: called(placed) for name, placed in in_place.items()}
         rest["needs"] = sorted({*answer["needs"], *(need for placed in in_place.values() for need in placed.needs)})
         code = dict(self._code(one))

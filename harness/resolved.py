@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from harness.keys import canonical
 
 Fault = tuple[tuple[str | int, ...], str, str]
 """Where in the parameters (empty: the entry itself), what is wrong, what would be right."""
@@ -62,3 +65,13 @@ class Resolved:
     summary: str
     citation: str
     presets: list[str]
+
+    @cached_property
+    def standing(self) -> dict[str, Any]:
+        """How the component stands in a key."""
+        return {"kind": self.kind, "name": self.name, "version": self.version, "params": self.identity}
+
+    @cached_property
+    def text(self) -> bytes:
+        """`standing` as keys take it: tens of thousands of them may name the component."""
+        return canonical(self.standing)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import keys
 from harness.resolved import Resolved
-from harness.stages import SCHEMA, Input, Stage, body, called, identity, make, merge
+from harness.stages import SCHEMA, Input, Stage, body, called, make, merge
 from tests.report_kit import resolved
 
 FT = replace(
@@ -41,7 +41,7 @@ def stage(kind: str = "defend", title: str = "defend ft", **changes: Any) -> Sta
 
 
 def test_a_component_stands_in_keys_by_what_moves_numbers() -> None:
-    assert identity(FT) == {
+    assert FT.standing == {
         "kind": "defense",
         "name": "ft",
         "version": 1,

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.keys import digest
+from harness.keys import canonical, digest, table
 
 if TYPE_CHECKING:
     from harness.resolved import Resolved
@@ -68,16 +69,6 @@ class Job:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def identity(component: Resolved) -> dict[str, Any]:
-    """How a component stands in a key."""
-    return {
-        "kind": component.kind,
-        "name": component.name,
-        "version": component.version,
-        "params": component.identity,
-    }
-
-
 def body(component: Resolved) -> dict[str, Any]:
     """What a child needs to build the component again."""
     return {"kind": component.kind, "name": component.name, "target": component.target, "params": component.params}
@@ -133,13 +124,16 @@ def make(
     spec = {
         "schema": SCHEMA,
         "stage": kind,
-        "components": {role: identity(component) for role, component in components.items()},
+        "components": {role: component.standing for role, component in components.items()},
         "inputs": {item.role: item.key for item in inputs},
         "seed": dict(seed) if seed else None,
         "choices": dict(choices or {}),
         "code": sources.digest,
     }
+    text = {name: canonical(value) for name, value in spec.items() if name != "components"}
+    text["components"] = table({role: component.text for role, component in components.items()})
     told = {role: body(component) for role, component in components.items()}
     # Long-lived plans hold tens of thousands of stages: strings that repeat are kept once.
     kind = sys.intern(kind)
-    return Stage(kind, digest(spec), title, spec, sources, tuple(inputs), {**told, **(payload or {})}, guarded)
+    key = sha256(table(text)).hexdigest()
+    return Stage(kind, key, title, spec, sources, tuple(inputs), {**told, **(payload or {})}, guarded)
