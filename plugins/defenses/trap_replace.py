@@ -29,6 +29,8 @@ from plugins.parts.cutmix import CutMix
 from plugins.parts.points import Point, locate
 from plugins.parts.watched import watched
 
+NARROWEST = 32
+"""Channels between the layers of a decoder, at least; fewer if the stem gives fewer."""
 JUDGED = 500
 """Images that are reconstructed at a time."""
 
@@ -128,7 +130,7 @@ class TrapReplace(Defense):
         """The first phase, in place; the decoder's error on the clean images."""
         if not (self.lambda1 or self.lambda2):
             access.fit(model, access.training_set(), recipe)
-            return {}
+            return {}  # there is no decoder
         with global_random(access.seed("decoder")):
             decoder = Decoder(cut.shape, access.task.image_shape)
         decoder.to(access.device)
@@ -231,10 +233,11 @@ def dropping(module: nn.Module, share: float) -> Iterator[None]:
 
 
 class Decoder(nn.Module):
-    """Maps to images: 4x4 transposed convolutions that double the size and halve the channels, ReLU between them.
+    """Maps to images: transposed convolutions with ReLU between them, two at least.
 
-    For WRN-16-1 it is the published one, 64 to 32 to 3 channels. Where doubling does not hit the image's size, what
-    came out is resized to it.
+    Each of 4x4 doubles the size and halves the channels, down to 32; where fewer than two of them reach the image's
+    size, one of 3x3 follows. For WRN-16-1 these are the published ones: 64 to 32 to 3 channels, or 32 to 32 to 3 where
+    the stem is a block shorter. Where doubling does not hit the image's size, what came out is resized to it.
     """
 
     def __init__(self, maps: tuple[int, int, int], image: tuple[int, int, int]) -> None:
@@ -242,11 +245,14 @@ class Decoder(nn.Module):
         channels, height, width = maps
         self.size = image[1:]
         doublings = max(0, math.ceil(math.log2(max(image[1] / height, image[2] / width))))
-        widths = [max(1, channels >> number) for number in range(doublings)]
-        layers: list[nn.Module] = [] if doublings else [nn.Conv2d(channels, image[0], 3, padding=1)]
-        for before, after in zip(widths, [*widths[1:], image[0]], strict=bool(doublings)):
-            layers += [nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
-        self.layers = nn.Sequential(*(layers[:-1] if doublings else layers))
+        narrowest, layers = min(NARROWEST, channels), nn.Sequential()
+        for number in range(count := max(doublings, 2)):
+            outputs = image[0] if number == count - 1 else max(channels // 2, narrowest)
+            kernel, stride = (4, 2) if number < doublings else (3, 1)
+            layers.append(nn.ConvTranspose2d(channels, outputs, kernel, stride, padding=1))
+            layers.append(nn.ReLU())
+            channels = outputs
+        self.layers = layers[:-1]
 
     def forward(self, maps: Tensor) -> Tensor:
         """Images in (0,1), in single precision."""
