@@ -27,7 +27,6 @@ from plugins.models.resnet18 import ResNet18
 from plugins.models.resnet20 import ResNet20
 from plugins.models.small_cnn import SmallCNN
 from plugins.models.smallvgg import SmallVGG
-from plugins.models.timm_net import TimmNet
 from plugins.models.vgg import VGG11
 from plugins.models.wrn16_1 import WRN16
 from plugins.parts.points import locate
@@ -148,7 +147,6 @@ def test_total_variation_restated_pixel_by_pixel() -> None:
         (NiN(), "blocks[-2]"),
         (CNN(), "blocks[-2]"),
         (CNN4(norm=False), "stem"),
-        (TimmNet(arch="resnet10t"), "blocks[-2]"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Model) else "",
 )
