@@ -61,6 +61,7 @@ def bench_register(register: Register) -> None:
     register.attack("trojan-wm", "plugins.attacks.trojan_wm:TrojanWatermark")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
+    register.defense("abl", "plugins.defenses.abl:ABL")
     register.defense("abs", "plugins.defenses.abs:ABS")
     register.defense("anp", "plugins.defenses.anp:ANP")
     register.defense("bcu", "plugins.defenses.bcu:BCU")
@@ -72,11 +73,13 @@ def bench_register(register: Register) -> None:
     register.defense("nad", "plugins.defenses.nad:NAD")
     register.defense("nc", "plugins.defenses.nc:NC")
     register.defense("none", "plugins.defenses.none:NoDefense")
+    register.defense("trap-replace", "plugins.defenses.trap_replace:TrapReplace")
 
     register.metric("acc", "plugins.metrics.acc:Acc")
     register.metric("asr", "plugins.metrics.asr:ASR")
     register.metric("fpr", "plugins.metrics.detection:FPR")
     register.metric("images", "plugins.metrics.images:Images")
+    register.metric("isolation", "plugins.metrics.isolation:Isolation")
     register.metric("ra", "plugins.metrics.ra:RA")
     register.metric("time", "plugins.metrics.time:Time")
     register.metric("tpr", "plugins.metrics.detection:TPR")

@@ -1,0 +1,170 @@
+"""Anti-Backdoor Learning: train on poisoned data, find the poison by how fast it is learned, and unlearn it.
+
+Li et al., NeurIPS 2021. Poisoned images are learned sooner than clean ones. In the first phase the loss is kept from
+falling below a bound, which holds clean images back; the images with the lowest loss are isolated. The second phase
+trains on all others, the third climbs the loss of the isolated ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Annotated, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness import Context, Result
+from harness.access import Access
+from harness.learn.device import evaluating
+from harness.learn.images import ImageSet
+from harness.learn.recipes import Rates, Recipe, Schedule
+from harness.learn.training import Batch
+from plugins.parts.fine_tuning import NAD_CUTOUT, FineTuning
+
+RATES = ((0.0, 0.1), (40.0, 0.01), (60.0, 0.001))
+"""Learning rate by epoch of the second phase in the released code."""
+FORWARD = 3
+"""Images that a forward pass alone may see for the price of one forward and backward."""
+RANKED = 500
+"""Images that are ranked at a time."""
+CODE: Mapping[str, Any] = {"objective": "flooding", "isolation_epochs": 10, "unlearn_epochs": 4}
+"""The released configuration. Of its 5 unlearning epochs the first only tests."""
+
+
+class ABL(FineTuning):
+    """Isolate what is learned fastest, train on the rest, unlearn the isolated images (Li et al. 2021).
+
+    The defaults are the paper's objective and its 20, 60 and 20 epochs, and Trap-and-Replace compares with them;
+    `abl-code` is the released configuration, `backdoorbench` the same with BackdoorBench's epochs. In all of them the
+    mean loss of a batch is bounded, as released. The paper's formula bounds each image's (`abl-formula`): that holds
+    back poisoned images just like clean ones, and the lowest losses tell little. The inherited fields of a schedule are
+    those of the second phase; batch, momentum and decay serve all three.
+    """
+
+    citation = "Li et al.: Anti-Backdoor Learning - Training Clean Models on Poisoned Data, NeurIPS 2021"
+    needs: ClassVar[AbstractSet[str]] = frozenset({"training-set"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "abl": {},
+        "abl-formula": {"per": "image"},
+        "abl-code": CODE,
+        "backdoorbench": {**CODE, "isolation_epochs": 20, "unlearn_epochs": 20},
+        "trap": {},
+    }
+
+    objective: Literal["lga", "flooding"] = "lga"
+    """of the first phase; lga, local gradient ascent: sign(loss - gamma) loss; flooding: |loss - gamma| + gamma, whose
+    gradient is the same, so that the loss shown is all that differs"""
+    per: Literal["batch", "image"] = "batch"
+    """whose loss the objective bounds: the mean of a batch, which climbs or descends as one, as in the released code;
+    or each image's, as the paper's formula reads"""
+    gamma: Annotated[float, Field(ge=0)] = 0.5
+    """bound of the loss, in nats"""
+    isolation_epochs: Annotated[int, Field(ge=0)] = 20
+    """passes of the first phase over the training set; the released configuration has 10"""
+    isolation_lr: Annotated[float, Field(gt=0)] = 0.1
+    """learning rate of the first phase, constant"""
+    isolation_shuffle: bool = False
+    """a new order in each pass of the first phase; the released loader keeps one, and so the same batches"""
+    isolate: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    """share of the training set that is isolated: its lowest losses, without augmentation, in evaluation mode"""
+
+    epochs: Annotated[int, Field(ge=0)] = 60
+    """passes of the second phase over the images that are not isolated"""
+    batch: Annotated[int, Field(ge=1)] = 64
+    """images a step"""
+    nesterov: bool = True
+    """look ahead, of SGD"""
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    """on all parameters, biases and normalisation included"""
+    schedule: Schedule = "table"
+    """of the second phase's learning rate; table: the last rate of `rates` begun; piecewise: lines between them"""
+    rates: Rates = RATES
+    """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
+    cutout: Annotated[int, Field(ge=0)] = NAD_CUTOUT
+    """side of the square that is blanked in the second phase, in pixels"""
+
+    unlearn_epochs: Annotated[int, Field(ge=0)] = 20
+    """passes of the third phase over the isolated images, uphill; the released configuration makes 4"""
+    unlearn_lr: Annotated[float, Field(gt=0)] = 5e-4
+    """learning rate of the third phase, constant; too long or too fast an ascent destroys the network"""
+
+    def compatible(self, context: Context) -> str | None:
+        """At least one image must be isolated."""
+        count = context.task.train_count
+        if int(self.isolate * count) == 0:
+            return f"isolate = {self.isolate:g} of {count} training images is none of them"
+        return None
+
+    def defend(self, access: Access) -> Result:
+        """Isolate, train on, unlearn."""
+        model, data = access.fresh_model(), access.training_set()
+        assert data.labels is not None
+        access.fit(model, data, self.isolating(access), loss=self._bounded)
+        losses = image_losses(access, model, data)
+        order = losses.argsort(stable=True)
+        count = int(self.isolate * len(data))
+        isolated, rest = order[:count], order[count:].sort().values
+        access.fit(model, data.subset(rest), self.tuning(access))
+        access.fit(model, data.subset(isolated), self.unlearning(access), loss=_climb)
+        record = {
+            "isolated": float(count),
+            "isolated_loss": float(losses[isolated].mean()),
+            "isolated_in_one_class": float(data.labels[isolated].bincount().max()) / count,
+        }
+        return Result(model=model, suspects=isolated.tolist(), record=record)
+
+    def isolating(self, access: Access) -> Recipe:
+        """How the first phase trains: without augmentation."""
+        return self._plain(access, self.isolation_epochs, self.isolation_lr, shuffle=self.isolation_shuffle)
+
+    def unlearning(self, access: Access) -> Recipe:
+        """How the third phase trains: without augmentation."""
+        return self._plain(access, self.unlearn_epochs, self.unlearn_lr, shuffle=True)
+
+    def _plain(self, access: Access, epochs: int, lr: float, shuffle: bool) -> Recipe:
+        bare = {"crop": 0, "flip": False, "rotation": 0.0, "cutout": 0}
+        rate = {"lr": lr, "schedule": "constant", "rates": (), "horizon": None}
+        return self.tuning(access).replace(epochs=epochs, shuffle=shuffle, **rate, **bare)
+
+    def _bounded(self, model: nn.Module, batch: Batch) -> Tensor:
+        assert batch.labels is not None
+        losses = functional.cross_entropy(model(batch.images).float(), batch.labels, reduction="none")
+        return bounded(losses, self.objective, self.per, self.gamma)
+
+
+def bounded(losses: Tensor, objective: str, per: str, gamma: float) -> Tensor:
+    """The first phase's objective on the cross-entropies (n,) of a batch: a scalar. At gamma itself the sign is 0."""
+    held = losses if per == "image" else losses.mean()
+    if objective == "lga":
+        return (torch.sign(held - gamma) * held).mean()
+    return ((held - gamma).abs() + gamma).mean()
+
+
+def image_losses(access: Access, model: nn.Module, data: ImageSet) -> Tensor:
+    """Cross-entropy of each image in evaluation mode: double (n,), on the CPU."""
+    found = []
+    with torch.no_grad(), evaluating(model):
+        for images, labels in data.to(access.device).batches(RANKED):
+            assert labels is not None
+            found.append(exact_losses(model(images), labels).cpu())
+            access.tick()
+    access.tick(len(data) // FORWARD)
+    return torch.cat(found)
+
+
+def exact_losses(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropies (n,) without the rounding to 0 of a log-softmax: log(1 + sum of exp(other - own logit)).
+
+    What is learned fastest has losses below 1e-7, and the order among these would be lost.
+    """
+    own = labels.unsqueeze(1)
+    gaps = logits.double() - logits.double().gather(1, own)
+    return functional.softplus(gaps.scatter(1, own, -torch.inf).logsumexp(1))
+
+
+def _climb(model: nn.Module, batch: Batch) -> Tensor:
+    assert batch.labels is not None
+    return -functional.cross_entropy(model(batch.images).float(), batch.labels)

@@ -1,0 +1,273 @@
+"""Trap and Replace: train on poisoned data so that the backdoor settles in the head, then replace the head.
+
+Wang et al., NeurIPS 2022. While the whole network learns the poisoned training set, a decoder must reconstruct the
+images from what the stem gives. That keeps the stem busy with content and leaves the shortcut from trigger to target to
+the head, which is thrown away. A fresh head is trained on clean images, on top of the frozen stem.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from harness import Defense, Incompatible, Result
+from harness.access import Access
+from harness.learn.device import evaluating, global_random
+from harness.learn.recipes import Fraction, Recipe
+from harness.learn.training import Batch, Extra
+from plugins.models.fitted import steps
+from plugins.parts.cutmix import CutMix
+from plugins.parts.points import Point, locate
+from plugins.parts.watched import watched
+
+NARROWEST = 32
+"""Channels between the layers of a decoder, at least; fewer if the stem gives fewer."""
+JUDGED = 500
+"""Images that are reconstructed at a time."""
+
+
+class TrapReplace(Defense):
+    """Trap the backdoor in the head while images are reconstructed from the stem, replace the head (Wang et al. 2022).
+
+    Both phases train as the grid trains its victims, which is what the paper says of its own; `[training] recipe =
+    "trap"` is its recipe. `trap-code` has the defaults of the released code for that recipe. There dropout does
+    nothing, since the network is in evaluation mode and only its parts are not. The published stem ends after the last
+    block but one, in WRN-16-1 and in ResNet-34.
+    """
+
+    citation = (
+        "Wang et al.: Trap and Replace - Defending Backdoor Attacks by Trapping Them into an Easy-to-Replace "
+        "Subnetwork, NeurIPS 2022"
+    )
+    needs: ClassVar[AbstractSet[str]] = frozenset({"training-set", "clean-labelled"})
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "trap": {},
+        "trap-code": {
+            "lambda2": 1.0,
+            "head_epochs": 100,
+            "head_batch": 64,
+            "head_optimizer": "adam",
+            "head_lr": 0.03,
+            "head_schedule": "cosine",
+            "label_smoothing": 0.1,
+            "cutmix": 1.0,
+            "dropout": 0.0,
+        },
+    }
+
+    stem_end: Point = "blocks[-2]"
+    """where the stem ends: its output goes to the decoder, what follows is the head"""
+    lambda1: Annotated[float, Field(ge=0)] = 10.0
+    """weight of the reconstruction's mean squared error; without both terms there is no decoder"""
+    lambda2: Annotated[float, Field(ge=0)] = 0.1
+    """weight of the reconstruction's total variation; 0.1 in the paper, 1 by default in its code"""
+    epochs: Annotated[int, Field(ge=0)] | None = None
+    """passes over the training set; none: as the grid trains its victims"""
+
+    replace: bool = True
+    """replace the head; if not, the network stays as it is after the first phase, an ablation of the paper"""
+    head_epochs: Annotated[int, Field(ge=0)] | None = None
+    """passes of the head over the clean images; none: as many as the first phase"""
+    head_batch: Annotated[int, Field(ge=1)] = 32
+    """images a step of the head; no more than there are"""
+    head_optimizer: Literal["sgd", "adam", "adamw"] | None = None
+    """of the head, with a rate of its own; none: as the first phase"""
+    head_lr: Annotated[float, Field(gt=0)] | None = None
+    """learning rate of the head; none: as the first phase"""
+    head_schedule: Literal["constant", "cosine", "linear", "one-cycle"] | None = None
+    """of that rate, over all epochs of the head; none: as the first phase"""
+    label_smoothing: Fraction | None = None
+    """share of the head's targets that is spread evenly over all classes; none: as the first phase"""
+    cutmix: Fraction = 0.0
+    """probability that a box of each image of the head's batch is exchanged for that of another image, and its label
+    in the same share"""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """share of the last block's outputs that are dropped while the head learns"""
+
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> Self:
+        if self.head_optimizer is not None and self.head_lr is None:
+            raise ValueError(f"head_optimizer \"{self.head_optimizer}\" needs a head_lr: the grid's is another one's")
+        return self
+
+    def defend(self, access: Access) -> Result:
+        """Trap, replace."""
+        model = access.fresh_model()
+        anatomy = access.anatomy(model)
+        cut = find_cut(model, locate(anatomy, self.stem_end), access.task.image_shape)
+        recipe = self.trapping(access.recipe)
+        record = self._trap(access, model, cut, recipe)
+        if self.replace:
+            record["head_parameters"] = float(renew(model, access.fresh_model(), cut.after))
+            with dropping(model.get_submodule((anatomy.blocks or anatomy.stages)[-1]), self.dropout):
+                self._train_head(access, model, cut, recipe)
+        return Result(model=model, record=record)
+
+    def trapping(self, grid: Recipe) -> Recipe:
+        """How the first phase trains."""
+        return grid if self.epochs is None else grid.replace(epochs=self.epochs, steps=None)
+
+    def replacing(self, first: Recipe, count: int) -> Recipe:
+        """How the head trains on `count` clean images, given how the first phase does."""
+        changed: dict[str, Any] = {"batch": min(self.head_batch, count)}
+        if self.head_epochs is not None:
+            changed |= {"epochs": self.head_epochs, "steps": None}
+        if self.head_schedule is not None:
+            changed |= {"schedule": self.head_schedule, "rates": (), "horizon": None, "warmup": None}
+        own = {"optimizer": self.head_optimizer, "lr": self.head_lr, "label_smoothing": self.label_smoothing}
+        return first.replace(**changed, **{name: value for name, value in own.items() if value is not None})
+
+    def _trap(self, access: Access, model: nn.Module, cut: Cut, recipe: Recipe) -> dict[str, float]:
+        """The first phase, in place; the decoder's error on the clean images."""
+        if not (self.lambda1 or self.lambda2):
+            access.fit(model, access.training_set(), recipe)
+            return {}  # there is no decoder
+        with global_random(access.seed("decoder")):
+            decoder = Decoder(cut.shape, access.task.image_shape)
+        decoder.to(access.device)
+
+        with watched(model, [cut.name]) as seen:
+
+            def loss(network: nn.Module, batch: Batch) -> Tensor:
+                assert batch.labels is not None
+                logits = network(batch.images).float()
+                total = functional.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
+                return total + trap_loss(decoder(seen[cut.name]), batch.images, self.lambda1, self.lambda2)
+
+            access.fit(model, access.training_set(), recipe, loss=loss, extra=[Extra(decoder.parameters())])
+            clean, error = access.clean().to(access.device), 0.0
+            with torch.no_grad(), evaluating(model):
+                for images, _ in clean.batches(JUDGED):
+                    model(images)
+                    error += float(functional.mse_loss(decoder(seen[cut.name]), images)) * len(images)
+                    access.tick()
+        return {"reconstruction_mse": error / len(clean)}
+
+    def _train_head(self, access: Access, model: nn.Module, cut: Cut, first: Recipe) -> None:
+        """The second phase, in place: what follows the stem learns; the stem is frozen, in evaluation mode."""
+        data = access.clean()
+        recipe = self.replacing(first, len(data))
+        mix = CutMix(self.cutmix, recipe.label_smoothing, access.generator("cutmix"))
+        head = [model.get_submodule(name) for name in cut.after]
+        learning = {id(parameter) for module in head for parameter in module.parameters(recurse=False)}
+
+        def mode(network: nn.Module) -> None:
+            network.eval()
+            for module in head:
+                module.training = True
+
+        frozen = [one for one in model.parameters() if one.requires_grad and id(one) not in learning]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        access.fit(model, data, recipe, mode=mode, after_augment=mix.batch, loss=mix.loss)
+        for parameter in frozen:
+            parameter.requires_grad_(True)
+
+
+# --- the cut ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The end of a stem: the module's `name`, its output's `shape` (channels, height, width), and what runs `after`."""
+
+    name: str
+    shape: tuple[int, int, int]
+    after: tuple[str, ...]
+
+
+def find_cut(model: nn.Module, name: str, shape: Sequence[int]) -> Cut:
+    """Cut a network behind the module `name`, given the shape of an image: by the order in which its modules run.
+
+    Raises Incompatible where that module gives no maps, which a decoder could make images of.
+    """
+    run = steps(model, shape, keep=True)
+    turns = [step.name for step in run]
+    output = run[turns.index(name)].output if name in turns else None
+    if output is None or output.dim() != 4:
+        seen = "no tensor" if output is None else f"a tensor {tuple(output.shape)}"
+        raise Incompatible(f"images are reconstructed from maps (n, c, h, w), but {name} of this network gives {seen}")
+    after = turns[turns.index(name) + 1 :]
+    own = [later for later in dict.fromkeys(after) if later and not name.startswith(f"{later}.")]
+    _, channels, height, width = output.shape
+    return Cut(name, (channels, height, width), tuple(own))
+
+
+@torch.no_grad()
+def renew(model: nn.Module, fresh: nn.Module, names: Sequence[str]) -> int:
+    """Put the state of another network's modules into those of the same names, in place; how many parameters learn."""
+    count = 0
+    for name in names:
+        old, new = model.get_submodule(name), fresh.get_submodule(name)
+        for own, parameter in old.named_parameters(recurse=False):
+            parameter.copy_(new.get_parameter(own))
+            count += parameter.numel()
+        for own, buffer in old.named_buffers(recurse=False):
+            buffer.copy_(new.get_buffer(own))
+    return count
+
+
+@contextmanager
+def dropping(module: nn.Module, share: float) -> Iterator[None]:
+    """Drop a share of a module's outputs while the context lasts, and scale up the rest."""
+    if not share:
+        yield
+        return
+    handle = module.register_forward_hook(lambda *run: functional.dropout(run[2], share, training=True))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# --- the trap ----------------------------------------------------------------------------------------------------
+
+
+class Decoder(nn.Module):
+    """Maps to images: transposed convolutions with ReLU between them, two at least.
+
+    Each of 4x4 doubles the size and halves the channels, down to 32; where fewer than two of them reach the image's
+    size, one of 3x3 follows. For WRN-16-1 these are the published ones: 64 to 32 to 3 channels, or 32 to 32 to 3 where
+    the stem is a block shorter. Where doubling does not hit the image's size, what came out is resized to it.
+    """
+
+    def __init__(self, maps: tuple[int, int, int], image: tuple[int, int, int]) -> None:
+        super().__init__()
+        channels, height, width = maps
+        self.size = image[1:]
+        doublings = max(0, math.ceil(math.log2(max(image[1] / height, image[2] / width))))
+        narrowest, layers = min(NARROWEST, channels), nn.Sequential()
+        for number in range(count := max(doublings, 2)):
+            outputs = image[0] if number == count - 1 else max(channels // 2, narrowest)
+            kernel, stride = (4, 2) if number < doublings else (3, 1)
+            layers.append(nn.ConvTranspose2d(channels, outputs, kernel, stride, padding=1))
+            layers.append(nn.ReLU())
+            channels = outputs
+        self.layers = layers[:-1]
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Images in (0,1), in single precision."""
+        images = self.layers(maps).float()
+        if images.shape[2:] != self.size:
+            images = functional.interpolate(images, self.size, mode="bilinear")
+        return torch.sigmoid(images)
+
+
+def trap_loss(reconstructed: Tensor, images: Tensor, lambda1: float, lambda2: float) -> Tensor:
+    """What the first phase adds to the cross-entropy."""
+    return lambda1 * functional.mse_loss(reconstructed, images) + lambda2 * total_variation(reconstructed)
+
+
+def total_variation(images: Tensor) -> Tensor:
+    """Squared differences of neighbours, summed and divided by the number of values (not of differences)."""
+    down, across = images.diff(dim=2), images.diff(dim=3)
+    return (down.square().sum() + across.square().sum()) / images.numel()
