@@ -21,8 +21,9 @@ def extra_module(module: str, extra: str, distribution: str = "doorbench") -> Mo
     """
     package = module.partition(".")[0]
     try:
-        return import_module(module)
+        import_module(package)
     except ModuleNotFoundError as missing:
         if missing.name != package:
             raise
-    raise MissingExtra(f"{package} is not installed: pip install '{distribution}[{extra}]'")
+        raise MissingExtra(f"{package} is not installed: pip install '{distribution}[{extra}]'") from None
+    return import_module(module)

@@ -79,12 +79,12 @@ def test_a_private_gradient_restated(norms: bool, at_once: int) -> None:
         long += norm > 0.7
         for name, part in zip(expected, own, strict=True):
             expected[name] += part * min(1.0, 0.7 / (norm + 1e-6))
-        losses.append(float(loss))
-    assert 0 < long < 12
+        losses.append(loss.item())
+    assert 0 < long < 12, "some gradients are clipped, some are not"
     assert private.clipped == long / 12
-    assert float(value) == pytest.approx(np.mean(losses))
+    assert value.item() == pytest.approx(np.mean(losses), rel=1e-5)
     for name, part in expected.items():
-        torch.testing.assert_close(found[name], (part + 1.5 * 0.7 * units[name]) / 16)
+        torch.testing.assert_close(found[name], (part + 1.5 * 0.7 * units[name]) / 16, atol=1e-6, rtol=1e-5)
 
 
 def test_the_norm_is_one_over_all_parameters() -> None:
@@ -113,7 +113,7 @@ def test_a_step_without_images_is_noise() -> None:
     private = Private(DPSGD(clip=2.0), 3.0, 4.0, normal=torch.ones_like)
     value = private.loss(net, Batch(torch.zeros(0, 1, 8, 8), torch.zeros(0).long(), torch.zeros(0).long(), 0, 0))
     value.backward()
-    assert float(value) == 0.0
+    assert value.item() == 0.0
     assert private.clipped == 0.0
     assert all(bool((part.grad == 1.5).all()) for part in net.parameters() if part.grad is not None)
 
@@ -243,7 +243,6 @@ def test_fields_go_over_the_recipe() -> None:
 
 def test_without_opacus_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opacus", None)
-    monkeypatch.delitem(sys.modules, "opacus.accountants", raising=False)
     with pytest.raises(MissingExtra, match=r"opacus is not installed: pip install 'doorbench\[dp\]'"):
         DPSGD().defend(training(pictures(30)))
 

@@ -33,7 +33,7 @@ def training(data: ImageSet, **fields: Any) -> Access:
 
 def test_it_trains_to_zero_training_error_and_says_so() -> None:
     """Nor does it undo the backdoor: DECK's finding."""
-    access = training(poisoned())
+    access = training(poisoned(), schedule="cosine")
     result = LongTraining(epochs=20).defend(access)
     assert result.record == {"training_error": 0.0}
     assert access.images_processed == 20 * 180
