@@ -9,25 +9,28 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learned import Tiny, judged, pictures, stamped, surroundings
+from learned import Tiny, pictures, stamped, surroundings
 from oracles import oracle
 from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.access import Access
+from harness.components import Model
 from harness.extras import MissingExtra
+from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet, to_float
 from harness.learn.layers import NORMS
 from harness.learn.recipes import Recipe
 from harness.learn.training import Batch
 from plugins.defenses.dp_sgd import DPSGD, Opacus, Private, norms_of, poisson
+from plugins.models.small_cnn import SmallCNN
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECIPE = Recipe(epochs=2, batch=16, lr=0.1, precision="fp32")
 
 
-def training(data: ImageSet, recipe: Recipe = RECIPE, model: Tiny | None = None, replicate: int = 0) -> Access:
+def training(data: ImageSet, recipe: Recipe = RECIPE, model: Model | None = None, replicate: int = 0) -> Access:
     around = surroundings(model)
     at = replace(around.coordinates, replicate=replicate)
     return Access(replace(around, recipe=recipe, coordinates=at), DPSGD.needs, {"training-set": lambda: data})
@@ -67,24 +70,20 @@ def test_a_private_gradient_restated(norms: bool, at_once: int) -> None:
     images, labels = torch.rand(12, 1, 8, 8).double(), torch.arange(12) % 3
     units = {name: torch.randn_like(part) for name, part in net.named_parameters()}
     drawn = iter(units.values())
-    settings = DPSGD(clip=0.7, at_once=at_once)
-    private = Private(settings, 1.5, 16.0, 0.1, normal=lambda _: next(drawn))
-    found, value = private.gradient(net, images, labels)
-    expected = {name: torch.zeros_like(part) for name, part in net.named_parameters()}
-    losses, long = [], 0
+    losses, parts = [], []
     for image, label in zip(images, labels, strict=True):
         loss = functional.cross_entropy(net(image[None]), label[None], label_smoothing=0.1)
-        own = torch.autograd.grad(loss, list(net.parameters()))
-        norm = math.sqrt(sum(float((part**2).sum()) for part in own))
-        long += norm > 0.7
-        for name, part in zip(expected, own, strict=True):
-            expected[name] += part * min(1.0, 0.7 / (norm + 1e-6))
+        parts.append(torch.autograd.grad(loss, list(net.parameters())))
         losses.append(loss.item())
-    assert 0 < long < 12, "some gradients are clipped, some are not"
-    assert private.clipped == long / 12
+    norms = [math.sqrt(sum(float((part**2).sum()) for part in own)) for own in parts]
+    clip = sorted(norms)[5] * 1.001
+    private = Private(DPSGD(clip=clip, at_once=at_once), 1.5, 16.0, 0.1, normal=lambda _: next(drawn))
+    found, value = private.gradient(net, images, labels)
+    assert private.clipped == 0.5
     assert value.item() == pytest.approx(np.mean(losses), rel=1e-5)
-    for name, part in expected.items():
-        torch.testing.assert_close(found[name], (part + 1.5 * 0.7 * units[name]) / 16, atol=1e-6, rtol=1e-5)
+    for place, (name, unit) in enumerate(units.items()):
+        total = sum(own[place] * min(1.0, clip / norm) for own, norm in zip(parts, norms, strict=True))
+        torch.testing.assert_close(found[name], (total + 1.5 * clip * unit) / 16, atol=1e-5, rtol=1e-4)
 
 
 def test_the_norm_is_one_over_all_parameters() -> None:
@@ -207,23 +206,34 @@ def test_it_trains_a_network_of_the_rebuilt_structure_and_repeats() -> None:
     assert not torch.equal(states[0], states[2])
 
 
-def test_a_few_poisoned_images_are_learned_without_noise_and_not_with_it() -> None:
-    """Each counts for so little that a trigger of a few images drowns; classes, of many, are learned nevertheless."""
-    data = pictures(300)
-    chosen = torch.arange(1, 300, 3)[:6]
+def banded(count: int) -> ImageSet:
+    """Three classes by where a bright band is: GroupNorm takes the brightness of an image itself away."""
+    draw = torch.Generator().manual_seed(count)
+    labels, images = torch.arange(count) % 3, torch.randint(0, 120, (count, 8, 8, 1), generator=draw)
+    for label in range(3):
+        images[labels == label, :, 2 * label : 2 * label + 2] += 100
+    return ImageSet(images.to(torch.uint8), labels)
+
+
+def test_mild_noise_keeps_classes_and_backdoor_and_strong_noise_costs_accuracy() -> None:
+    """The finding of Trap-and-Replace: what would take the backdoor away takes the accuracy first."""
+    data, test = banded(300), banded(150)
+    chosen = torch.arange(1, 300, 3)[:20]
     assert data.labels is not None
+    assert test.labels is not None
     images, labels = data.images.clone(), data.labels.clone()
     images[chosen], labels[chosen] = stamped(data.subset(chosen)), 0
-    recipe = Recipe(epochs=12, batch=50, lr=0.5, momentum=0.0, weight_decay=0.0, precision="fp32")
-    rates = {}
-    for noise, clip in ((0.0, 1e3), (1.0, 0.5)):
-        model = DPSGD(noise=noise, clip=clip).defend(training(ImageSet(images, labels), recipe)).model
+    recipe = Recipe(epochs=16, batch=50, lr=0.1, weight_decay=0.0, schedule="cosine", precision="fp32")
+    right = {}
+    for noise in (0.5, 3.0):
+        model = DPSGD(noise=noise).defend(training(ImageSet(images, labels), recipe, SmallCNN(width=8))).model
         assert model is not None
-        rates[noise] = judged(model)
-    print(rates)
-    assert rates[0.0][0] > 0.9
-    assert rates[1.0][0] > 0.8
-    assert rates[0.0][1] > rates[1.0][1] + 0.2
+        right[noise] = float((predict(model, test.images)[0] == test.labels).float().mean())
+        if noise == 0.5:
+            fooled = predict(model, stamped(test))[0][test.labels != 0] == 0
+            assert float(fooled.float().mean()) > 0.3
+    assert right[0.5] > 0.9
+    assert right[3.0] < 0.8
 
 
 def test_fields_go_over_the_recipe() -> None:
