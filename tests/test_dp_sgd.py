@@ -132,6 +132,25 @@ def test_images_drop_out_apart_and_stay_unmixed() -> None:
     assert norms[1] < 1.99e-3
 
 
+def test_a_network_that_cannot_take_images_together_takes_them_one_by_one() -> None:
+    """A layer that draws in place, as torchvision's stochastic depth does, is beyond `vmap`."""
+
+    class Drawing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images * torch.empty(len(images), 1).bernoulli_(1.0)
+
+    torch.manual_seed(0)
+    linear, images, labels = nn.Linear(4, 3), torch.rand(5, 4), torch.arange(5) % 3
+    found = []
+    for net in (nn.Sequential(Drawing(), linear), nn.Sequential(nn.Identity(), linear)):
+        private = Private(DPSGD(clip=0.3), 0.0, 5.0, normal=quiet)
+        gradient, value = private.gradient(net, images, labels)
+        found.append((*gradient.values(), value, torch.tensor(private.clipped)))
+        assert private.together is not isinstance(net[0], Drawing)
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_sampling_is_poisson_and_repeats() -> None:
     def draws() -> list[list[int]]:
         generator = torch.Generator().manual_seed(3)

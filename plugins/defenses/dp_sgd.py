@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -81,7 +81,8 @@ class DPSGD(Defense):
     schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] | None = None
     """of the learning rate; none: as the victim was trained"""
     at_once: Annotated[int, Field(ge=1), NotInKey] = 64
-    """images whose gradients are in memory together, each as large as the network; moves rounding errors only"""
+    """images whose gradients are in memory together, each as large as the network; moves rounding errors only. Networks
+    that torch cannot run in this way take them one by one"""
 
     def defend(self, access: Access) -> Result:
         """Train a fresh network by `fit`, whose hooks draw the images and make the gradient."""
@@ -125,6 +126,7 @@ class Private:
     ) -> None:
         self.settings, self.noise, self.expected, self.smoothing = settings, noise, expected, smoothing
         self.normal = normal
+        self.together = True
         self.cut: list[Tensor] = []
         self.seen = 0
 
@@ -161,9 +163,7 @@ class Private:
             logits = functional_call(model, parameters, (image.unsqueeze(0),)).float()
             return functional.cross_entropy(logits, label.unsqueeze(0), label_smoothing=self.smoothing)
 
-        # Each image has dropout of its own, as in a batch.
-        each = vmap(grad_and_value(loss), in_dims=(None, 0, 0), randomness="different")
-        gradients, losses = each(trained, images, labels)
+        gradients, losses = self._each(grad_and_value(loss), trained, images, labels)
         norms = norms_of(gradients)
         scales = (self.settings.clip / (norms + SLACK)).clamp(max=1.0)
         for name, gradient in gradients.items():
@@ -172,6 +172,23 @@ class Private:
         self.seen += len(images)
         summed: Tensor = losses.sum()
         return summed
+
+    def _each(
+        self, gradient: Callable[..., Any], trained: Gradient, images: Tensor, labels: Tensor
+    ) -> tuple[Gradient, Tensor]:
+        """Gradients and loss of each image, images first: of all together where torch can do that with the network."""
+        if self.together:
+            try:
+                # Each image has dropout of its own, as in a batch.
+                found = vmap(gradient, in_dims=(None, 0, 0), randomness="different")(trained, images, labels)
+                return cast(tuple[Gradient, Tensor], found)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:  # such as in torchvision's layers that drop whole branches
+                self.together = False
+        alone = [gradient(trained, image, label) for image, label in zip(images, labels, strict=True)]
+        stacked = {name: torch.stack([parts[name] for parts, _ in alone]) for name in trained}
+        return stacked, torch.stack([value for _, value in alone])
 
 
 def norms_of(gradients: Mapping[str, Tensor]) -> Tensor:
