@@ -10,7 +10,18 @@ import site
 import sys
 from pathlib import Path
 
-RECORDED = ("doorbench", "numpy", "pluggy", "pydantic", "safetensors", "timm", "torch", "torchvision", "triton")
+RECORDED = (
+    "doorbench",
+    "numpy",
+    "opacus",
+    "pluggy",
+    "pydantic",
+    "safetensors",
+    "timm",
+    "torch",
+    "torchvision",
+    "triton",
+)
 """Distributions whose versions stand beside every result."""
 
 
