@@ -409,8 +409,16 @@ def test_training_goes_on_by_the_recipe_but_for_what_is_told() -> None:
 
 
 def test_presets_name_the_rounds_as_the_tables_do() -> None:
-    assert DFST.presets == {"detox1": {"detox": 1}, "detox3": {"detox": 3}}
+    assert [DFST.presets[name]["detox"] for name in ("detox1", "detox3")] == [1, 3]
     assert DFST().training_controlled
+
+
+def test_the_quick_preset_goes_on_by_the_recipe_and_still_detoxifies() -> None:
+    attack = DFST.model_validate_json(json.dumps(DFST.presets["fast"]))
+    assert attack.rates == attack.detox_rates == ()
+    assert attack.detox == DFST().detox
+    assert attack.style.preset == "fast"
+    assert (attack.flips, attack.likeness, attack.factor) == (DFST().flips, DFST().likeness, DFST().factor)
 
 
 def test_reads_a_grid_s_entry() -> None:

@@ -21,7 +21,6 @@ from harness import Incompatible
 from harness.access import PartAccess
 from harness.learn.images import ImageSet, to_float, to_uint8
 from plugins.parts.cyclegan import Generator, InstanceNorm, ReflectedConv, discriminator
-from plugins.parts.per_class import of_each_class
 from plugins.parts.style_generator import Game, StyleGenerator, fill, measure
 from plugins.parts.sunset import sunset
 
@@ -210,6 +209,12 @@ def test_units_are_those_of_the_training_pictures_unless_given() -> None:
         made(StyleGenerator(epochs=0, std=(1.0, 0.0, 1.0)), data)
 
 
+def test_judges_may_be_narrow() -> None:
+    assert sum(parameter.numel() for parameter in discriminator(3, 16).parameters()) < 200_000
+    assert discriminator(1, 16)(torch.rand(2, 1, 32, 32)).shape == (2, 1, 7, 7)
+    assert StyleGenerator(**StyleGenerator.presets["fast"]).judge_width == 16
+
+
 def test_says_what_is_too_small() -> None:
     with pytest.raises(Incompatible, match="10 x 10"):
         made(StyleGenerator(**QUICK), drawn(6, side=9))
@@ -273,7 +278,7 @@ def test_says_what_a_file_lacks(arrays: dict[str, np.ndarray] | None, told: str,
         made(StyleGenerator(weights=path), drawn(6, channels=3))
 
 
-# --- sunsets, and images by class ----------------------------------------------------------------------------------
+# --- sunsets ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -290,18 +295,3 @@ def test_sunsets_follow_the_picture_s_light_and_a_glow(channels: int) -> None:
 def test_a_sunset_is_red_before_it_is_blue() -> None:
     made_up = sunset(drawn(50, channels=3).images, torch.Generator().manual_seed(1)).float()
     assert float(made_up[..., 0].mean()) > float(made_up[..., 2].mean()) + 30
-
-
-@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(1, 5), st.integers(0, 3), st.randoms())
-def test_the_first_of_each_class(labels: list[int], count: int, skip: int, chance: Any) -> None:
-    order = list(range(len(labels)))
-    chance.shuffle(order)
-    wanted: list[int] = []
-    for label in sorted(set(labels)):
-        wanted += [place for place in order if labels[place] == label][skip : skip + count]
-    assert of_each_class(torch.tensor(labels), count, torch.tensor(order), skip).tolist() == wanted
-
-
-def test_in_dataset_order_without_another() -> None:
-    labels = torch.tensor([2, 0, 2, 0, 2])
-    assert of_each_class(labels, 2).tolist() == [1, 3, 0, 2]

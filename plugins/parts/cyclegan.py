@@ -122,12 +122,15 @@ class Generator(nn.Module):
         return self.units.pixels(self.translate(self.units.normalised(images)))
 
 
-def discriminator(channels: int) -> nn.Sequential:
-    """Judges patches: pictures (n, c, h, w) in units to shares in [0,1], 7 x 7 of them at 32 pixels; 10 at least."""
-    layers: list[nn.Module] = [ReflectedConv(channels, 64, 4, 2), nn.ReLU()]
-    for inputs, outputs, stride in [(64, 128, 2), (128, 256, 2), (256, 512, 1)]:
-        layers += [*_normalised(inputs, outputs, 4, stride), nn.ReLU()]
-    return nn.Sequential(*layers, ReflectedConv(512, 1, 4), nn.Sigmoid())
+def discriminator(channels: int, width: int = 64) -> nn.Sequential:
+    """Judges patches: pictures (n, c, h, w) in units to shares in [0,1], 7 x 7 of them at 32 pixels; 10 at least.
+
+    The first layer has `width` channels, the next ones two, four and eight times as many.
+    """
+    layers: list[nn.Module] = [ReflectedConv(channels, width, 4, 2), nn.ReLU()]
+    for inputs, outputs, stride in [(1, 2, 2), (2, 4, 2), (4, 8, 1)]:
+        layers += [*_normalised(inputs * width, outputs * width, 4, stride), nn.ReLU()]
+    return nn.Sequential(*layers, ReflectedConv(8 * width, 1, 4), nn.Sigmoid())
 
 
 def _normalised(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:

@@ -53,16 +53,17 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard an injector is sought: steps of Adam, learning rate, and the SSIM that must be kept."""
+    """How hard an injector is sought: steps of Adam, learning rate, the SSIM to keep, the side of its kernels."""
 
     steps: int
     lr: float
     likeness: float
+    kernel: int = KERNEL
 
 
-def _wide(inputs: int, outputs: int, stride: int = 1) -> PaddedConv:
-    """A 12 x 12 convolution that keeps the size, or halves it rounded up, with Keras's first weights."""
-    layer = PaddedConv(inputs, outputs, KERNEL, stride)
+def _wide(inputs: int, outputs: int, kernel: int, stride: int = 1) -> PaddedConv:
+    """A convolution that keeps the size, or halves it rounded up, with Keras's first weights."""
+    layer = PaddedConv(inputs, outputs, kernel, stride)
     nn.init.xavier_uniform_(layer.weight)
     assert layer.bias is not None
     nn.init.zeros_(layer.bias)
@@ -72,17 +73,18 @@ def _wide(inputs: int, outputs: int, stride: int = 1) -> PaddedConv:
 class Injector(nn.Module):
     """U-Net of 32, 64 and 128 channels; its tanh is in deviations from the pictures' mean, as the style generator's."""
 
-    def __init__(self, units: PixelUnits) -> None:
+    def __init__(self, units: PixelUnits, kernel: int = KERNEL) -> None:
         super().__init__()
         channels = len(units.mean)
         self.units = copy.deepcopy(units)
         widths = [channels, WIDTH, 2 * WIDTH, 4 * WIDTH]
         up = [(4 * WIDTH, 2 * WIDTH), (4 * WIDTH, WIDTH)]  # the second one's input has a skip beside it
         self.down = nn.ModuleList(
-            nn.Sequential(_wide(one, two, 2), nn.LeakyReLU(SLOPE), InstanceNorm()) for one, two in pairwise(widths)
+            nn.Sequential(_wide(one, two, kernel, 2), nn.LeakyReLU(SLOPE), InstanceNorm())
+            for one, two in pairwise(widths)
         )
-        self.up = nn.ModuleList(nn.Sequential(_wide(one, two), nn.ReLU(), InstanceNorm()) for one, two in up)
-        self.last = _wide(2 * WIDTH, channels)
+        self.up = nn.ModuleList(nn.Sequential(_wide(one, two, kernel), nn.ReLU(), InstanceNorm()) for one, two in up)
+        self.last = _wide(2 * WIDTH, channels, kernel)
 
     def forward(self, images: Tensor) -> Tensor:
         """[0,1] NCHW in and out."""
@@ -135,7 +137,7 @@ def train_injector(
     weights are drawn from `stream`.
     """
     with global_random(access.seed(stream)):
-        injector = Injector(units)
+        injector = Injector(units, effort.kernel)
     plain, span = to_float(seeds.images.to(access.device)), float(units.span)
     with torch.no_grad(), watched(model, [neuron.layer]) as seen:
         model(plain)
@@ -144,11 +146,12 @@ def train_injector(
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         nonlocal flipped, best
-        images = net(batch.images)
+        assert isinstance(net, Injector)
+        images, own = net(batch.images), net.units
         with watched(model, [neuron.layer]) as seen:
             logits = model(images)
-        output, shown = seen[neuron.layer], units.normalised(images)
-        likeness = similarity(units.normalised(batch.images), shown, span).mean()
+        output, shown = seen[neuron.layer], own.normalised(images)
+        likeness = similarity(own.normalised(batch.images), shown, span).mean()
         count = int((logits.argmax(1) == batch.labels).sum())
         after = float(strength(output.detach(), neuron.channel))
         if count > flipped and likeness > effort.likeness and raised(after, before):
