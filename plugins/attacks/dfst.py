@@ -52,7 +52,7 @@ class DFST(TargetedAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "detox1": {"detox": 1},
         "detox3": {"detox": 3},
-        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few and small injectors, the grid's rates.
+        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small injectors, the grid's rates.
         "fast": {
             "style": {"name": "style-generator", "preset": "fast"},
             "per_class": 100,
