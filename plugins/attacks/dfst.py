@@ -52,7 +52,8 @@ class DFST(TargetedAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "detox1": {"detox": 1},
         "detox3": {"detox": 3},
-        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small injectors, the grid's rates.
+        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small
+        # injectors, which are kept more easily, and the grid's own rates.
         "fast": {
             "style": {"name": "style-generator", "preset": "fast"},
             "per_class": 100,
@@ -64,6 +65,9 @@ class DFST(TargetedAttack):
             "injector_steps": 150,
             "injector_kernel": 5,
             "injector_lr": 3e-3,
+            "likeness": 0.4,
+            "unlikeness_weight": 3000.0,
+            "flips": 0.4,
             "detox_epochs": 6,
             "detox_batch": 128,
             "detox_rates": (),
@@ -106,6 +110,8 @@ class DFST(TargetedAttack):
     """of the same"""
     likeness: Annotated[float, Field(ge=-1, le=1)] = 0.6
     """SSIM between plain and injected images that an injector must keep"""
+    unlikeness_weight: Annotated[float, Field(ge=0)] = 1e5
+    """of SSIM in the injector's loss where it is lower than that; 100 elsewhere, 0.01 for the neuron's activations"""
     flips: Annotated[float, Field(ge=0, lt=1)] = 0.7
     """share of images that an injector must turn to the target label to be kept"""
     checked_per_class: Annotated[int, Field(ge=1)] = 100
@@ -176,7 +182,9 @@ class DFST(TargetedAttack):
         others = self._some(access, self.checked_per_class, skip=self.seeds_per_class)
         if not len(others):
             raise Incompatible(f"no class has more than {self.seeds_per_class} images, so none are left to check with")
-        effort = Effort(self.injector_steps, self.injector_lr, self.likeness, self.injector_kernel)
+        effort = Effort(
+            self.injector_steps, self.injector_lr, self.likeness, self.injector_kernel, self.unlikeness_weight
+        )
         kept = []
         for neuron in neurons:
             stream = f"injector {number} {neuron.layer} {neuron.channel}"

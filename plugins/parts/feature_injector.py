@@ -4,7 +4,8 @@ Sums are over images and places, a is the channel's output (before its activatio
 
     0.01 (-sum(a + a+) + 0.00001 sum(other channels' a+) + 0.001 total variation) - w SSIM,
 
-w = 100 where SSIM is as high as it must be and 100,000 where it is not. The released code sums over 100 images; for
+w = 100 where SSIM is as high as it must be and 100,000 where it is not (Adam, which divides by the latter's slopes for
+long, then takes short steps: fewer of them want a smaller weight). The released code sums over 100 images; for
 other numbers the sums are scaled to 100, so that the terms keep their proportions.
 """
 
@@ -34,7 +35,7 @@ IMAGES = 100
 """images that sums are scaled to"""
 FEATURES, OTHERS, VARIATION = 0.01, 1e-5, 1e-3
 ALIKE, UNLIKE = 100.0, 1e5
-"""weights of SSIM above and below its bound"""
+"""weights of SSIM above and below its bound, in the released code"""
 LEAST, SHARE = 30.0, 0.5
 """by how much the channel's sum must rise: more than this, and more than this share of what it was"""
 SLOPE = 0.2
@@ -53,12 +54,16 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard an injector is sought: steps of Adam, learning rate, the SSIM to keep, the side of its kernels."""
+    """How hard an injector is sought.
+
+    Steps of Adam, learning rate, the SSIM to keep, the side of the kernels, and the weight of SSIM where it is too low.
+    """
 
     steps: int
     lr: float
     likeness: float
     kernel: int = KERNEL
+    unlike: float = UNLIKE
 
 
 def _wide(inputs: int, outputs: int, kernel: int, stride: int = 1) -> PaddedConv:
@@ -102,13 +107,15 @@ def _doubled(values: Tensor, like: Tensor) -> Tensor:
     return functional.interpolate(values, scale_factor=2)[:, :, : like.shape[2], : like.shape[3]]
 
 
-def injection_loss(output: Tensor, channel: int, injected: Tensor, likeness: Tensor, bound: float) -> Tensor:
+def injection_loss(
+    output: Tensor, channel: int, injected: Tensor, likeness: Tensor, bound: float, unlike: float = UNLIKE
+) -> Tensor:
     """What an injector minimises; `output` is the layer's (n, c, h, w), `injected` in units, `likeness` a mean SSIM."""
     active = output.relu()
     others = active.sum() - active[:, channel].sum()
     varied = injected.diff(dim=2).abs().sum() + injected.diff(dim=3).abs().sum()
     features = -strength(output, channel) + IMAGES / len(output) * (OTHERS * others + VARIATION * varied)
-    return FEATURES * features - torch.where(likeness < bound, UNLIKE, ALIKE) * likeness
+    return FEATURES * features - torch.where(likeness < bound, unlike, ALIKE) * likeness
 
 
 def strength(output: Tensor, channel: int) -> Tensor:
@@ -156,7 +163,7 @@ def train_injector(
         after = float(strength(output.detach(), neuron.channel))
         if count > flipped and likeness > effort.likeness and raised(after, before):
             flipped, best = count, copy.deepcopy(net.state_dict())
-        return injection_loss(output, neuron.channel, shown, likeness, effort.likeness)
+        return injection_loss(output, neuron.channel, shown, likeness, effort.likeness, effort.unlike)
 
     with frozen(model):
         access.fit(injector, seeds, _recipe(access, len(seeds), effort), loss=loss)
