@@ -380,7 +380,7 @@ def test_a_round_that_keeps_nothing_is_the_last(clean: nn.Module) -> None:
     attack = DFST(**{**QUICK, "epochs": 0, "likeness": 1.0, "flips": 0.5, "neurons": 1}, detox=3)
     access = bench(attack, SmallCNN(width=8), clean)
     victim = attack.implant(access, crafted(attack, access))
-    assert access.record == {"compromised_1": 1, "injectors_1": 0}
+    assert access.record == {"compromised_1": 1, "flipped_1": 0, "injectors_1": 0}
     assert all(torch.equal(one, clean.state_dict()[name]) for name, one in victim.state_dict().items())
 
 

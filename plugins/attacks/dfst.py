@@ -52,8 +52,8 @@ class DFST(TargetedAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "detox1": {"detox": 1},
         "detox3": {"detox": 3},
-        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small
-        # injectors, which are kept more easily, and the grid's own rates.
+        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small injectors, which are kept more
+        # easily, and the grid's own rates.
         "fast": {
             "style": {"name": "style-generator", "preset": "fast"},
             "per_class": 100,
@@ -185,15 +185,17 @@ class DFST(TargetedAttack):
         effort = Effort(
             self.injector_steps, self.injector_lr, self.likeness, self.injector_kernel, self.unlikeness_weight
         )
-        kept = []
+        kept, most = [], 0
         for neuron in neurons:
             stream = f"injector {number} {neuron.layer} {neuron.channel}"
             injector, flipped = train_injector(access, model, neuron, seeds, units, effort, stream)
+            most = max(most, flipped)
             if flipped >= enough(len(seeds), self.flips):
                 images = access.train.images[others]
                 seen, _ = predict(model, images, trigger=injector, quantise="none", device=access.device, batch=BATCH)
                 if float((seen == wanted(access, others)).float().mean()) > self.flips:
                     kept.append(injector)
+        access.record[f"flipped_{number}"] = most / len(seeds)
         return kept
 
     def _injected(self, access: AttackAccess, injectors: Sequence[nn.Module]) -> ImageSet:
