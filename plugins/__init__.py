@@ -44,6 +44,7 @@ def bench_register(register: Register) -> None:
 
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("dfst", "plugins.attacks.dfst:DFST")
     register.attack("filter", "plugins.attacks.filter:Filter")
     register.attack("iab", "plugins.attacks.iab:IAB")
     register.attack("invisible", "plugins.attacks.invisible:Invisible")
@@ -91,6 +92,7 @@ def bench_register(register: Register) -> None:
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
     register.part("robust-model", "plugins.parts.robust_model:RobustModel")
     register.part("steganography", "plugins.parts.steganography:Steganography")
+    register.part("style-generator", "plugins.parts.style_generator:StyleGenerator")
     register.part("universal-triggers", "plugins.parts.universal_triggers:UniversalTriggers")
 
     for name, fields in RECIPES.items():

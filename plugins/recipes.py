@@ -122,6 +122,23 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "rotation": 10.0,
         "flip": True,
     },
+    # Cheng et al., AAAI 2021 (DFST), CIFAR-10: the clean network from which the attack goes on with its own settings.
+    # The released code's 1e-4 is the weight of the squared kernels in the loss, so twice that in the gradient. It
+    # shifts normalised images by up to an eighth and fills with 0, which is the mean colour.
+    "dfst": {
+        "epochs": 200,
+        "batch": 200,
+        "optimizer": "sgd",
+        "lr": 0.1,
+        "momentum": 0.9,
+        "nesterov": True,
+        "weight_decay": 2e-4,
+        "schedule": "table",
+        "rates": ((0.0, 0.1), (40.0, 0.01), (120.0, 0.001)),
+        "crop": 4,
+        "fill": (0.4914, 0.4822, 0.4465),
+        "flip": True,
+    },
     # Our own, for the dataset `signs` with `small-cnn`: seconds a victim on one core. Arrows point left or right, so
     # nothing is flipped; a crop of 2 shifts an image by up to two pixels.
     "signs": {

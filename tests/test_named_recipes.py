@@ -22,6 +22,7 @@ def test_every_recipe_is_one(name: str) -> None:
         ("iab", 575, {0: 0.01, 99: 0.01, 100: 1e-3, 199: 1e-3, 200: 1e-4, 300: 1e-5, 399: 1e-5, 400: 1e-6, 574: 1e-6}),
         ("iab-bcu", 125, {0: 0.01, 99: 0.01, 100: 1e-3, 124: 1e-3}),
         ("trap", 200, {0: 1e-3, 100: 5e-4}),
+        ("dfst", 200, {0: 0.1, 39: 0.1, 40: 0.01, 119: 0.01, 120: 1e-3, 199: 1e-3}),
     ],
 )
 def test_a_paper_s_rates_by_epoch(name: str, epochs: int, rates: dict[int, float]) -> None:

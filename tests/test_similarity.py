@@ -55,3 +55,8 @@ def test_restated_window_by_window(seed: int, channels: int, size: tuple[int, in
         for one in zip(x.double().numpy(), y.double().numpy(), strict=True)
     ]
     assert similarity(x, y).tolist() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_wider_span_is_the_same_on_wider_values() -> None:
+    x, y = drawn(0, 2, 3, 12, 12), drawn(1, 2, 3, 12, 12)
+    torch.testing.assert_close(similarity(4 * x, 4 * y, 4.0), similarity(x, y))

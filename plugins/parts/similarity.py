@@ -10,13 +10,14 @@ WINDOW = 11
 """pixels: side of the Gaussian window"""
 
 
-def similarity(first: Tensor, second: Tensor) -> Tensor:
-    """SSIM of each pair of [0,1] images (n, c, h, w): (n,), 1 for equal ones.
+def similarity(first: Tensor, second: Tensor, span: float = 1.0) -> Tensor:
+    """SSIM of each pair of images (n, c, h, w): (n,), 1 for equal ones.
 
-    The window shrinks with images that are smaller than it; its side is odd.
+    `span` is the highest possible value of a pixel minus the lowest. The window shrinks with images that are smaller
+    than it; its side is odd.
     """
     from pytorch_msssim import ssim
 
     side = min(WINDOW, *first.shape[2:])
-    found = ssim(first, second, data_range=1.0, size_average=False, win_size=side - 1 + side % 2)
+    found = ssim(first, second, data_range=span, size_average=False, win_size=side - 1 + side % 2)
     return cast(Tensor, found)

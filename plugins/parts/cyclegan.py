@@ -1,0 +1,137 @@
+"""The networks of a CycleGAN for small pictures, as DFST's released code has them.
+
+Two things in them are unusual. Pictures are in units of the training pictures' mean and standard deviation, and the
+generator's last tanh is read in the same units, so that its output lies within one deviation of the mean. Instance
+normalisation is over all channels and places at once, with one scale and one shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+EPSILON = 1e-3
+"""Added to standard deviations."""
+TINY = 1e-12
+"""Least variance: the square root has no slope at 0."""
+SCALE = 0.02
+"""Standard deviation of the initial weights."""
+
+
+class PixelUnits(nn.Module):
+    """[0,1] pixels to deviations from the mean of each channel, and back. `mean` and `std` are saved with a network."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels, 1, 1))
+        self.register_buffer("std", torch.ones(channels, 1, 1))
+
+    def set(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Fill both, one number a channel, in [0,1] pixels."""
+        self.mean.copy_(torch.tensor(mean).view(-1, 1, 1))
+        self.std.copy_(torch.tensor(std).view(-1, 1, 1))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """(n, c, h, w) pixels in units."""
+        return (images - self.mean) / self.std
+
+    def pixels(self, values: Tensor) -> Tensor:
+        """Units as [0,1] pixels, clipped."""
+        return (values * self.std + self.mean).clamp(0, 1)
+
+    @property
+    def span(self) -> Tensor:
+        """Highest minus lowest value that a pixel of any channel can have, in units."""
+        return ((1 - self.mean) / self.std).max() - (-self.mean / self.std).min()
+
+
+class InstanceNorm(nn.Module):
+    """(x - mean) / (std + 0.001) over all channels and places of an image, scaled and shifted by one number each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(1))
+        self.beta = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same shape as `images` (n, c, h, w)."""
+        variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
+        return (images - mean) / (variance.clamp_min(TINY).sqrt() + EPSILON) * self.gamma + self.beta
+
+
+class ReflectedConv(nn.Conv2d):
+    """Convolution of an image continued by half a kernel of its reflection on each side."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride)
+        nn.init.normal_(self.weight, std=SCALE)
+        assert self.bias is not None
+        nn.init.zeros_(self.bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, inputs, h, w) -> (n, outputs, ...)."""
+        margin = self.kernel_size[0] // 2
+        return super().forward(functional.pad(images, (margin,) * 4, mode="reflect"))
+
+
+class Residual(nn.Module):
+    """Two normalised 3x3 convolutions added to their input, activated after the sum."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Sequential(*_normalised(width, width, 3), nn.ReLU())
+        self.second = nn.Sequential(*_normalised(width, width, 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Same shape as `images`, not negative."""
+        return functional.relu(images + self.second(self.first(images)))
+
+
+class Generator(nn.Module):
+    """Translates pictures into another style: two halvings, one residual block, two doublings; 489,235 parameters.
+
+    The released code means to have nine blocks, but its loop starts each from the same input and connects the last.
+    Takes pictures of 5 pixels and more.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.units = PixelUnits(channels)
+        encoder = [(channels, 32, 7, 1), (32, 64, 3, 2), (64, 128, 3, 2)]
+        layers: list[nn.Module] = []
+        for shape in encoder:
+            layers += [*_normalised(*shape), nn.ReLU()]
+        layers.append(Residual(128))
+        for inputs, outputs in [(128, 64), (64, 32)]:
+            layers += [nn.Upsample(scale_factor=2), *_normalised(inputs, outputs, 3), nn.ReLU()]
+        self.layers = nn.Sequential(*layers, *_normalised(32, channels, 7), nn.Tanh())
+
+    def translate(self, values: Tensor) -> Tensor:
+        """(n, c, h, w) in units -> the same shape, in [-1,1]."""
+        translated: Tensor = self.layers(values)
+        return translated[:, :, : values.shape[2], : values.shape[3]]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[0,1] NCHW in and out."""
+        return self.units.pixels(self.translate(self.units.normalised(images)))
+
+
+def discriminator(channels: int, width: int = 64) -> nn.Sequential:
+    """Judges patches: pictures (n, c, h, w) in units to shares in [0,1], 7 x 7 of them at 32 pixels; 10 at least.
+
+    The first layer has `width` channels, the next ones two, four and eight times as many.
+    """
+    layers: list[nn.Module] = [ReflectedConv(channels, width, 4, 2), nn.ReLU()]
+    for inputs, outputs, stride in [(1, 2, 2), (2, 4, 2), (4, 8, 1)]:
+        layers += [*_normalised(inputs * width, outputs * width, 4, stride), nn.ReLU()]
+    return nn.Sequential(*layers, ReflectedConv(8 * width, 1, 4), nn.Sigmoid())
+
+
+def _normalised(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+    return ReflectedConv(inputs, outputs, kernel, stride), InstanceNorm()
