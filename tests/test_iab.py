@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import Context, Task
+from harness import Context, Incompatible, Task
 from harness.access import AttackAccess
 from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet, to_float
@@ -479,6 +479,14 @@ def test_the_same_start_gives_the_same_trigger_and_leaves_no_trace() -> None:
 )
 def test_says_what_cannot_work(attack: IAB, task: Task, reason: str) -> None:
     assert reason in str(attack.compatible(Context(task)))
+
+
+def test_a_rate_below_one_image_of_a_batch_is_refused() -> None:
+    """A victim that never saw a trigger would pass for one whose backdoor was removed."""
+    attack, clean = IAB(**SMALL, poison_rate=0.007), IAB(**SMALL, poison_rate=0.0)
+    with pytest.raises(Incompatible, match=r"poison_rate 0.007 of batches of 128 triggers no image"):
+        attack.implant(Bench(attack), some_trigger(attack))  # type: ignore[arg-type]
+    clean.implant(Bench(clean), some_trigger(clean))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fields", [{"poison_rate": 0.6}, {"milestones": (0.5, 0.2)}, {"mask_milestones": (2.0,)}])
