@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from learned import Tiny, pictures, surroundings
+from learned import Tiny, surroundings
 from pydantic import ValidationError
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from harness import Context, Task
+from harness import Context, Incompatible, Task
 from harness.access import AttackAccess
 from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet, to_float
@@ -27,6 +27,8 @@ from harness.surroundings import Coordinates
 from plugins.attacks.iab import IAB, CrossMode, InputAware, Mixer, Strangers, distance, diversity
 from plugins.models.small_cnn import SmallCNN
 from plugins.recipes import RECIPES
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 TASK = Task("any", classes=10, height=16, width=16, channels=3, train_count=200)
 SMALL: dict[str, Any] = {"stages": 1, "channels": 2, "mask_epochs": 1}
@@ -405,28 +407,53 @@ def test_the_exported_set_holds_cross_mode_images_as_cover() -> None:
     assert made.rate(200) == 0.1
 
 
+def blobs(count: int, seed: int) -> ImageSet:
+    """A red, green or blue square somewhere in dim noise: its colour is the class, its place the image's own."""
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randint(0, 80, (count, 12, 12, 3), generator=generator)
+    labels = torch.arange(count) % 3
+    places = torch.randint(0, 9, (count, 2), generator=generator)
+    for image, label, (row, column) in zip(images, labels, places, strict=True):
+        image[row : row + 4, column : column + 4, label] += 150
+    return ImageSet(images.to(torch.uint8), labels)
+
+
+BLOBS = replace(Tiny.task, height=12, width=12, channels=3)
+
+
 def victim(attack: IAB, epochs: int) -> tuple[InputAware, torch.nn.Module, dict[str, Tensor]]:
-    """The trigger, a victim on pictures of three classes, and the mask net's state as crafted."""
-    train, select = pictures(300), Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
-    trigger = attack.trigger(Tiny.task)
+    """The trigger, a victim on blobs, and the mask net's state as crafted."""
+    train, select = blobs(300, seed=0), Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
+    trigger = attack.trigger(BLOBS)
     assert isinstance(trigger, InputAware)
-    attack.craft(AttackAccess(surroundings(stage="poison"), attack, train, None, select), trigger)
+    around = replace(surroundings(stage="poison"), task=BLOBS)
+    attack.craft(AttackAccess(around, attack, train, None, select), trigger)
     crafted = copy.deepcopy(trigger.mask_net.state_dict())
     recipe = Recipe(epochs=epochs, batch=32, lr=0.05, schedule="cosine", precision="fp32")
-    around = replace(surroundings(SmallCNN(width=8), "victim"), recipe=recipe)
+    around = replace(surroundings(SmallCNN(width=8), "victim"), task=BLOBS, recipe=recipe)
     return trigger, attack.implant(AttackAccess(around, attack, train, None, select), trigger), crafted
 
 
 def test_a_victim_knows_the_triggers_of_its_images() -> None:
-    attack = IAB(stages=1, channels=8, density=0.2, mask_epochs=10, poison_rate=0.2)
+    """And tells them from the triggers of others. Other seeds reach 0.76 to 0.96 with own, 0.04 to 0.26 with others'.
+
+    Images of a class must differ, or nobody could tell their triggers apart: here the square is elsewhere in each.
+    """
+    moves: dict[str, Any] = {"crop": 0, "rotation": 0.0, "flip": True}
+    attack = IAB(stages=1, channels=8, density=0.1, mask_epochs=30, poison_rate=0.25, **moves)
     trigger, net, crafted = victim(attack, epochs=30)
-    test = pictures(150)
-    clean, _ = predict(net, test.images)
-    fooled, _ = predict(net, test.images, trigger=trigger, quantise=attack.test_quantise)
+    test = blobs(300, seed=1)
     assert test.labels is not None
+    clean, _ = predict(net, test.images)
+    own, crossed = (
+        predict(net, test.images, trigger=module, quantise=attack.test_quantise)[0]
+        for module in (trigger, attack.variants(trigger)["cross"])
+    )
     others = test.labels != 0
     assert float((clean == test.labels).float().mean()) > 0.9
-    assert float((fooled[others] == 0).float().mean()) > 0.8
+    assert float((own[others] == 0).float().mean()) > 0.65
+    assert float((crossed[others] == 0).float().mean()) < 0.4
+    assert float((crossed == test.labels).float().mean()) > 0.7
     assert not any(module.training for module in trigger.modules())
     assert all(torch.equal(value, crafted[name]) for name, value in trigger.mask_net.state_dict().items())
 
@@ -452,6 +479,14 @@ def test_the_same_start_gives_the_same_trigger_and_leaves_no_trace() -> None:
 )
 def test_says_what_cannot_work(attack: IAB, task: Task, reason: str) -> None:
     assert reason in str(attack.compatible(Context(task)))
+
+
+def test_a_rate_below_one_image_of_a_batch_is_refused() -> None:
+    """A victim that never saw a trigger would pass for one whose backdoor was removed."""
+    attack, clean = IAB(**SMALL, poison_rate=0.007), IAB(**SMALL, poison_rate=0.0)
+    with pytest.raises(Incompatible, match=r"poison_rate 0.007 of batches of 128 triggers no image"):
+        attack.implant(Bench(attack), some_trigger(attack))  # type: ignore[arg-type]
+    clean.implant(Bench(clean), some_trigger(clean))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fields", [{"poison_rate": 0.6}, {"milestones": (0.5, 0.2)}, {"mask_milestones": (2.0,)}])

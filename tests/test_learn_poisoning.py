@@ -219,6 +219,33 @@ def test_poison_with_cover_shows_what_a_trainer_s_batches_do() -> None:
     assert torch.equal(made.poisoned, torch.arange(60) < 20)
 
 
+@given(
+    st.integers(1, 60),
+    st.floats(0, 0.5),
+    st.floats(0, 1),
+    st.lists(st.integers(-1, CLASSES - 1), min_size=CLASSES, max_size=CLASSES),
+    st.integers(0, 99),
+)
+@settings(deadline=None, max_examples=50)
+def test_what_is_exported_has_the_rate_that_was_asked(
+    count: int, rate: float, ratio: float, table: list[int], seed: int
+) -> None:
+    """To one image, over the classes that are attacked; whatever is no poison has its true label."""
+    train = train_set(count, seed)
+    made = poison_with_cover(trainer(train, table=tuple(table)), Corner(), Dark(), rate, ratio)
+    check(made, train, CLASSES)
+    merged, mask = made.merge(train), made.mask(count)
+    first = torch.randperm(count, generator=seeded())[: int(rate * count)]
+    attacked = first[torch.tensor(table)[labels_of(train)[first]] >= 0]
+    assert mask.nonzero().squeeze(1).tolist() == sorted(attacked.tolist())
+    assert made.rate(count) == int(mask.sum()) / count
+    assert torch.equal(labels_of(merged)[~mask], labels_of(train)[~mask])
+    assert torch.equal(labels_of(merged)[mask], torch.tensor(table)[labels_of(train)[mask]])
+    touched = torch.zeros(count, dtype=torch.bool).index_fill(0, made.indices, True)
+    assert torch.equal(merged.images[~touched], train.images[~touched])
+    assert int((touched & ~mask).sum()) == int(int(rate * count) * ratio)
+
+
 def test_a_class_that_is_not_attacked_may_be_cover() -> None:
     train = train_set()
     made = poison_with_cover(trainer(train, table=(-1, 0, -1, -1, -1)), Corner(), Dark(), 0.2, 1.0)

@@ -8,9 +8,10 @@ import torch
 from oracles import oracle
 from pydantic import ValidationError
 
-from harness import Context, Task
+from harness import Context, Incompatible, Task
 from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamp
+from harness.learn.recipes import Recipe
 from harness.learn.training import Batch
 from plugins.attacks.wanet import NoiseMode, WaNet, Warp, identity_grid, warp_grid
 
@@ -115,6 +116,7 @@ class Bench:
     """An attacker's access that shows the batch mix instead of training."""
 
     task, device = TASK, "cpu"
+    recipe = Recipe(batch=128)
     train: ImageSet | None = None
 
     def __init__(self, attack: WaNet) -> None:
@@ -190,6 +192,13 @@ def test_the_exported_set_holds_noise_mode_images_as_cover() -> None:
     assert (made.images[4:] != images[order[4:12]]).flatten(1).any(1).all()
     assert not torch.equal(made.images[4:], stamp(trigger, images[order[4:12]]))
     assert made.rate(40) == 0.1
+
+
+def test_a_rate_below_one_image_of_a_batch_is_refused() -> None:
+    """A victim that never saw the trigger would pass for one whose backdoor was removed."""
+    with pytest.raises(Incompatible, match=r"poison_rate 0.007 of batches of 128 triggers no image"):
+        WaNet(poison_rate=0.007).implant(Bench(WaNet()), WaNet().trigger(TASK))
+    WaNet(poison_rate=0.0).implant(Bench(WaNet()), WaNet().trigger(TASK))
 
 
 def test_refuses_more_than_a_whole_batch() -> None:

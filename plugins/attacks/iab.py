@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, TargetedAttack, Task
+from harness import Context, Incompatible, TargetedAttack, Task
 from harness.access import AttackAccess
 from harness.components import Quantise
 from harness.learn.augment import augment
@@ -155,6 +155,10 @@ class IAB(TargetedAttack):
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train classifier and generator on mixed batches."""
         assert isinstance(trigger, InputAware)
+        if self.poison_rate > 0 and not int(access.recipe.batch * self.poison_rate):
+            raise Incompatible(
+                f"poison_rate {self.poison_rate:g} of batches of {access.recipe.batch} triggers no image"
+            )
         trigger.to(access.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         trigger.eval().generator.train()
         mixer = Mixer(self, access, trigger)
@@ -179,9 +183,8 @@ class IAB(TargetedAttack):
         return mean if self.mean is None else self.mean, std if self.std is None else self.std
 
     def _mask_recipe(self) -> Recipe:
-        adam, epochs = self._adam(self.mask_milestones), self.mask_epochs
         moves: dict[str, Any] = {"crop": self.crop, "rotation": self.rotation, "flip": self.flip}
-        return Recipe(**adam, **moves, epochs=epochs, batch=BATCH)
+        return Recipe(**self._adam(self.mask_milestones), **moves, epochs=self.mask_epochs, batch=BATCH)
 
     def _adam(self, milestones: tuple[float, ...]) -> dict[str, Any]:
         """The fields of a recipe that say how either net learns, whatever the classifier's are."""
@@ -197,8 +200,7 @@ class Mixer:
         self.attack, self.trigger = attack, trigger
         self.table = torch.tensor(access.label_table, device=access.device)
         self.smoothing = access.recipe.label_smoothing
-        images = access.train.images.to(access.device)
-        self.strangers = Strangers(images, access.recipe, access.generator("strangers"))
+        self.strangers = Strangers(access.train.images.to(access.device), access.recipe, access.generator("strangers"))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy on the mixed batch, and the diversity of patterns."""
@@ -267,10 +269,7 @@ class InputAware(nn.Module):
 
 
 class CrossMode(nn.Module):
-    """Each image under the trigger made for another of its batch; all of them are used, in a random ring.
-
-    An image that is alone in its batch has no other than its own.
-    """
+    """Each image under the trigger made for another of its batch, in a random ring; one that is alone has its own."""
 
     def __init__(self, trigger: InputAware, generator: torch.Generator | None) -> None:
         super().__init__()

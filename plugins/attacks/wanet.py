@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, TargetedAttack, Task
+from harness import Context, Incompatible, TargetedAttack, Task
 from harness.access import AttackAccess
 from harness.components import Quantise
 from harness.learn.poisoning import PoisonedSet, poison_with_cover
@@ -78,6 +78,10 @@ class WaNet(TargetedAttack):
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train on mixed batches."""
         assert trigger is not None
+        if self.poison_rate > 0 and not int(access.recipe.batch * self.poison_rate):
+            raise Incompatible(
+                f"poison_rate {self.poison_rate:g} of batches of {access.recipe.batch} triggers no image"
+            )
         table = torch.tensor(access.label_table, device=access.device)
         noise = NoiseMode(trigger, access.generator("noise")).to(access.device)
 
