@@ -32,29 +32,27 @@ class Cost:
     memory: int | None = None
     device_memory: int | None = None
     device: str = ""
-
-    @property
-    def rate(self) -> float | None:
-        """Images a second."""
-        return self.images / self.seconds if self.images and self.seconds else None
+    rate: float | None = None
+    """Images a second; of several stages, of those that count images."""
 
     @classmethod
     def of(cls, kind: str, title: str, record: Mapping[str, Any]) -> Self:
         """From the record of a manifest; whatever that lacks, as one of another version may, is unknown."""
-        images = record.get("images")
+        images, seconds = record.get("images"), float(record.get("seconds", 0.0))
         return cls(
             kind,
             title,
-            seconds=float(record.get("seconds", 0.0)),
+            seconds=seconds,
             cpu_seconds=float(record.get("cpu_seconds", 0.0)),
             images=None if images is None else int(images),
             memory=record.get("peak_memory"),
             device_memory=record.get("peak_device_memory"),
             device=str(record.get("environment", {}).get("device", "")),
+            rate=images / seconds if images and seconds else None,
         )
 
 
-COLUMNS = (*(field.name for field in fields(Cost)), "rate")
+COLUMNS = tuple(field.name for field in fields(Cost))
 """What a cost tells, in order."""
 
 
@@ -78,15 +76,17 @@ def by_kind(table: Iterable[Cost]) -> list[Cost]:
 
 
 def _together(kind: str, table: list[Cost]) -> Cost:
-    counted = [cost.images for cost in table if cost.images is not None]
+    counted = [cost for cost in table if cost.images is not None]
+    images, clock = sum(cost.images or 0 for cost in counted), sum(cost.seconds for cost in counted)
     return Cost(
         kind,
         "",
         len(table),
         sum(cost.seconds for cost in table),
         sum(cost.cpu_seconds for cost in table),
-        sum(counted) if counted else None,
+        images if counted else None,
         max((cost.memory for cost in table if cost.memory is not None), default=None),
         max((cost.device_memory for cost in table if cost.device_memory is not None), default=None),
         ", ".join(sorted({cost.device for cost in table if cost.device})),
+        images / clock if images and clock else None,
     )

@@ -33,6 +33,8 @@ def test_sums_by_kind() -> None:
     assert victims.memory == 500_000_000
     assert victims.rate == 50.0
     assert (scores.images, scores.rate) == (None, None)
+    partly = by_kind([*some(), Cost.of("victim", "train c", {"seconds": 100.0})])[0]
+    assert (partly.seconds, partly.images, partly.rate) == (150.0, 2500, 50.0)
     assert (total.kind, total.stages, total.seconds, total.cpu_seconds) == ("all", 3, 50.5, pytest.approx(44.1))
 
 

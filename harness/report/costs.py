@@ -29,29 +29,20 @@ def text(costs: Sequence[Cost], form: str = "terminal") -> str:
         return _lines(costs)
     if not costs:
         return "(nothing to show: no stage of this grid is in the store)\n"
+    from tabulate import tabulate
+
     style = "pipe" if form == "markdown" else "simple"
     numbers = _NUMBERS + (_ON_GPU if any(cost.device_memory is not None for cost in costs) else ())
     costliest = sorted(costs, key=lambda cost: -cost.seconds)[:SHOWN]
-    parts = [_table(("kind", "stages"), [(cost.kind, str(cost.stages)) for cost in by_kind(costs)], by_kind(costs),
-                    numbers, style)]  # fmt: skip
+    kinds = by_kind(costs)
+    head, sides = ["kind", "stages", *(name for name, _ in numbers)], ["left", *["right"] * (1 + len(numbers))]
+    body = [[cost.kind, str(cost.stages), *(tell(cost) for _, tell in numbers)] for cost in kinds]
+    parts = [tabulate(body, head, style, disable_numparse=True, colalign=sides)]
     if len(costs) > 1:
-        parts.append(_table(("costliest stages",), [(cost.title,) for cost in costliest], costliest, numbers, style))
+        head, sides = [*(name for name, _ in numbers), "costliest stages"], [*["right"] * len(numbers), "left"]
+        body = [[*(tell(cost) for _, tell in numbers), cost.title] for cost in costliest]
+        parts.append(tabulate(body, head, style, disable_numparse=True, colalign=sides))
     return "\n\n".join(parts) + "\n"
-
-
-def _table(
-    head: Sequence[str],
-    stubs: Sequence[Sequence[str]],
-    costs: Sequence[Cost],
-    numbers: Sequence[tuple[str, Callable[[Cost], str]]],
-    style: str,
-) -> str:
-    from tabulate import tabulate
-
-    body = [[*stub, *(tell(cost) for _, tell in numbers)] for stub, cost in zip(stubs, costs, strict=True)]
-    names = [*head, *(name for name, _ in numbers)]
-    sides = ["left"] + ["right"] * (len(names) - 1)
-    return tabulate(body, names, style, disable_numparse=True, colalign=sides)
 
 
 def _or_dash(value: float | None, unit: float) -> str:

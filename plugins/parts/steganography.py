@@ -50,7 +50,7 @@ class Steganography(Part):
     seeded = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "backdoorbox": {},
-        # Our own, for 10,000 small images on a CPU. At a rate of 1e-3 CIFAR-10 is drowned in residual and no bit is read.
+        # Our own, for 10,000 small images on a CPU. At a rate of 1e-3 residuals drown CIFAR-10 and no bit is read.
         "fast": {"epochs": 5, "secret_epochs": 1, "lr": 3e-4, "secrets": "fresh"},
     }
 
