@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test lint bless clean
+.PHONY: quickstart test lint bless speed clean
 
 quickstart: $(STAMP)
 	$(BIN)/bench run benchmarks/quickstart.toml
@@ -25,6 +25,9 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+speed: $(STAMP)
+	$(BIN)/python benchmarks/speed/suite.py
 
 bless: $(STAMP)
 	$(BIN)/python -m harness.sources

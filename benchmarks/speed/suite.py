@@ -1,0 +1,299 @@
+"""What the harness makes of a machine, beside the usual way and beside what the machine could do.
+
+    make speed
+
+Prints a table and writes it to results/speed/<machine>.json. Every ratio is the median over rounds in which both ways
+run in turn within one process, so that a machine that others use slows both alike; `low` and `high` are the tenth and
+ninetieth percentile. One CPU thread, as stages have. Rates of the machine are those of matrix products and 3x3
+convolutions alone, forward and backward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import usual
+from tabulate import tabulate
+from torch import nn
+
+from harness import Task
+from harness.children import PRELOAD, Children
+from harness.learn.augment import Resident
+from harness.learn.device import probe_precision
+from harness.learn.images import ImageSet
+from harness.learn.poisoning import stamp
+from harness.learn.recipes import Recipe
+from harness.learn.training import fit
+from plugins.attacks.badnets import BadNets
+from plugins.models.resnet18 import ResNet18
+from plugins.models.small_cnn import SmallCNN
+
+TASK = Task("noise", 10, 32, 32, 3, 1)
+RECIPE = Recipe(epochs=1, batch=128, lr=0.01, crop=4, flip=True)
+RESNET18 = 3.33e9
+"""Floating-point operations of a training step of ResNet-18 for one 32x32 image: three times a forward pass of 0.555
+billion multiplications with as many additions."""
+ROOT = Path(__file__).parents[2]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table: medians in `unit`, theirs to ours as `ratio`, and what that should be."""
+
+    name: str
+    unit: str
+    ours: float
+    theirs: float | None
+    ratio: float | None
+    low: float | None
+    high: float | None
+    goal: str
+    reached: bool
+    note: str = ""
+
+
+def generator(name: str) -> torch.Generator:
+    """The streams that `fit` asks for."""
+    return torch.Generator().manual_seed(len(name))
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def compared(
+    name: str,
+    unit: str,
+    scale: float,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    rounds: int,
+    goal: float,
+) -> Figure:
+    """Both ways in turn; seconds times `scale` are in `unit`."""
+    ours(), theirs()
+    pairs = [(timed(ours), timed(theirs)) for _ in range(rounds)]
+    ratios = sorted(slow / fast for fast, slow in pairs)
+    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
+    mine, other = (statistics.median(column) * scale for column in zip(*pairs, strict=True))
+    ratio = statistics.median(ratios)
+    return Figure(name, unit, mine, other, ratio, low, high, f"{goal:g} x", ratio >= goal)
+
+
+def ceilings() -> dict[str, float]:
+    """Billions of floating-point operations a second, one thread: what products and convolutions alone reach."""
+    found = {}
+    for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+        left, right = (torch.randn(1024, 1024, dtype=dtype) for _ in range(2))
+        found[f"matmul {name}"] = 2 * 1024**3 / best(lambda a=left, b=right: a @ b) / 1e9  # type: ignore[misc]
+        images = torch.randn(32, 128, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(128, 128, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        images.requires_grad_(), weight.requires_grad_()
+
+        def both(x: torch.Tensor = images, w: torch.Tensor = weight) -> None:
+            y = nn.functional.conv2d(x, w, padding=1)
+            y.backward(y)
+
+        found[f"conv {name}"] = 3 * 2 * 32 * 16 * 16 * 128 * 128 * 9 / best(both) / 1e9
+    return found
+
+
+def best(work: Callable[[], object], rounds: int = 15) -> float:
+    """Seconds of the fastest round: a ceiling is what the machine can do, not what it did on average."""
+    work()
+    return min(timed(work) for _ in range(rounds))
+
+
+def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figure]:
+    """All of them, quick ones first."""
+    drawn = np.random.default_rng(0)
+    count = 2000
+    images, labels = drawn.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), drawn.integers(0, 10, count)
+    mine = ImageSet(torch.from_numpy(images), torch.from_numpy(labels))
+    chosen = drawn.permutation(count)[: count // 10]
+    (folder / "png").mkdir()
+    files = usual.poison(images, chosen, folder / "png")
+    theirs = usual.Pictures(images, labels, files)
+
+    resident, moves = Resident(mine.images, RECIPE), torch.Generator().manual_seed(0)
+
+    def cut() -> None:
+        for places in torch.randperm(count, generator=moves).split(128):
+            resident.take(places, resident.draw(len(places), moves))
+
+    def load() -> None:
+        for _ in usual.batches(theirs):
+            pass
+
+    data = compared("data path, 1,000 images", "ms", 1e3 * 1000 / count, cut, load, rounds, 35)
+    yield data
+    yield Figure("the same, alone", "ms", data.ours, None, None, None, None, "5 ms", data.ours <= 5)
+
+    trigger = BadNets().trigger(TASK)
+
+    def stamped() -> None:
+        poisoned = mine.images.clone()
+        poisoned[chosen] = stamp(trigger, mine.images[chosen])
+
+    yield compared(
+        f"poisoned set, {len(chosen)} of {count}", "ms", 1e3, stamped,
+        lambda: usual.poison(images, chosen, folder / "png"), rounds, 10,
+    )  # fmt: skip
+
+    def pair(build: Callable[[], nn.Module], steps: int) -> tuple[Callable[[], object], Callable[[], object]]:
+        fast, plain = build(), build()
+        recipe = RECIPE.replace(steps=steps)
+        return lambda: fit(fast, mine, recipe, generator=generator), lambda: usual.train(plain, theirs, steps)
+
+    for width, size in ((16, "width 16"), (32, "width 32")):
+        ours, other = pair(lambda width=width: SmallCNN(width=width).build(TASK), 15)  # type: ignore[misc]
+        yield compared(f"training, small-cnn {size}, 1,920 images", "s", 1, ours, other, max(3, rounds // 2), 4)
+    ours, other = pair(lambda: ResNet18().build(TASK), 2)
+    step = compared("training step, ResNet-18, batch 128", "s", 0.5, ours, other, max(3, rounds // 3), 2.3)
+    rate = 128 * RESNET18 / step.ours / 1e9
+    kind = probe_precision("auto", "cpu")
+    top = peak[f"conv {kind}"]
+    note = f"{rate:.0f} GFLOP/s, {rate / top:.0%} of what {kind} convolutions reach alone"
+    yield Figure(**{**asdict(step), "note": note})
+    yield stage(folder)
+    for clean in (500, 2500):
+        ours_seen, theirs_seen = 100 * clean + 2 * 10000, 100 * (clean + 10000 + 9000)
+        ratio = theirs_seen / ours_seen
+        yield Figure(
+            f"images, 100 epochs of fine-tuning on {clean}", "images", ours_seen, theirs_seen, ratio, None, None, "8 x",
+            ratio >= 8, "counted, not timed: no evaluation in between",
+        )  # fmt: skip
+
+
+def stage(folder: Path, times: int = 20) -> Figure:
+    """A fresh child process with torch, from asking for it to its record."""
+    base = folder / "nursery"
+    base.mkdir()
+    children = Children(base, entry="noop:main", preload=PRELOAD)
+    try:
+        taken = []
+        for number in range(times + 1):
+            scratch = base / str(number)
+            (scratch / "inputs").mkdir(parents=True)
+            (scratch / "out").mkdir()
+            task = {"kind": "noop", "payload": {}, "scratch": str(scratch)}
+            taken.append(timed(lambda task=task, scratch=scratch: children.run(task, scratch)))  # type: ignore[misc]
+    finally:
+        children.stop()
+    middle = statistics.median(taken[1:]) * 1e3  # the first waits for the import of torch
+    return Figure(
+        "a fresh stage, first optimiser step included", "ms", middle, None, None, None, None, "60 ms", middle < 60
+    )
+
+
+def bench(*words: str, cache: Path) -> float:
+    """Seconds that a command takes, with a memo of its own."""
+    environment = {**os.environ, "BENCH_CACHE": str(cache)}
+    command = [sys.executable, "-m", "harness.cli", *words]
+    return timed(lambda: subprocess.run(command, check=True, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.DEVNULL))  # fmt: skip
+
+
+def whole(folder: Path) -> Iterator[Figure]:
+    """Grids through the command line."""
+    taken = bench("run", "benchmarks/quickstart.toml", "--store", str(folder / "quick"), cache=folder / "cold")
+    yield Figure("quickstart, 4 x 5, nothing cached", "s", taken, None, None, None, None, "25 s", taken < 25)
+    grid = folder / "equal.toml"
+    grid.write_text(EQUAL)
+    bench("plan", str(grid), "--store", str(folder / "plan"), cache=folder / "cold")
+    alone, both = (
+        bench("run", str(grid), "--jobs", jobs, "--store", str(folder / f"jobs{jobs}"), cache=folder / "cold")
+        for jobs in ("1", "2")
+    )
+    yield Figure("eight victims, two workers against one", "s", both, alone, alone / both, None, None, "1.9 x",
+                 alone / both >= 1.9)  # fmt: skip
+
+
+EQUAL = """
+seeds = [0, 1, 2, 3, 4, 5, 6, 7]
+[[dataset]]
+name = "signs"
+[[model]]
+name = "small-cnn"
+[[attack]]
+name = "badnets"
+[[defense]]
+name = "none"
+[[metric]]
+name = "asr"
+[training]
+recipe = "signs"
+epochs = 16
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=9, help="pairs of measurements (default: 9)")
+    parser.add_argument("--quick", action="store_true", help="leave out whole grids")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    peak = ceilings()
+    with tempfile.TemporaryDirectory() as name:
+        found = list(figures(asked.rounds, Path(name), peak))
+        if not asked.quick:
+            found += whole(Path(name))
+    print(table(found))
+    print("One thread reaches, in GFLOP/s: " + ", ".join(f"{kind} {rate:.0f}" for kind, rate in peak.items()))
+    report: dict[str, Any] = {
+        "machine": {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "ceilings_gflops": peak,
+        "figures": [asdict(figure) for figure in found],
+    }
+    target = ROOT / "results" / "speed" / f"{processor().lower().replace(' ', '-')}-{os.cpu_count()}.json"
+    target.parent.mkdir(exist_ok=True)
+    target.write_text(json.dumps(report, indent=1) + "\n")
+    print(f"written to {target.relative_to(ROOT)}")
+
+
+def table(found: list[Figure]) -> str:
+    """For the terminal."""
+
+    def told(value: float | None) -> str:
+        return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+    body = [
+        [one.name, one.unit, told(one.ours), told(one.theirs), told(one.ratio),
+         "" if one.low is None else f"{told(one.low)} to {told(one.high)}", one.goal, "yes" if one.reached else "no",
+         one.note]
+        for one in found
+    ]  # fmt: skip
+    head = ["", "unit", "ours", "usual", "ratio", "10 to 90 %", "goal", "reached", ""]
+    sides = ("left", "left", "right", "right", "right", "left", "right", "left", "left")
+    return tabulate(body, head, "simple", disable_numparse=True, colalign=sides)
+
+
+def processor() -> str:
+    """What the machine calls its CPU."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            return " ".join(line.partition(":")[2].split()[:3])
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()
