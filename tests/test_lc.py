@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 from typing import Any
 
-import learned
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from harness import Context, Task
 from harness.access import AttackAccess
-from harness.learn.images import ImageSet, to_float
+from harness.learn.images import to_float
 from harness.learn.poisoning import choose, stamp
 from harness.surroundings import Coordinates
 from plugins.attacks.lc import LC, Faint
@@ -201,20 +200,6 @@ def test_a_victim_is_made(net: nn.Module, layout: Any) -> None:
     accuracy, success = attacked(attack, epochs=25, spread=120, parts={"robust": net})
     assert accuracy > 0.5
     assert success > 0.8
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_victim_of_the_colour_patch_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    def coloured(count: int = 30, spread: int = 0) -> ImageSet:
-        grey = pictures(count, spread)
-        return ImageSet(grey.images.expand(-1, -1, -1, 3).contiguous(), grey.labels)
-
-    monkeypatch.setattr(learned, "pictures", coloured)
-    monkeypatch.setattr(Tiny, "task", replace(Tiny.task, channels=3))
-    attack = LC(layout="colour-patch", target=1, eps=8.0, step=2.0, steps=10)
-    accuracy, success = attacked(attack, epochs=25, spread=120, parts={"robust": trained()})
-    assert accuracy > 0.5
-    assert success > 0.7
 
 
 def test_presets_are_valid_and_take_what_their_papers_take() -> None:
