@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 class Cost:
     """What one stage cost, or the stages of one kind together.
 
-    `seconds` on the clock, from the child's first line to its last; `cpu_seconds` of processor time; `images` that went
-    through a network (a backward pass counts none of its own), None where nobody counts; `memory` and `device_memory`:
-    peak bytes of the process and of what it had on a GPU, the largest of several stages, None where unknown.
+    `seconds` on the clock, from the child's first line to its last; `cpu_seconds` of processor time; `images` as the
+    stage counted them: trained on, or predicted, where a defense's forward passes alone count a third; None where
+    nobody counts. `memory` and `device_memory`: peak bytes of the process and of what it had on a GPU, the largest of
+    several stages, None where unknown.
     """
 
     kind: str

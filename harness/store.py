@@ -109,7 +109,7 @@ class Store(Notes):
             if error.errno not in disk.DAMAGE:
                 raise StoreError(f"{error.filename or place}: {error.strerror}. The store must be readable") from error
             missing = Path(error.filename or place)
-            if not os.path.exists(place):  # noqa: PTH110
+            if not os.path.exists(place):  # noqa: PTH110 - as above
                 return None
             if missing.name == MANIFEST and missing.is_file():  # committed since we looked
                 return self.manifest(key)

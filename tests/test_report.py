@@ -347,7 +347,7 @@ def test_report_verb(tmp_path, loaded, capsys):
 def test_report_as_a_part_of_run(tmp_path):
     hand = filled(tmp_path)
     stream = io.StringIO()
-    rows = report_verb.tables(planning.Planned(hand.refresh(), hand.store, None), stream)
+    rows = report_verb.write_tables(planning.Planned(hand.refresh(), hand.store, None), stream)
     assert len(rows) == 24
     assert stream.getvalue() == text(hand, width=120)
 

@@ -215,33 +215,14 @@ def whole(folder: Path) -> Iterator[Figure]:
     """Grids through the command line."""
     taken = bench("run", "benchmarks/quickstart.toml", "--store", str(folder / "quick"), cache=folder / "cold")
     yield Figure("quickstart, 4 x 5, nothing cached", "s", taken, None, None, None, None, "25 s", taken < 25)
-    grid = folder / "equal.toml"
-    grid.write_text(EQUAL)
-    bench("plan", str(grid), "--store", str(folder / "plan"), cache=folder / "cold")
+    grid = "benchmarks/speed/equal.toml"
+    bench("plan", grid, "--store", str(folder / "plan"), cache=folder / "cold")
     alone, both = (
-        bench("run", str(grid), "--jobs", jobs, "--store", str(folder / f"jobs{jobs}"), cache=folder / "cold")
+        bench("run", grid, "--jobs", jobs, "--store", str(folder / f"jobs{jobs}"), cache=folder / "cold")
         for jobs in ("1", "2")
     )
     yield Figure("eight victims, two workers against one", "s", both, alone, alone / both, None, None, "1.9 x",
                  alone / both >= 1.9)  # fmt: skip
-
-
-EQUAL = """
-seeds = [0, 1, 2, 3, 4, 5, 6, 7]
-[[dataset]]
-name = "signs"
-[[model]]
-name = "small-cnn"
-[[attack]]
-name = "badnets"
-[[defense]]
-name = "none"
-[[metric]]
-name = "asr"
-[training]
-recipe = "signs"
-epochs = 16
-"""
 
 
 def main() -> None:

@@ -25,16 +25,16 @@ PIPED = 120
 def run(args: argparse.Namespace) -> int:
     """Print or write the tables. Exit code 0: every compatible cell has its rows; 1: some are lacking."""
     planned = planning.load(args, make=False)
-    show = costs if args.costs else tables
+    write_asked = write_costs if args.costs else write_tables
     if args.output is None:
-        return code(show(planned, sys.stdout, args.format))
+        return code(write_asked(planned, sys.stdout, args.format))
     text = io.StringIO()
-    found = show(planned, text, args.format)
+    found = write_asked(planned, text, args.format)
     put(args.output, text.getvalue().encode())
     return code(found)
 
 
-def costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
     """Write what the stages of a plan cost; returns the rows, too, which tell whether all has been paid."""
     from harness import results
     from harness.costs import costs
@@ -44,7 +44,7 @@ def costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> 
     return results.rows(planned.plan, planned.store)
 
 
-def tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+def write_tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
     """Write the tables of a plan as its last `refresh` found the store; returns the rows behind them."""
     from harness import results
 

@@ -22,12 +22,11 @@ from harness.learn.device import evaluating
 from harness.learn.images import ImageSet
 from harness.learn.recipes import Rates, Recipe, Schedule
 from harness.learn.training import Batch
+from plugins.parts.counting import FORWARD
 from plugins.parts.fine_tuning import NAD_CUTOUT, FineTuning
 
 RATES = ((0.0, 0.1), (40.0, 0.01), (60.0, 0.001))
 """Learning rate by epoch of the second phase in the released code."""
-FORWARD = 3
-"""Images that a forward pass alone may see for the price of one forward and backward."""
 RANKED = 500
 """Images that are ranked at a time."""
 CODE: Mapping[str, Any] = {"objective": "flooding", "isolation_epochs": 10, "unlearn_epochs": 4}

@@ -20,6 +20,7 @@ from torch.nn import functional
 from harness import Defense, NotInKey, Result
 from harness.access import Access
 from harness.learn.images import ImageSet, to_float
+from plugins.parts.counting import FORWARD
 from plugins.parts.inversion import Found, Inversion, Rule
 from plugins.parts.per_class import some_of_each
 
@@ -120,7 +121,7 @@ class KArm(Defense):
         logits = [model(to_float(images)).float() for images in torch.split(data.images, self.at_once)]
         probabilities = functional.softmax(torch.cat(logits), dim=1).cpu()
         count = likely_count(probabilities.shape[1], self.likely)
-        access.tick(len(data) // 3)  # no backward pass
+        access.tick(len(data) // FORWARD)
         if found := everywhere_likely(probabilities, count, self.everywhere):
             return [Arm(label) for label in found]
         assert data.labels is not None

@@ -16,12 +16,11 @@ from torch import Tensor, nn
 
 from harness import Incompatible, Unit
 from harness.access import Workbench
+from plugins.parts.counting import FORWARD
 
 LEVELS = 5
 """Values that a neuron is set to, from 0 on, in equal steps of REACH / LEVELS times the layer's largest output."""
 REACH = 8.0
-FORWARD = 3
-"""Passes without a backward pass that count as one with it."""
 
 Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
 
