@@ -191,6 +191,15 @@ def test_a_network_without_a_suspicious_neuron_is_not_inverted() -> None:
     assert found.model is not None
 
 
+def test_images_are_counted() -> None:
+    """Stimulation and judgement are forward passes, of which three count as one forward and backward."""
+    access = scanning(victim(), pictures(30))
+    found = ABS(steps=3, unlearn="never").defend(access)
+    stimulated, inverted = 12 * 5 * 15 // 3, int(found.record["inverted"])
+    assert inverted > 0
+    assert access.images_processed == stimulated + inverted * 3 * 5 + inverted * 15 // 3
+
+
 def test_reasr_counts_all_images() -> None:
     images = to_float(pictures().images)
     assert reasr(victim(), images, torch.nn.Identity(), TARGET) == pytest.approx(1 / 3, abs=0.05)

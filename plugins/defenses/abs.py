@@ -19,6 +19,7 @@ from harness import NotInKey, Result
 from harness.access import Access
 from harness.learn.images import to_float
 from plugins.parts.abs_triggers import Filters, Form, Patches
+from plugins.parts.counting import FORWARD
 from plugins.parts.per_class import some_of_each
 from plugins.parts.stimulation import Hook, Neuron, channels_first, elevated, hooked, shortlist
 from plugins.parts.unlearning import Unlearning
@@ -71,6 +72,7 @@ class ABS(Unlearning):
         chosen = shortlist(raised, self.neurons, self.spread, self.per_layer)
         triggers = self._inverted(access, model, images, chosen)
         rates = [reasr(model, images, one, neuron.label) for one, neuron in zip(triggers, chosen, strict=True)]
+        access.tick(len(chosen) * len(images) // FORWARD)
         order = sorted(range(len(chosen)), key=lambda n: -rates[n])
         named: dict[int, nn.Module] = {}
         for n in order:
