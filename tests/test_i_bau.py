@@ -22,7 +22,7 @@ from harness import Incompatible, Model, Task
 from harness.access import Access
 from harness.learn.images import ImageSet, to_float
 from harness.learn.training import Diverged
-from plugins.defenses.i_bau import IBAU, carrying, conjugate_gradients, hypergradient
+from plugins.defenses.i_bau import IBAU, Loss, carrying, conjugate_gradients, hypergradient
 from plugins.models.mnist_nets import FC5
 from plugins.models.nin import NiN
 from plugins.models.small_cnn import SmallCNN
@@ -109,6 +109,32 @@ def test_the_exact_hypergradient_is_the_slope_of_what_the_weights_lead_to(seed: 
     expected = [(reached(theta + step) - reached(theta - step)) / 2e-5 for step in steps]
     q["delta"] = torch.from_numpy(-np.linalg.solve(a, b @ theta))[None]
     np.testing.assert_allclose(solved(q, 8, "conjugate-gradient"), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_bcu_s_rates_are_the_released_ones_on_normalised_inputs() -> None:
+    """The same step and the same hypergradient, with the perturbation before and behind a division by 0.25."""
+    released, bcu = IBAU(), IBAU(**IBAU.presets["bcu"])
+    net, std = Tiny(hidden=5).build(Tiny.task).double().eval(), 0.25
+    images, labels = to_float(pictures(6).images).double(), pictures(6).labels
+    weights, generator = list(net.parameters()), torch.Generator().manual_seed(0)
+
+    def losses(penalty: float, scale: float) -> tuple[Loss, Loss]:
+        def fooled(d: Tensor, carriers: int) -> Tensor:
+            shown = torch.cat([images[:carriers] / std + d / scale, images[carriers:] / std])
+            return functional.cross_entropy(net(shown), labels)
+
+        return (lambda d: penalty * d.square().sum() - fooled(d, 6)), (lambda d: fooled(d, 1))
+
+    answers = []
+    for rates, scale in ((released, 1.0), (bcu, std)):
+        inner, outer = losses(rates.penalty, scale)
+        d = (scale * torch.randn(1, 8, 8, generator=generator.manual_seed(0), dtype=torch.float64)).requires_grad_()
+        stepped = d - rates.inner_lr * torch.autograd.grad(inner(d), d)[0]
+        found = hypergradient(outer, inner, d, weights, rates.step, rates.terms, rates.solver)
+        answers.append([stepped / scale, *found])
+    for behind, before in zip(*answers, strict=True):
+        torch.testing.assert_close(before, behind)
+    assert IBAU(**IBAU.presets["bcu"] | IBAU.presets["bcu/gtsrb"]).inner_lr == released.inner_lr
 
 
 def test_a_network_s_hypergradient_restated_with_whole_jacobians() -> None:

@@ -35,6 +35,8 @@ Loss = Callable[[Tensor], Tensor]
 """Of the perturbation."""
 Solver = Literal["fixed-point", "conjugate-gradient"]
 
+NORMALISED: Mapping[str, Any] = {"inner_lr": 0.625, "penalty": 0.016, "step": 0.00625}
+"""The released numbers where the perturbation is added to inputs that were divided by 0.25, in units of pixels."""
 UNDIFFERENTIABLE = ("Error", "NotImplemented")
 """What torch calls the nodes of its graph that stand for a derivative that there is not."""
 
@@ -43,8 +45,10 @@ class IBAU(Defense):
     """Unlearn an adversarial universal perturbation by its implicit hypergradient (Zeng et al. 2022).
 
     The network stays in evaluation mode: BatchNorm averages do not move, its weights do. The perturbation is added to
-    [0,1] pixels, wherever the network normalises. The published rates are those of a network that does not: where
-    inputs are divided by 0.25, as BCU's are, the same `inner_lr` moves the pixels a sixteenth as far.
+    [0,1] pixels, wherever the network normalises. The published rates are those of a network that does not. BCU adds
+    it to CIFAR-10's images after dividing them by about 0.25, where the same `inner_lr` moves pixels a sixteenth as
+    far: its presets say so in pixels. On a network that normalises, the released numbers make perturbations far larger
+    than an image.
     """
 
     citation = "Zeng et al.: Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022"
@@ -53,8 +57,9 @@ class IBAU(Defense):
         "i-bau-readme": {"rounds": 3},
         "i-bau-notebook": {"rounds": 1, "bound": 10.0},
         "i-bau-notebook/gtsrb": {"clamp": True, "inner": "adam", "inner_lr": 1.0},
-        "bcu": {"rounds": 100, "outer_lr": 1e-4, "shuffle": True},
-        "bcu-text": {"rounds": 100},
+        "bcu": {"rounds": 100, "outer_lr": 1e-4, "shuffle": True, **NORMALISED},
+        "bcu/gtsrb": {"inner_lr": 10.0, "penalty": 1e-3, "step": 0.1},  # not normalised there
+        "bcu-text": {"rounds": 100, **NORMALISED},
         "trap": {"inner_lr": 1.0, "outer_lr": 1e-4},
     }
 
