@@ -50,6 +50,7 @@ class DFST(TargetedAttack):
         "Cheng et al.: Deep Feature Space Trojan Attack of Neural Networks by Controlled Detoxification, AAAI 2021"
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "deck": {"detox": 1},
         "detox1": {"detox": 1},
         "detox3": {"detox": 3},
         # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small injectors, which are kept more
