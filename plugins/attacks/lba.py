@@ -22,12 +22,11 @@ from harness.access import AttackAccess
 from harness.learn.images import to_float
 from harness.learn.training import Batch
 from plugins.parts.points import Point, locate
+from plugins.parts.squashing import squash, unsquash
 from plugins.parts.watched import watched
 
 BETAS = (0.5, 0.9)
 """Of the Adam that optimises the pattern, in the released code."""
-SQUASH = 2 - 1e-7
-"""The pattern is tanh(w) / SQUASH + 1/2, in the released code."""
 TRAP: Mapping[str, Any] = {"control": "data", "poison_rate": 0.1, "eligible": "non-target", "order": "first"}
 
 
@@ -119,12 +118,12 @@ class LBA(PoisoningAttack):
         draw = access.generator("pattern")
         wanted = self._wanted(access, model)[:, : self.dims]
         bodies = access.train.images[self._attacked(access)].to(access.device)
-        free = unsquashed(torch.rand(trigger.pattern.shape, generator=draw)).to(access.device).requires_grad_()
+        free = unsquash(torch.rand(trigger.pattern.shape, generator=draw)).to(access.device).requires_grad_()
         optimiser = torch.optim.Adam([free], lr=self.pattern_lr, betas=BETAS)
         with watched(model, [self._point(access, model)]) as seen:
 
             def distance(chosen: Tensor, aims: Tensor) -> Tensor:
-                model(trigger.stamped(to_float(bodies[chosen]), squashed(free)))
+                model(trigger.stamped(to_float(bodies[chosen]), squash(free)))
                 return functional.mse_loss(self._latent(seen)[:, : self.dims], aims)
 
             for step in range(self.steps):
@@ -138,7 +137,7 @@ class LBA(PoisoningAttack):
                     access.record["distance_before"] = float(found.detach())
                 if step == self.steps - 1:
                     access.record["distance_after"] = float(found.detach())
-        trigger.pattern.copy_(trigger.mask * squashed(free).detach().clamp(0, 1))
+        trigger.pattern.copy_(trigger.mask * squash(free).detach().clamp(0, 1))
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train on from the clean network, or leave it to the host."""
@@ -238,13 +237,3 @@ class Square(nn.Module):
     def stamped(self, images: Tensor, pattern: Tensor) -> Tensor:
         """The same with another pattern, (c, h, w) in [0,1]."""
         return torch.where(self.mask > 0, pattern, images)
-
-
-def squashed(free: Tensor) -> Tensor:
-    """A pattern in [0,1] from numbers without bounds."""
-    return free.tanh() / SQUASH + 0.5
-
-
-def unsquashed(pattern: Tensor) -> Tensor:
-    """The numbers that `squashed` makes a pattern of."""
-    return ((pattern - 0.5) * SQUASH).atanh()
