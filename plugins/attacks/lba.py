@@ -35,7 +35,7 @@ class LBA(PoisoningAttack):
 
     With `control = "training"` the attacker trains: from the clean network on, with cross-entropy on clean images and
     `weight` times the squared distance of stamped images' features from the target's, as the clean network has them.
-    The released code does so by Adadelta, here it is Adam. With `control = "data"` the optimised patch poisons a
+    With `control = "data"` the optimised patch poisons a
     training set as any other, the only reading that suits Trap-and-Replace, which trains from poisoned data; its paper
     does not tell. Numbers of layers are those of WRN-16-1 without its shortcuts: 14 is the head.
     """
@@ -46,7 +46,7 @@ class LBA(PoisoningAttack):
         "trap-14": {**TRAP, "layer": "features"},
         "trap-12": {**TRAP, "layer": "blocks[4]"},
         "trap-10": {**TRAP, "layer": "stages[1]"},
-        "released": {"dims": 100},
+        "released": {"dims": 100, "optimizer": "adadelta", "lr": 0.01},
         "trojanzoo": {
             "aim": "mean",
             "pooled": True,
@@ -85,8 +85,10 @@ class LBA(PoisoningAttack):
     """passes of that training"""
     batch: Annotated[int, Field(ge=1)] = 16
     """images in each of its steps, which see them clean and stamped"""
+    optimizer: Literal["adam", "adadelta"] = "adam"
+    """of that training; adam is ours, the released code has adadelta"""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """its learning rate, of Adam, constant; ours"""
+    """its learning rate, constant; ours, 0.01 in the released code"""
 
     @model_validator(mode="after")
     def _has_one_target(self) -> Self:
@@ -150,7 +152,7 @@ class LBA(PoisoningAttack):
             epochs=self.epochs,
             steps=None,
             batch=self.batch,
-            optimizer="adam",
+            optimizer=self.optimizer,
             lr=self.lr,
             weight_decay=0.0,
             schedule="constant",
