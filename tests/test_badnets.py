@@ -54,6 +54,15 @@ def test_floats_agree_too(pictures: str) -> None:
     np.testing.assert_allclose(found.numpy(), outputs[f"ibau_badnets_{pictures}"], atol=1e-6)
 
 
+@pytest.mark.oracle
+def test_the_white_square_is_the_one_that_neural_cleanse_injects() -> None:
+    recorded = oracle("attacks/badnets_patch")
+    trigger = BadNets(pattern="white", size=4, margin=1).trigger(TASK)
+    for name, key in (("weight", "nc_mask"), ("light", "nc_pattern")):
+        found = trigger.get_buffer(name).expand(3, -1, -1).permute(1, 2, 0) > 0
+        np.testing.assert_array_equal(found, recorded[key] > 0)
+
+
 @pytest.mark.parametrize("alpha", [1.0, 0.5, 0.2])
 @pytest.mark.parametrize("margin", [0, 1, 5])
 @pytest.mark.parametrize("pattern", ["checkerboard", "grid", "white"])

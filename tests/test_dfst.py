@@ -26,7 +26,7 @@ from plugins.attacks import dfst
 from plugins.attacks.dfst import DFST, compromised, enough, further, sums
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.cyclegan import Generator
-from plugins.parts.feature_injector import Injector, Neuron
+from plugins.parts.feature_injector import Injector, Neuron, Sought
 from plugins.parts.style_generator import measure
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -295,7 +295,7 @@ def test_an_injector_is_kept_if_it_works_on_seeds_and_on_other_images(
 
     def trained(access: Any, model: Any, neuron: Neuron, seeds: ImageSet, *rest: Any) -> Any:
         asked.append((neuron, len(seeds), set(seeds.labels.tolist()), rest[-1]))
-        return Stamp(share), flipped
+        return Sought(Stamp(share), flipped, flipped)  # type: ignore[arg-type]
 
     monkeypatch.setattr(dfst, "train_injector", trained)
     attack = DFST(seeds_per_class=100, checked_per_class=100)
@@ -310,7 +310,7 @@ def test_images_to_check_with_are_not_the_seeds(monkeypatch: pytest.MonkeyPatch)
 
     def trained(access: Any, model: Any, neuron: Any, seeds: ImageSet, *rest: Any) -> Any:
         seen.append(seeds.images[:, 0, 0, 0].tolist())
-        return nn.Identity(), 4
+        return Sought(nn.Identity(), 4, 4)  # type: ignore[arg-type]
 
     def answers(model: Any, images: Tensor, **rest: Any) -> Any:
         seen.append(images[:, 0, 0, 0].tolist())
@@ -380,7 +380,7 @@ def test_a_round_that_keeps_nothing_is_the_last(clean: nn.Module) -> None:
     attack = DFST(**{**QUICK, "epochs": 0, "likeness": 1.0, "flips": 0.5, "neurons": 1}, detox=3)
     access = bench(attack, SmallCNN(width=8), clean)
     victim = attack.implant(access, crafted(attack, access))
-    assert access.record == {"compromised_1": 1, "flipped_1": 0, "injectors_1": 0}
+    assert access.record == {"compromised_1": 1, "flipped_1": 0, "flipped_freely_1": 0, "injectors_1": 0}
     assert all(torch.equal(one, clean.state_dict()[name]) for name, one in victim.state_dict().items())
 
 

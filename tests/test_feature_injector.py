@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from plugins.parts.feature_injector import (
     Effort,
     Injector,
     Neuron,
+    Sought,
     frozen,
     injection_loss,
     raised,
@@ -120,7 +120,7 @@ def test_when_a_channel_counts_as_raised(after: float, before: float, wanted: bo
 # --- how it is found -----------------------------------------------------------------------------------------------
 
 
-def found(model: nn.Module, effort: Effort = EFFORT, seeds: ImageSet = SEEDS, stream: str = "a") -> tuple[Any, int]:
+def found(model: nn.Module, effort: Effort = EFFORT, seeds: ImageSet = SEEDS, stream: str = "a") -> Sought:
     return train_injector(access(), model, Neuron("layer", 0), seeds, units(), effort, stream)
 
 
@@ -133,7 +133,7 @@ def test_raises_the_channel_until_the_seeds_flip() -> None:
     model = Bright().eval()
     seeds = dark()
     assert not model(to_float(seeds.images)).argmax(1).eq(0).any()
-    injector, flipped = found(model, replace(EFFORT, steps=12, lr=1e-2), seeds)
+    injector, flipped, _ = found(model, replace(EFFORT, steps=12, lr=1e-2), seeds)
     with torch.no_grad():
         again = int(model(injector(to_float(seeds.images))).argmax(1).eq(0).sum())
     assert flipped == again == 6
@@ -142,7 +142,8 @@ def test_raises_the_channel_until_the_seeds_flip() -> None:
 
 def test_counts_no_state_that_changes_too_much_or_raises_too_little() -> None:
     seeds = dark()
-    assert found(Bright().eval(), replace(EFFORT, steps=12, lr=1e-2, likeness=1.0), seeds)[1] == 0
+    strict = found(Bright().eval(), replace(EFFORT, steps=12, lr=1e-2, likeness=1.0, unlike=0.0), seeds)
+    assert (strict.flipped, strict.freely) == (0, 6), "which the record tells apart"
 
     class Steady(Bright):
         """Always class 0, and a channel that stays."""
@@ -151,13 +152,13 @@ def test_counts_no_state_that_changes_too_much_or_raises_too_little() -> None:
             self.layer(0 * images)
             return torch.tensor([[1.0, 0.0]]).expand(len(images), -1) + 0 * images.sum()
 
-    assert found(Steady().eval(), EFFORT, seeds)[1] == 0
+    assert found(Steady().eval(), EFFORT, seeds).flipped == 0
 
 
 def test_is_the_same_each_time_and_another_for_another_stream() -> None:
     model = Bright().eval()
     state = torch.random.get_rng_state()
-    first, second, other = (found(model, stream=stream)[0].state_dict() for stream in ("a", "a", "b"))
+    first, second, other = (found(model, stream=stream).injector.state_dict() for stream in ("a", "a", "b"))
     assert torch.equal(torch.random.get_rng_state(), state)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert not torch.equal(first["last.weight"], other["last.weight"])

@@ -79,6 +79,18 @@ def test_each_step_is_that_of_imagemagick(step: str) -> None:
     np.testing.assert_allclose(found, recorded[f"step16_smooth0_{step}"].astype(np.float64), atol=2)
 
 
+@pytest.mark.oracle
+@pytest.mark.parametrize(
+    ("gradient", "outwards"), [("none_black", True), ("none_LavenderBlush3", True), ("#ff9966_none", False)]
+)
+def test_the_vignette_grows_as_imagemagick_s_gradient(gradient: str, outwards: bool) -> None:
+    """Laid on white, black leaves just what the gradient's opacity does not take."""
+    white = torch.ones(1, 3, 32, 32, dtype=torch.float64)
+    found = 1 - magick_filters.vignette(white, magick_filters.BLACK, outwards=outwards)
+    recorded = oracle("attacks/filters_trojai")[f"step16_alpha_grad_{gradient}"].astype(np.float64)
+    np.testing.assert_allclose(found[0, 0] * 65535, recorded, atol=2)
+
+
 # --- the same again, pixel by pixel ---------------------------------------------------------------------------------
 
 

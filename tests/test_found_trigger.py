@@ -74,6 +74,25 @@ def test_stamps_official_triggers_as_official_code_does(
 
 
 @pytest.mark.oracle
+@pytest.mark.parametrize("images", ["rand", "smooth"])
+def test_trojan_sq_clips_where_abl_s_code_wraps(images: str, tmp_path: Path) -> None:
+    """ABL adds in floats and casts without clipping: what passes 255 turns dark. Everywhere else the two agree."""
+    recorded, pixels = oracle("attacks/additive_triggers"), oracle("attacks/inputs")[f"x_{images}"]
+    light = recorded["abl_trojan_pattern_chw"].transpose(1, 2, 0)
+    np.save(tmp_path / "trigger.npy", light.astype(np.uint8))
+    attack = with_picture(TrojanSquare, tmp_path / "trigger.npy")
+    trigger = attack.trigger(TASK)
+    attack.craft(Bare(), trigger)
+    found, wrapped = stamp(trigger, torch.from_numpy(pixels)).numpy(), recorded[f"abl_trojanTrigger_{images}"]
+    beyond = pixels + light >= 256
+    assert beyond.any()
+    assert (found[beyond] == 255).all()
+    # the picture has dropped the fractions that ABL still adds
+    np.testing.assert_allclose(found[~beyond].astype(int), wrapped[~beyond].astype(int), atol=1)
+    assert (wrapped[beyond] < 128).any()
+
+
+@pytest.mark.oracle
 @pytest.mark.parametrize(
     ("kind", "picture", "key"),
     [

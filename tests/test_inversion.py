@@ -14,7 +14,8 @@ from oracles import oracle
 from torch import Tensor, nn
 
 from harness.access import Access
-from plugins.parts.inversion import BETAS, Controller, Inversion, Rule, blend, endless, squash, unsquash
+from plugins.parts.inversion import BETAS, Controller, Inversion, Rule, blend, endless
+from plugins.parts.squashing import squash, unsquash
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

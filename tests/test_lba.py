@@ -19,8 +19,9 @@ from harness.learn.images import ImageSet, to_float
 from harness.learn.recipes import Recipe
 from harness.learn.training import Batch
 from harness.surroundings import Coordinates
-from plugins.attacks.lba import LBA, Square, squashed, unsquashed
+from plugins.attacks.lba import LBA, Square
 from plugins.models.small_cnn import SmallCNN
+from plugins.parts.squashing import unsquash
 from plugins.parts.watched import watched
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -87,13 +88,6 @@ def test_the_pattern_stands_in_the_square_and_nowhere_else() -> None:
         assert torch.equal(after[~inside], before[~inside])
 
 
-def test_the_mapping_of_the_released_code() -> None:
-    assert float(squashed(torch.tensor(0.3))) == pytest.approx(math.tanh(0.3) / (2 - 1e-7) + 0.5)
-    levels = torch.tensor([0.0, 0.2, 0.5, 0.999])
-    assert torch.isfinite(unsquashed(levels)).all()
-    torch.testing.assert_close(squashed(unsquashed(levels)), levels)
-
-
 @pytest.mark.parametrize("settings", [{}, {"layer": "stages[1]", "pooled": True}, {"aim": "mean", "dims": 7}])
 def test_stamped_images_come_to_look_like_the_target_to_the_layer(benign: nn.Module, settings: dict[str, Any]) -> None:
     # The bright class, since the network takes maxima, which a patch can raise.
@@ -126,7 +120,7 @@ def test_one_step_restated(benign: nn.Module) -> None:
     attack = LBA(**{**PATCH, "steps": 1, "images": 300})
     trigger, bench = crafted(attack, benign)
     draw = bench.generator("pattern")
-    free = unsquashed(torch.rand(trigger.pattern.shape, generator=draw)).requires_grad_()
+    free = unsquash(torch.rand(trigger.pattern.shape, generator=draw)).requires_grad_()
     data = pictures(300)
     bodies = to_float(data.images)[torch.randint(300, (300,), generator=draw)]
     wanted = at(benign, "pool", to_float(data.images[data.labels == 0]))

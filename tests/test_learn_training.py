@@ -65,7 +65,7 @@ def trained(recipe: Recipe = QUICK, hooks: Hooks | None = None, data: ImageSet |
     return model
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adadelta"])
 def test_training_is_the_textbook_loop(optimizer: str) -> None:
     recipe = QUICK.replace(optimizer=optimizer, schedule="linear", label_smoothing=0.1, nesterov=True, clip_norm=0.5)
     data, ours, plain = pictures(), network(), network()
@@ -75,6 +75,7 @@ def test_training_is_the_textbook_loop(optimizer: str) -> None:
         "sgd": lambda p: torch.optim.SGD(p, momentum=0.9, nesterov=True, fused=False, foreach=False, **settings),
         "adam": lambda p: torch.optim.Adam(p, fused=False, foreach=False, **settings),
         "adamw": lambda p: torch.optim.AdamW(p, fused=False, foreach=False, **settings),
+        "adadelta": lambda p: torch.optim.Adadelta(p, rho=0.95, eps=1e-7, foreach=False, **settings),
     }
     optimiser = makers[optimizer](plain.parameters())
     order, losses, step = streams("order"), [], 0

@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from learned import clean_network, crafting, pictures
+from learned import crafting, pictures
 from torch import Tensor, nn
 
 from plugins.attacks.trojan_sq import TrojanSquare
 from plugins.models.blocks import PointwiseLinear
-from plugins.parts.neurons import Neurons, excite, some_images, trojan
+from plugins.parts.neurons import Neurons, excite, some_images
 
 
 class Weighing(nn.Module):
@@ -134,18 +134,6 @@ def test_a_dead_neuron_moves_nothing() -> None:
         stamp=lambda images, pattern: images + 0 * pattern,
     )
     assert torch.equal(found, start)
-
-
-@pytest.mark.usefixtures("one_thread")
-def test_a_trojan_trigger_lies_under_its_mask_and_excites() -> None:
-    access = crafting(TrojanSquare(), pictures(60), {"benign": clean_network()})
-    mask = torch.zeros(1, 8, 8)
-    mask[:, 1:4, 2:6], mask[:, 5, 5] = 1, 0.5
-    light = trojan(access, clean_network(), mask, count=2, pictures=16, steps=20, step=0.2)
-    assert light.shape == (1, 8, 8)
-    assert not light[mask == 0].any()
-    assert bool((light <= mask).all())
-    assert access.record["activation_after"] > 1.1 * access.record["activation_before"]
 
 
 def test_images_are_drawn_from_the_attacker_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 import torch
 from learned import attacked, crafting, pictures
+from oracles import oracle
 
+from harness.learn.images import ImageSet, to_float
 from harness.learn.poisoning import stamp
 from plugins.attacks.patch import Patch
 
@@ -25,6 +27,22 @@ def corner(side: int = 8) -> np.ndarray:
     mask = np.zeros((side, side), np.uint8)
     mask[-3:, -3:] = 255
     return mask
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("kind", ["rand", "smooth"])
+def test_a_yellow_square_as_the_toolbox_behind_deck_stamps_it(kind: str, tmp_path: Path) -> None:
+    recorded = oracle("attacks/badnets_patch")
+    picture = (recorded["vault_polygon_pattern_chw"].transpose(1, 2, 0) * 255).astype(np.uint8)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[4:8, 4:8] = 255
+    attack = patch(tmp_path, picture, mask, when="after-augment", quantise="none")
+    access = crafting(attack, ImageSet(torch.from_numpy(oracle("attacks/inputs")[f"x_{kind}"])))
+    trigger = attack.trigger(access.task)
+    attack.craft(access, trigger)
+    np.testing.assert_allclose(
+        trigger(to_float(access.train.images)), recorded[f"vault_polygon_{kind}_nchw01"], atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.6])

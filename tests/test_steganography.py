@@ -53,6 +53,8 @@ def test_residuals_as_the_published_port_makes_them(kind: str) -> None:
     encoder = filled(Encoder(3, 32, 32, 20, "port"))
     shapes = [",".join(map(str, value.shape)) for value in encoder.state_dict().values()]
     assert shapes == [entry.split(":")[1] for entry in recorded["enc_state_order"]]
+    decoder = Decoder(3, 32, 32, 20, "port")
+    assert (number_of(encoder), number_of(decoder)) == (recorded["enc_params"], recorded["dec_params"])
     images = torch.from_numpy(inputs[f"x_{kind}"]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
         found = encoder(images, torch.from_numpy(recorded["secret20"]))

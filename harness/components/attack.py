@@ -145,6 +145,12 @@ class PoisoningAttack(TargetedAttack):
         return self.quantise
 
     @model_validator(mode="after")
+    def _keeps_labels_for_one_target(self) -> Self:
+        if self.clean_label and self.label_map == "all-to-all":
+            raise ValueError("a clean-label attack poisons its target's own images: label_map all-to-all has no target")
+        return self
+
+    @model_validator(mode="after")
     def _keeps_floats_only_in_batches(self) -> Self:
         if self.quantise == "none" and self.when == "dataset":
             raise ValueError(

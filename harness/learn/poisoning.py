@@ -143,7 +143,10 @@ def choose(attack: PoisoningAttack, labels: Tensor, generator: torch.Generator, 
 
 
 def _eligible(attack: PoisoningAttack, labels: Tensor, classes: int | None) -> Tensor:
-    """Boolean over the training set. A class that the label map leaves alone never is."""
+    """Boolean over the training set. A class that the label map leaves alone never is, unless labels are kept."""
+    if attack.clean_label:  # the map is of test images alone, and the target itself is no source of it
+        own = labels == attack.target
+        return {"all": torch.ones_like(own), "target": own, "non-target": ~own}[attack.eligible]
     mapped = mapped_labels(attack, labels, classes)
     if attack.eligible == "target":
         return (labels == attack.target) & (mapped >= 0)

@@ -43,8 +43,8 @@ class Recipe(BaseModel):
     batch: Annotated[int, Field(ge=1)] = 128
     """images a step"""
 
-    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
-    """sgd and adam add `weight_decay` to the gradient (L2), adamw shrinks the weights (decoupled)"""
+    optimizer: Literal["sgd", "adam", "adamw", "adadelta"] = "sgd"
+    """adamw shrinks the weights (decoupled), the others add `weight_decay` to the gradient (L2)"""
     lr: Annotated[float, Field(ge=0)] = 0.1
     """learning rate that the schedule scales"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9

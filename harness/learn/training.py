@@ -22,6 +22,8 @@ from harness.learn.recipes import Recipe
 
 REPORT_EVERY = 50
 """Steps between two calls of `progress` within an epoch."""
+RHO, TINY = 0.95, 1e-7
+"""Decay and epsilon of Adadelta, as Keras has them, where sources use it."""
 
 Generators = Callable[[str], torch.Generator]
 """Gives the CPU generator of a named stream."""
@@ -140,6 +142,9 @@ class _Optimiser:
         if recipe.optimizer == "sgd":
             nesterov = recipe.nesterov
             self.torch = torch.optim.SGD(self.parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
+        elif recipe.optimizer == "adadelta":
+            common.pop("fused")  # there is no such kernel
+            self.torch = torch.optim.Adadelta(self.parameters, rho=RHO, eps=TINY, **common)
         else:
             kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
             self.torch = kind(self.parameters, betas=recipe.betas, **common)

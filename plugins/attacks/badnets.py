@@ -30,6 +30,7 @@ class BadNets(PoisoningAttack):
         "anp": {"poison_rate": 0.05, "rate_of": "eligible", "eligible": "non-target"},
         "bcu": {"poison_rate": 0.1},
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
+        "trap/gtsrb": {"target": 1},
         "trap-white": {
             "poison_rate": 0.1,
             "eligible": "non-target",

@@ -27,6 +27,7 @@ class Blend(PoisoningAttack):
         "anp": {"poison_rate": 0.05, "rate_of": "eligible", "eligible": "non-target"},
         "bcu": {"poison_rate": 0.1},
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
+        "trap/gtsrb": {"target": 1},
         "deck": {
             "poison_rate": 0.1,
             "rate_of": "eligible",

@@ -22,12 +22,11 @@ from harness.access import AttackAccess
 from harness.learn.images import to_float
 from harness.learn.training import Batch
 from plugins.parts.points import Point, locate
+from plugins.parts.squashing import squash, unsquash
 from plugins.parts.watched import watched
 
 BETAS = (0.5, 0.9)
 """Of the Adam that optimises the pattern, in the released code."""
-SQUASH = 2 - 1e-7
-"""The pattern is tanh(w) / SQUASH + 1/2, in the released code."""
 TRAP: Mapping[str, Any] = {"control": "data", "poison_rate": 0.1, "eligible": "non-target", "order": "first"}
 
 
@@ -36,7 +35,7 @@ class LBA(PoisoningAttack):
 
     With `control = "training"` the attacker trains: from the clean network on, with cross-entropy on clean images and
     `weight` times the squared distance of stamped images' features from the target's, as the clean network has them.
-    The released code does so by Adadelta, here it is Adam. With `control = "data"` the optimised patch poisons a
+    With `control = "data"` the optimised patch poisons a
     training set as any other, the only reading that suits Trap-and-Replace, which trains from poisoned data; its paper
     does not tell. Numbers of layers are those of WRN-16-1 without its shortcuts: 14 is the head.
     """
@@ -47,7 +46,7 @@ class LBA(PoisoningAttack):
         "trap-14": {**TRAP, "layer": "features"},
         "trap-12": {**TRAP, "layer": "blocks[4]"},
         "trap-10": {**TRAP, "layer": "stages[1]"},
-        "released": {"dims": 100},
+        "released": {"dims": 100, "optimizer": "adadelta", "lr": 0.01},
         "trojanzoo": {
             "aim": "mean",
             "pooled": True,
@@ -86,8 +85,10 @@ class LBA(PoisoningAttack):
     """passes of that training"""
     batch: Annotated[int, Field(ge=1)] = 16
     """images in each of its steps, which see them clean and stamped"""
+    optimizer: Literal["adam", "adadelta"] = "adam"
+    """of that training; adam is ours, the released code has adadelta"""
     lr: Annotated[float, Field(gt=0)] = 1e-3
-    """its learning rate, of Adam, constant; ours"""
+    """its learning rate, constant; ours, 0.01 in the released code"""
 
     @model_validator(mode="after")
     def _has_one_target(self) -> Self:
@@ -119,12 +120,12 @@ class LBA(PoisoningAttack):
         draw = access.generator("pattern")
         wanted = self._wanted(access, model)[:, : self.dims]
         bodies = access.train.images[self._attacked(access)].to(access.device)
-        free = unsquashed(torch.rand(trigger.pattern.shape, generator=draw)).to(access.device).requires_grad_()
+        free = unsquash(torch.rand(trigger.pattern.shape, generator=draw)).to(access.device).requires_grad_()
         optimiser = torch.optim.Adam([free], lr=self.pattern_lr, betas=BETAS)
         with watched(model, [self._point(access, model)]) as seen:
 
             def distance(chosen: Tensor, aims: Tensor) -> Tensor:
-                model(trigger.stamped(to_float(bodies[chosen]), squashed(free)))
+                model(trigger.stamped(to_float(bodies[chosen]), squash(free)))
                 return functional.mse_loss(self._latent(seen)[:, : self.dims], aims)
 
             for step in range(self.steps):
@@ -138,7 +139,7 @@ class LBA(PoisoningAttack):
                     access.record["distance_before"] = float(found.detach())
                 if step == self.steps - 1:
                     access.record["distance_after"] = float(found.detach())
-        trigger.pattern.copy_(trigger.mask * squashed(free).detach().clamp(0, 1))
+        trigger.pattern.copy_(trigger.mask * squash(free).detach().clamp(0, 1))
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train on from the clean network, or leave it to the host."""
@@ -151,7 +152,7 @@ class LBA(PoisoningAttack):
             epochs=self.epochs,
             steps=None,
             batch=self.batch,
-            optimizer="adam",
+            optimizer=self.optimizer,
             lr=self.lr,
             weight_decay=0.0,
             schedule="constant",
@@ -238,13 +239,3 @@ class Square(nn.Module):
     def stamped(self, images: Tensor, pattern: Tensor) -> Tensor:
         """The same with another pattern, (c, h, w) in [0,1]."""
         return torch.where(self.mask > 0, pattern, images)
-
-
-def squashed(free: Tensor) -> Tensor:
-    """A pattern in [0,1] from numbers without bounds."""
-    return free.tanh() / SQUASH + 0.5
-
-
-def unsquashed(pattern: Tensor) -> Tensor:
-    """The numbers that `squashed` makes a pattern of."""
-    return ((pattern - 0.5) * SQUASH).atanh()

@@ -50,6 +50,7 @@ class LC(PoisoningAttack):
         "bcu/gtsrb": {"eps": 16.0, "poison_rate": 0.8},
         "bcu-text": {"layout": "corners", "eps": 16.0, "poison_rate": 0.8},
         "trap": {"layout": "corners", "eps": 16.0, "poison_rate": 1.0, "order": "first"},
+        "trap/gtsrb": {"target": 1},
         # The released code behind DECK's setting tosses a coin for each image; here the share is exact.
         "deck": {"layout": "colour-patch", "eps": 8.0, "poison_rate": 0.5, "target": 3},
     }

@@ -33,6 +33,7 @@ class SIG(PoisoningAttack):
         "bcu": {},
         "bcu/gtsrb": {"delta": 60.0},
         "trap": {"form": "wrapped", "poison_rate": 1.0, "order": "first"},
+        "trap/gtsrb": {"target": 1},
         "deck": {
             "form": "wrapped",
             "poison_rate": 0.08,

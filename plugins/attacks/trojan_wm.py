@@ -13,45 +13,25 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from harness.access import AttackAccess
-from plugins.parts.found_trigger import FoundTrigger
-from plugins.parts.neurons import trojan
+from harness import Task
+from plugins.parts.trojan import Trojan
 
 FINE = 8
 """Drawn with so many points a pixel along each side, then averaged."""
 
 
-class TrojanWatermark(FoundTrigger):
+class TrojanWatermark(Trojan):
     """Bright added watermark that excites a neuron of a clean network (Liu et al. 2018)."""
-
-    citation = "Liu et al.: Trojaning Attack on Neural Networks, NDSS 2018"
 
     writing: Annotated[float, Field(ge=0, le=1)] = 0.1
     """strength of the slanting line beside the sign's 1; levels of about 12 of 255 in the published one"""
-    neurons: Annotated[int, Field(ge=1)] = 1
-    """neurons under the last layer that it excites, those with the largest sum of absolute weights out of them"""
-    pictures: Annotated[int, Field(ge=1)] = 32
-    """clean training images that it is made on"""
-    steps: Annotated[int, Field(ge=0)] = 300
-    """gradient steps"""
-    step: Annotated[float, Field(gt=0)] = 0.1
-    """mean size of the first step, pixels in [0,1]; sizes fall linearly"""
 
-    def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
-        """Colours under the watermark's mask."""
-        mask = watermark(access.task.height, access.task.width, self.writing)
-        return trojan(
-            access,
-            network,
-            mask,
-            count=self.neurons,
-            pictures=self.pictures,
-            steps=self.steps,
-            step=self.step,
-        )
+    def mask(self, task: Task) -> Tensor:
+        """The drawing."""
+        return watermark(task.height, task.width, self.writing)
 
 
 def watermark(height: int, width: int, writing: float) -> Tensor:

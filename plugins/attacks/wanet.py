@@ -27,7 +27,10 @@ class WaNet(TargetedAttack):
 
     citation = "Nguyen, Tran: WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021"
     recipe = "wanet"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"bcu": {"poison_rate": 0.1, "cross_ratio": 2.0}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "bcu": {"poison_rate": 0.1, "cross_ratio": 2.0},
+        "deck": {},  # it takes the models that WaNet's authors released
+    }
 
     poison_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
     """share of each batch that is triggered"""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
+
+from plugins.parts.squashing import squash
 
 BN_MOMENTUM = 0.05
 EPSILON = 1e-7
@@ -42,4 +43,4 @@ def convolution(inputs: int, outputs: int) -> list[nn.Module]:
 
 def squashed(values: Tensor) -> Tensor:
     """Any number to (0,1), 0 to a half."""
-    return torch.tanh(values) / (2 + EPSILON) + 0.5
+    return squash(values, -EPSILON)

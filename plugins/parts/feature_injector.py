@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +130,14 @@ def raised(after: float, before: float) -> bool:
     return after - before > LEAST and after - before > SHARE * before
 
 
+class Sought(NamedTuple):
+    """The best injector found, how many seeds it flips, and how many any state flipped, changing whatever it liked."""
+
+    injector: Injector
+    flipped: int
+    freely: int
+
+
 def train_injector(
     access: AttackAccess,
     model: nn.Module,
@@ -137,8 +146,8 @@ def train_injector(
     units: PixelUnits,
     effort: Effort,
     stream: str,
-) -> tuple[Injector, int]:
-    """The injector that flips most of the seed images to their labels, which are the wanted ones, and how many.
+) -> Sought:
+    """The injector that flips most of the seed images to their labels, which are the wanted ones.
 
     Only states that keep the SSIM and clearly raise the channel count; where there was none, nothing flips. The first
     weights are drawn from `stream`.
@@ -149,10 +158,10 @@ def train_injector(
     with torch.no_grad(), watched(model, [neuron.layer]) as seen:
         model(plain)
         before = IMAGES / len(seeds) * float(seen[neuron.layer][:, neuron.channel].relu().sum())
-    flipped, best = 0, copy.deepcopy(injector.state_dict())
+    flipped, freely, best = 0, 0, copy.deepcopy(injector.state_dict())
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
-        nonlocal flipped, best
+        nonlocal flipped, freely, best
         assert isinstance(net, Injector)
         images, own = net(batch.images), net.units
         with watched(model, [neuron.layer]) as seen:
@@ -160,6 +169,7 @@ def train_injector(
         output, shown = seen[neuron.layer], own.normalised(images)
         likeness = similarity(own.normalised(batch.images), shown, span).mean()
         count = int((logits.argmax(1) == batch.labels).sum())
+        freely = max(freely, count)
         after = float(strength(output.detach(), neuron.channel))
         if count > flipped and likeness > effort.likeness and raised(after, before):
             flipped, best = count, copy.deepcopy(net.state_dict())
@@ -168,7 +178,7 @@ def train_injector(
     with frozen(model):
         access.fit(injector, seeds, _recipe(access, len(seeds), effort), loss=loss)
     injector.load_state_dict(best)
-    return injector, flipped
+    return Sought(injector, flipped, freely)
 
 
 def _recipe(access: AttackAccess, count: int, effort: Effort) -> Recipe:

@@ -23,21 +23,10 @@ from torch.nn import functional
 from harness.access import Workbench
 from harness.learn.device import evaluating
 from harness.learn.images import to_float
+from plugins.parts.squashing import squash, unsquash
 
-EPS = 1e-7
-"""Keeps 0 and 1 out of reach of the tanh, and the way back finite; the value of the released code."""
 BETAS = (0.5, 0.9)
 """Of Adam, in the released code of Neural Cleanse and of all that follow it."""
-
-
-def squash(free: Tensor) -> Tensor:
-    """Free numbers as pixels in (0, 1)."""
-    return torch.tanh(free) / (2 - EPS) + 0.5
-
-
-def unsquash(pixels: Tensor) -> Tensor:
-    """The free numbers of pixels in [0, 1]."""
-    return torch.atanh((pixels - 0.5) * (2 - EPS))
 
 
 def blend(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:

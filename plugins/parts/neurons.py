@@ -86,28 +86,3 @@ def excite(
     with torch.no_grad():
         access.record.update(activation_before=float(neurons.activation(images)), activation_after=most)
     return best
-
-
-def trojan(
-    access: AttackAccess, network: nn.Module, mask: Tensor, *, count: int, pictures: int, steps: int, step: float
-) -> Tensor:
-    """Colours that excite the `count` best connected neurons from under a mask, times the mask: [0,1] (c, h, w).
-
-    `mask` is [0,1] (1, h, w). As Liu et al. do it, but for three things: they have no data and replace pixels of one
-    grey picture, which leaves many a rectified neuron without a slope, here it is `pictures` of the clean images; they
-    climb with a schedule of five rates, here it is one that falls; they smooth between steps, which suits patches of 44
-    pixels and would erase one of 3.
-    """
-    mask = mask.to(access.device)
-    drawn = torch.rand(access.task.image_shape, generator=access.generator("colours")).to(access.device)
-    colours = excite(
-        access,
-        Neurons.connected(access, network, count),
-        some_images(access, pictures),
-        drawn,
-        lambda images, colours: images * (1 - mask) + mask * colours,
-        lambda colours: colours.clamp(0, 1),
-        steps,
-        step,
-    )
-    return mask * colours
