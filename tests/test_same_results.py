@@ -1,4 +1,4 @@
-"""The fast path against the plain loop of reference_loop.py: the same data to the bit, the same results but for noise."""
+"""The fast path against the plain loop of reference_loop.py: the same batches to the bit, results within noise."""
 
 from __future__ import annotations
 
