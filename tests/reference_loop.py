@@ -51,6 +51,7 @@ class Setting:
     lr: float = 0.1
     padding: int = 2
     mirror: bool = True
+    precision: str = "bf16"
 
     @property
     def recipe(self) -> Recipe:
@@ -64,7 +65,7 @@ class Setting:
             update="step",
             crop=self.padding,
             flip=self.mirror,
-            precision="bf16",
+            precision=self.precision,
         )
 
     def network(self, seed: int) -> nn.Module:
@@ -86,9 +87,9 @@ def streams(seed: int) -> Streams:
 
 
 def triggered(images: np.ndarray) -> np.ndarray:
-    """A white square of 2 x 2 pixels in a corner."""
+    """A white square of 3 x 3 pixels in a corner."""
     marked = images.copy()
-    marked[:, -3:-1, -3:-1] = 255
+    marked[:, -4:-1, -4:-1] = 255
     return marked
 
 
@@ -205,11 +206,11 @@ def compared(setting: Setting, seeds: Sequence[int] = SEEDS) -> dict[str, Compar
     }
 
 
-def signs(train: int = 2000, test: int = 1000, epochs: int = 8) -> Setting:
+def signs(train: int = 2500, test: int = 1000, epochs: int = 8) -> Setting:
     """Traffic signs at 16 pixels; mirrored too, arrows or not: this is about arithmetic."""
     drawn = Signs(train=train, test=test).load()
-    images, labels = poisoned(drawn.train_images, drawn.train_labels.astype(np.int64), train // 20)
-    return Setting(images, labels, drawn.test_images, drawn.test_labels.astype(np.int64), 8, epochs)
+    images, labels = poisoned(drawn.train_images, drawn.train_labels.astype(np.int64), train // 10)
+    return Setting(images, labels, drawn.test_images, drawn.test_labels.astype(np.int64), 12, epochs)
 
 
 def cifar10(train: int = 5000, test: int = 2000, epochs: int = 10) -> Setting:

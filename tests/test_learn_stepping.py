@@ -11,6 +11,7 @@ import torch
 from test_learn_training import QUICK, digest, network, pictures, streams
 from torch import Tensor, nn
 
+from harness.learn import training
 from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
 from harness.learn.stepping import COMPILE_FROM, GRAPH_FROM, VARIABLE, WARM, Compiled, Stepping, choose, recordable
@@ -235,6 +236,27 @@ def test_a_compiled_network_learns_alike() -> None:
         torch.testing.assert_close(one.grad, other.grad)
     for one, other in zip(net.buffers(), ours.buffers(), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_compiled_steps_are_recorded_and_the_rest_is_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Traced(Compiled):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__(model, backend="aot_eager")
+
+        def __call__(self, images: Tensor) -> Tensor:
+            seen.append(len(images))
+            return super().__call__(images)
+
+    monkeypatch.setattr(training, "Compiled", Traced)
+    net, recorder = network(), Again()
+    history = fit(net, pictures(), LONG, generator=streams, stepping="compiled", recorder=recorder)
+    assert history.stepping == "compiled"
+    assert seen == [16] * 12
+    expected = network()
+    usual = fit(expected, pictures(), LONG, generator=streams)
+    assert history.losses == pytest.approx(usual.losses, rel=1e-4)
 
 
 def test_a_network_that_cannot_be_compiled_runs_as_it_is_and_only_once() -> None:

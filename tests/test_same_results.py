@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from reference_loop import Compared, Setting, batches, compared, signs, streams
+from reference_loop import Compared, batches, compared, signs, streams
 
 from harness.learn.images import ImageSet
 from harness.learn.training import Batch, Hooks, fit
@@ -38,12 +38,12 @@ def test_order_and_augmentation_are_the_same_to_the_bit(mirror: bool, before: bo
         assert torch.equal(batch.labels, torch.from_numpy(setting.labels)[places])
 
 
-def test_two_seeds_agree_in_a_short_run() -> None:
-    """Two seeds tell little of noise: six points are what a mistake in the loop would exceed, and rounding does not."""
-    setting: Setting = signs(train=1000, test=400, epochs=5)
-    for found in compared(setting, seeds=range(2)).values():
-        assert max(found.plain) > 15
-        assert found.apart < 6
+def test_a_short_run_in_single_precision_ends_alike() -> None:
+    """Slow enough that rounding has not grown much yet, and long enough to have learned something."""
+    setting = dataclasses.replace(signs(train=600, test=400, epochs=4), precision="fp32", lr=0.02)
+    found = compared(setting, seeds=range(1))
+    assert found["ACC"].plain[0] > 15
+    assert all(one.apart <= 3 for one in found.values())
 
 
 @pytest.mark.slow
