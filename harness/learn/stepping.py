@@ -100,7 +100,9 @@ class CUDARecorder:
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
         """See `Recorder.record`. Waits for the device, once."""
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self.stream):
+        # the outer stream: where recording fails, torch may leave the inner one current
+        outside = torch.cuda.stream(torch.cuda.current_stream(self.device))
+        with outside, torch.cuda.graph(graph, stream=self.stream):
             work()
         return graph.replay
 
