@@ -115,7 +115,7 @@ def methods(bench: Bench) -> Iterator[Figure]:
         "wanet": lambda: implanted(WaNet()),
         "iab": lambda: implanted(IAB(mask_epochs=2)),
         "abl": lambda: defended(ABL(isolation_epochs=2, epochs=2, unlearn_epochs=2, isolate=0.1)),
-        "anp": lambda: defended(ANP(iterations=20)),
+        "anp": lambda: defended(ANP(iterations=5)),
         "bcu": lambda: defended(BCU(epochs=2)),
         "fine-pruning": lambda: defended(FinePruning(epochs=2, prune="share")),
         "i-bau": lambda: defended(IBAU(rounds=1, portion=0.1)),
