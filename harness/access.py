@@ -37,6 +37,7 @@ class Workbench:
         self._calls: dict[str, int] = {}
         self.images_processed = 0
         self._precision: str | None = None
+        self._stepping: str | None = None
         self.record: dict[str, float] = {}
         """Numbers worth a row (mask density, loss reached); a `Result`'s own record wins over it."""
 
@@ -110,12 +111,12 @@ class Workbench:
             progress=self._around.progress,
             count=self.tick,
         )
-        self._precision = history.precision
+        self._precision, self._stepping = history.precision, history.stepping
         return history
 
     def account(self) -> dict[str, Any]:
-        """What the manifest says of the work: images processed, the precision of the last `fit`."""
-        return {"images": self.images_processed, "precision": self._precision}
+        """What the manifest says of the work: images processed; precision of the last `fit`, and how it made steps."""
+        return {"images": self.images_processed, "precision": self._precision, "stepping": self._stepping}
 
     def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
         """For loops that `fit` does not run: count images (a forward and backward pass counts one), show progress.

@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.environment import cache_folder
 from harness.records import bad, judge, progress
 
 PRELOAD = (
@@ -42,7 +43,10 @@ TICK = 1.0
 """Seconds between two looks at a task's progress."""
 
 KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "TZ", "VIRTUAL_ENV", "LD_LIBRARY_PATH")
-KEPT_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "TORCHINDUCTOR_CACHE", "TRITON_CACHE")
+KEPT_PREFIXES = (
+    *("LC_", "CUDA_", "NVIDIA_", "PYTORCH_ALLOC", "PYTORCH_CUDA_ALLOC"),
+    *("TORCHINDUCTOR_CACHE", "TORCHINDUCTOR_COMPILE", "TRITON_CACHE", "BENCH_STEPPING"),
+)
 
 _START_TIMEOUT = 180.0
 _KILL_TIMEOUT = 10.0
@@ -57,6 +61,10 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name in KEPT or name.startswith(KEPT_PREFIXES)}
     path = [str(Path(entry or ".").absolute()) for entry in sys.path]
     return {
+        # What torch.compile made of a network serves later stages and runs. It works in the stage's own process: one
+        # that forks or starts others would not be one that can be killed and counted.
+        "TORCHINDUCTOR_CACHE_DIR": str(cache_folder() / "compiled"),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
         **kept,
         "PYTHONPATH": os.pathsep.join(path),
         "PYTHONHASHSEED": "0",

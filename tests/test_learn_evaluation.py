@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.components import Task
-from harness.learn.evaluation import BadOutput, check_outputs, predict
+from harness.learn.evaluation import BadOutput, check_outputs, predict, together
 from harness.learn.images import to_float
 
 TASK = Task("noise", 4, 5, 5, 3, 0)
@@ -61,6 +61,16 @@ def test_predictions_are_in_full_precision_wherever_they_are_made() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, inside = predict(model, images)
     assert torch.equal(plain, inside)
+
+
+def test_a_gpu_takes_more_images_at_a_time_and_fewer_large_ones() -> None:
+    def pixels(side: int) -> Tensor:
+        return torch.empty(1, side, side, 3, dtype=torch.uint8)
+
+    assert together(pixels(32), "cpu") == together(pixels(224), "cpu") == 1000
+    assert together(pixels(32), "cuda") == 2048
+    assert together(pixels(224), "cuda") == 41
+    assert together(pixels(4096), "cuda") == 1
 
 
 def test_triggered_images_pass_through_bytes() -> None:

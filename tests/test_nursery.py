@@ -56,6 +56,9 @@ def test_a_child_sees_its_task_and_nothing_else(
     monkeypatch.setenv("BENCH_DATA", "/secret")
     monkeypatch.setenv("MY_TOKEN", "secret")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/tmp/mps")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setenv("BENCH_CACHE", str(tmp_path / "cache"))
     described, folder = task(tmp_path / "a", "surroundings")
     described["env"] = {"CUDA_VISIBLE_DEVICES": "7"}
     assert children.run(described, folder)["status"] == "ok"
@@ -65,6 +68,8 @@ def test_a_child_sees_its_task_and_nothing_else(
     assert not [name for name in seen["environment"] if name.startswith("BENCH_") or name == "MY_TOKEN"]
     assert seen["environment"]["CUDA_VISIBLE_DEVICES"] == "7"
     assert seen["environment"]["LC_ALL"] == "C.UTF-8"
+    assert seen["environment"]["CUDA_MPS_PIPE_DIRECTORY"] == "/tmp/mps"
+    assert seen["environment"]["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "cache" / "compiled")
     assert seen["environment"]["TMPDIR"] == seen["random"][1] == str(folder / "tmp")
     assert seen["stdin"] == ""
     assert seen["group"][0] == seen["group"][1]

@@ -142,8 +142,7 @@ def finish(images: Tensor, moves: Moves, recipe: Recipe) -> Tensor:
     """The moves that come after crop and flip: rotation (bilinear), then cutout."""
     if moves.angle is None and moves.hole is None:
         return images
-    levels = fill_levels(recipe, images.shape[1])
-    fill = (images.new_tensor(levels) / 255).view(1, -1, 1, 1)
+    fill = (_colour(fill_levels(recipe, images.shape[1]), images) / 255).view(1, -1, 1, 1)
     if moves.angle is not None:
         images = _rotated(images - fill, moves.angle) + fill
     if moves.hole is not None:
@@ -158,11 +157,16 @@ def fill_levels(recipe: Recipe, channels: int) -> list[int]:
     return [round(level * 255) for level in (recipe.fill * channels if len(recipe.fill) == 1 else recipe.fill)]
 
 
+def _colour(levels: Sequence[float], images: Tensor) -> Tensor:
+    """Those numbers (c,), in type and place of `images`; written on the device, since a copy would wait for it."""
+    return torch.cat([images.new_full((1,), level) for level in levels])
+
+
 def _padded(images: Tensor, padding: int, fill: Sequence[float]) -> Tensor:
     """(n, h, w, c) -> (n, h + 2 padding, w + 2 padding, c), contiguous, in the type of `images`."""
     count, height, width, channels = images.shape
     shape = (count, height + 2 * padding, width + 2 * padding, channels)
-    canvas = torch.tensor(fill, device=images.device, dtype=images.dtype).expand(shape).contiguous()
+    canvas = _colour(fill, images).expand(shape).contiguous()
     canvas[:, padding : padding + height, padding : padding + width] = images
     return canvas
 

@@ -87,6 +87,17 @@ def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
 
 
+@contextlib.contextmanager
+def single_precision() -> Iterator[None]:
+    """Let convolutions of fp32 tensors be computed in fp32, where GPUs would round to 10 bits (TF32) unless told."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
 def _repeatable(wanted: bool, warn_only: bool) -> None:
     # asked first: torch's setter imports the compiler, a second that nobody else may need
     now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

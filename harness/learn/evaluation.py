@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from harness.learn.device import device_of, evaluating
+from harness.learn.device import device_of, evaluating, single_precision
 from harness.learn.images import Device, check_images, to_float, to_uint8
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
 PROBES = 8
 """Random images on which a network's outputs are checked."""
+ON_CPU = 1000
+"""Images that go through a network together on a CPU."""
+ON_GPU = 2**21
+"""Pixels that do so on a GPU, 2,048 images of 32 x 32: enough to fill it, and 2 GB for a ResNet-18."""
 HALF_MAX = 65504.0
 """Largest number in half precision; logits beyond it are stored as it."""
 
@@ -31,12 +35,13 @@ def predict(
     trigger: nn.Module | None = None,
     quantise: Literal["truncate", "round", "none"] = "truncate",
     device: Device = "cpu",
-    batch: int = 1000,
+    batch: int | None = None,
     classes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Labels (int64, (n,)) and logits (float16, (n, classes)) for uint8 NHWC images, both on the CPU.
 
-    Always in fp32 and evaluation mode, whatever the training precision was. With a `trigger`, images are stamped
+    Always in fp32 and evaluation mode, whatever the training precision was; `batch` images at a time (None: what the
+    device takes), and the device is waited for once, when all have been through. With a `trigger`, images are stamped
     first and return to uint8 as `quantise` says. `model` and `trigger` are moved to `device` and keep their modes.
     Raises BadOutput where outputs have another shape than (n, `classes`) or are not finite.
     """
@@ -46,15 +51,23 @@ def predict(
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = [model] if trigger is None else [model, trigger.to(device)]
     logits = []
-    with evaluating(*parts), torch.autocast(torch.device(device).type, enabled=False):
-        for part in torch.split(images, batch):
-            pixels = to_float(part.to(device))
+    size = batch or together(images, device)
+    with evaluating(*parts), single_precision(), torch.autocast(torch.device(device).type, enabled=False):
+        for part in torch.split(images, size):
+            pixels = to_float(part.to(device, non_blocking=True))
             if trigger is not None:
                 pixels = stamped(trigger, pixels, quantise)
             logits.append(_checked(model(pixels), len(part), classes))
     answers = torch.cat(logits).cpu()
     _finite(model, answers)
     return answers.argmax(1), answers.clamp(-HALF_MAX, HALF_MAX).half()
+
+
+def together(images: Tensor, device: Device) -> int:
+    """How many of these images (n, height, width, c) go through a network at a time where nobody says so."""
+    if torch.device(device).type != "cuda":
+        return ON_CPU
+    return max(1, ON_GPU // (images.shape[1] * images.shape[2]))
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,17 +17,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.learn.augment import Moves, Resident, move, send
-from harness.learn.device import Precision, global_random, kernels, probe_precision
+from harness.learn.device import Precision, global_random, kernels, probe_precision, single_precision
 from harness.learn.images import Device, ImageSet, to_float
+from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
+from harness.learn.stepping import Compiled, CUDARecorder, Recorder, Replayed, choose, recordable
 
 REPORT_EVERY = 50
 """Steps between two calls of `progress` within an epoch."""
-RHO, TINY = 0.95, 1e-7
-"""Decay and epsilon of Adadelta, as Keras has them, where sources use it."""
 
 Generators = Callable[[str], torch.Generator]
 """Gives the CPU generator of a named stream."""
+
+
+_Plan = list[tuple[Tensor, Tensor, Moves]]
 
 
 class Diverged(RuntimeError):
@@ -84,12 +88,17 @@ class Hooks:
 
 @dataclass(frozen=True)
 class History:
-    """What a run did: mean loss of each epoch, images processed, optimiser steps, precision used."""
+    """What a run did: mean loss of each epoch, images processed, optimiser steps, precision used.
+
+    `stepping` says how most steps were carried out (see `harness.learn.stepping`), and why not otherwise where another
+    way was tried.
+    """
 
     losses: tuple[float, ...]
     images: int
     steps: int
     precision: Precision
+    stepping: str
 
 
 def fit(
@@ -103,19 +112,24 @@ def fit(
     deadline: Callable[[], None] | None = None,
     progress: Callable[[int, int, float | None], None] | None = None,
     count: Callable[[int], None] | None = None,
+    stepping: str = "auto",
+    recorder: Callable[[torch.device], Recorder] = CUDARecorder,
 ) -> History:
     """Train `model` in place on `data`; afterwards it is on `device`, in evaluation mode.
 
     Only parameters that require gradients are trained. `generator` is asked for the streams "order", "augment" and
     "noise" (dropout and whatever else draws from torch's global generators, which are left as found), once each.
     `deadline` is called at every step and raises when time is up; `progress(steps done, steps in all, mean loss of the
-    epoch or None)` now and then; `count(images)` after each epoch.
+    epoch or None)` now and then; `count(images)` after each epoch. `stepping` ("auto", "eager", "graph", "compiled")
+    is how steps are carried out, and `recorder` what records them: neither moves results beyond rounding.
 
     Raises Diverged when the mean loss of an epoch is not finite, ValueError where data, recipe and hooks do not fit.
     """
-    run = _Run(model, data, recipe, hooks or Hooks(), generator, torch.device(device))
+    place = torch.device(device)
+    run = _Run(model, data, recipe, hooks or Hooks(), generator, place)
+    run.replay(stepping, recorder)
     seed = int(torch.randint(2**62, (), generator=generator("noise")))
-    with global_random(seed, device), kernels(recipe.deterministic), torch.enable_grad():
+    with global_random(seed, device), kernels(recipe.deterministic), single_precision(), torch.enable_grad():
         try:
             for epoch in range(run.epochs):
                 loss, images = run.epoch(epoch, deadline, progress)
@@ -126,39 +140,7 @@ def fit(
                     progress(run.step, run.steps, loss)
         finally:
             model.eval()
-    return History(tuple(run.losses), run.images, run.step, run.precision)
-
-
-class _Optimiser:
-    """A torch optimiser whose learning rate follows a recipe."""
-
-    def __init__(self, parameters: Iterable[nn.Parameter], recipe: Recipe, zero_grad: bool = True) -> None:
-        self.parameters = list(parameters)
-        self.recipe, self.zero_grad = recipe, zero_grad
-        common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-        # fused kernels: one pass over all parameters, which is half the time of a step of a small net
-        common["fused"] = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters)
-        self.torch: torch.optim.Optimizer
-        if recipe.optimizer == "sgd":
-            nesterov = recipe.nesterov
-            self.torch = torch.optim.SGD(self.parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
-        elif recipe.optimizer == "adadelta":
-            common.pop("fused")  # there is no such kernel
-            self.torch = torch.optim.Adadelta(self.parameters, rho=RHO, eps=TINY, **common)
-        else:
-            kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-            self.torch = kind(self.parameters, betas=recipe.betas, **common)
-
-    def prepare(self, step: int, steps_per_epoch: int) -> None:
-        for group in self.torch.param_groups:
-            group["lr"] = self.recipe.lr_at(step, steps_per_epoch)
-        if self.zero_grad:
-            self.torch.zero_grad(set_to_none=True)
-
-    def advance(self) -> None:
-        if self.recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
-        self.torch.step()
+    return History(tuple(run.losses), run.images, run.step, run.precision, run.stepping())
 
 
 class _Run:
@@ -189,14 +171,38 @@ class _Run:
         self.optimisers = self._optimisers()
         self.step, self.images = 0, 0
         self.losses: list[float] = []
+        self.forward: nn.Module | Compiled = model
+        self.replayed: Replayed | None = None
+        self.plan: _Plan | None = None
 
-    def _optimisers(self) -> list[_Optimiser]:
+    def replay(self, asked: str, recorder: Callable[[torch.device], Recorder]) -> None:
+        """Have steps recorded, if that is asked for or pays, and if nothing in a step belongs to a method."""
+        chosen = choose(asked, self.device, self.steps, bool(self.recipe.deterministic))
+        hooks = self.hooks
+        inside = (hooks.loss, hooks.mode, hooks.after_step, hooks.after_epoch)
+        if chosen == "eager" or any(inside) or hooks.extra or not recordable(self.model):
+            return
+        if chosen == "compiled":
+            self.forward = Compiled(self.model)
+        work = partial(self._descend, self.forward)
+        self.replayed = Replayed(partial(self._descend, self.model), work, self.model, recorder(self.device))
+
+    def stepping(self) -> str:
+        """How steps were carried out, for the manifest."""
+        if self.replayed is None or not self.replayed.recorded:
+            problem = None if self.replayed is None else self.replayed.problem
+            return "eager" if problem is None else f"eager ({problem})"
+        if isinstance(self.forward, Compiled):
+            return "compiled" if self.forward.problem is None else f"graph ({self.forward.problem})"
+        return "graph"
+
+    def _optimisers(self) -> list[Optimiser]:
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         extra = self.hooks.extra
         if not trainable and not extra:
             raise ValueError(f"nothing to train: no parameter of {type(self.model).__name__} requires a gradient")
-        own = [_Optimiser(trainable, self.recipe)] if trainable else []
-        return own + [_Optimiser(one.parameters, self.recipe.replace(**one.recipe), one.zero_grad) for one in extra]
+        own = [Optimiser(trainable, self.recipe)] if trainable else []
+        return own + [Optimiser(one.parameters, self.recipe.replace(**one.recipe), one.zero_grad) for one in extra]
 
     def _cross_entropy(self, model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
@@ -220,12 +226,9 @@ class _Run:
         self.model.train()
         if self.hooks.mode is not None:
             self.hooks.mode(self.model)
-        steps = min(self.steps_per_epoch, self.steps - self.step)
-        here = torch.split(self._indices(), self.recipe.batch)[:steps]
-        there = torch.split(torch.cat(here).to(self.device, non_blocking=True), self.recipe.batch)
-        moves = send([self.resident.draw(len(chosen), self.moves) for chosen in here], self.device)
+        plan = self.plan or self._drawn()
         total, images = torch.zeros((), device=self.device), 0
-        for batch_here, batch_there, batch_moves in zip(here, there, moves, strict=True):
+        for batch_here, batch_there, batch_moves in plan:
             if deadline is not None:
                 deadline()
             batch = self._batch(batch_here, batch_there, batch_moves, epoch)
@@ -234,7 +237,17 @@ class _Run:
             self.step += 1
             if progress is not None and self.step % REPORT_EVERY == 0:
                 progress(self.step, self.steps, None)
+        # drawn now, while the device is still busy with this epoch
+        self.plan = self._drawn() if self.step < self.steps else None
         return float(total) / images, images
+
+    def _drawn(self) -> _Plan:
+        """The coming epoch's batches, or of what is left of the run: places here and on the device, and moves there."""
+        steps = min(self.steps_per_epoch, self.steps - self.step)
+        here = torch.split(self._indices(), self.recipe.batch)[:steps]
+        there = torch.split(torch.cat(here).to(self.device, non_blocking=True), self.recipe.batch)
+        moves = send([self.resident.draw(len(chosen), self.moves) for chosen in here], self.device)
+        return list(zip(here, there, moves, strict=True))
 
     def _batch(self, here: Tensor, there: Tensor, moves: Moves, epoch: int) -> Batch:
         labels = None if self.labels is None else self.labels[there]
@@ -252,15 +265,22 @@ class _Run:
         """One optimiser step; the loss, detached."""
         for optimiser in self.optimisers:
             optimiser.prepare(self.step, self.steps_per_epoch)
+        loss = self._descend(self.model, batch) if self.replayed is None else self.replayed(batch)
+        if self.hooks.after_step is not None:
+            self.hooks.after_step(batch)
+        return loss
+
+    def _descend(self, model: nn.Module | Compiled, batch: Batch) -> Tensor:
+        """What of a step can be recorded: nothing here depends on the step's number."""
+        for optimiser in self.optimisers:
+            optimiser.clear()
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            loss = self.loss(self.model, batch)
+            loss = self.loss(model, batch)  # type: ignore[arg-type]
         if loss.ndim != 0:
             raise ValueError(f"the loss hook returned a tensor {tuple(loss.shape)}; a scalar is wanted")
         loss.backward()  # type: ignore[no-untyped-call]
         for optimiser in self.optimisers:
             optimiser.advance()
-        if self.hooks.after_step is not None:
-            self.hooks.after_step(batch)
         return loss.detach()
 
     def end(self, epoch: int, loss: float, images: int) -> None:

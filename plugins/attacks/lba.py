@@ -168,16 +168,17 @@ class LBA(PoisoningAttack):
         self, access: AttackAccess, trigger: nn.Module, wanted: Tensor, seen: Mapping[str, Tensor]
     ) -> Callable[[nn.Module, Batch], Tensor]:
         """The `loss` hook: both kinds of image in one pass, so that BatchNorm sees what it will meet."""
-        table = torch.tensor(access.label_table)
+        table = torch.tensor(access.label_table, device=access.device)
         # Each image strives for the same target image throughout, as in the released code.
         drawing = access.generator("aims")
         aims = torch.randint(len(wanted), (len(access.train),), generator=drawing)
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             assert batch.labels is not None
-            count, attacked = len(batch.images), table.to(batch.labels.device)[batch.labels] >= 0
+            count, attacked = len(batch.images), table[batch.labels] >= 0
             logits = model(torch.cat([batch.images, trigger(batch.images)]))[:count].float()
-            gaps = (self._latent(seen)[count:] - wanted[aims[batch.indices].to(wanted.device)]).square().mean(1)
+            aimed = wanted[aims[batch.indices].to(wanted.device, non_blocking=True)]
+            gaps = (self._latent(seen)[count:] - aimed).square().mean(1)
             near = (gaps * attacked).sum() / attacked.sum().clamp_min(1)
             return functional.cross_entropy(logits, batch.labels) + self.weight * near
 

@@ -137,7 +137,8 @@ class NoiseMode(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """[0,1] NCHW in and out."""
         grid = self.trigger.get_buffer("grid")
-        drawn = torch.rand(len(images), *grid.shape[1:], generator=self.generator).to(grid.device) * 2 - 1
+        drawn = torch.rand(len(images), *grid.shape[1:], generator=self.generator)
+        drawn = drawn.to(grid.device, non_blocking=True) * 2 - 1
         noisy = (grid + drawn / grid.shape[1]).clamp(-1, 1).to(images.dtype)
         return functional.grid_sample(images, noisy, align_corners=True)
 

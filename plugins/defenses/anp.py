@@ -213,7 +213,7 @@ class Masked(nn.Module):
 
 def drawn(count: int, eps: float, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
     """Perturbations of a layer's weights and biases, both (count,), uniform between -eps and eps."""
-    weights, biases = (eps * (2 * torch.rand(2, count, generator=generator) - 1)).to(device)
+    weights, biases = (eps * (2 * torch.rand(2, count, generator=generator) - 1)).to(device, non_blocking=True)
     return weights, biases
 
 

@@ -210,7 +210,7 @@ def poisson(data: ImageSet, drawn: Iterator[list[int]]) -> Callable[[Batch], Bat
     def swap(batch: Batch) -> Batch:
         assert data.labels is not None
         chosen = torch.tensor(next(drawn), dtype=torch.int64)
-        there = chosen.to(data.device)
+        there = chosen.to(data.device, non_blocking=True)
         return replace(batch, images=to_float(data.images[there]), labels=data.labels[there], indices=chosen)
 
     return swap

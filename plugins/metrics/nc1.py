@@ -53,13 +53,13 @@ def answers(access: MetricAccess, model: nn.Module, data: ImageSet) -> tuple[Ten
     width = inputs_of(model.get_submodule(anatomy.head))
     found, wrong = [], torch.zeros((), dtype=torch.int64, device=access.device)
     with evaluating(model), watched(model, [anatomy.features]) as seen:
-        for images, labels in data.batches(BATCH):
-            logits = model(images.to(access.device))
+        for images, labels in data.to(access.device).batches(BATCH):
+            logits = model(images)
             assert labels is not None
-            wrong += (logits.argmax(1) != labels.to(access.device)).sum()
-            found.append(flat(seen[anatomy.features].float(), width).cpu())
+            wrong += (logits.argmax(1) != labels).sum()
+            found.append(flat(seen[anatomy.features].float(), width))
             access.tick()
-    return torch.cat(found), int(wrong)
+    return torch.cat(found).cpu(), int(wrong)
 
 
 def inputs_of(head: nn.Module) -> int:

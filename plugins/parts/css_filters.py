@@ -42,7 +42,7 @@ def toaster(levels: Tensor) -> Tensor:
 
     The gradient is a circle on square images; on others it is stretched.
     """
-    mask = radial(*levels.shape[2:]).to(levels)
+    mask = radial(*levels.shape[2:]).to(levels, non_blocking=True)
     mixed = _as_pixel(BROWN, levels) * mask + _as_pixel(PURPLE, levels) * (255 - mask) + 128
     gradient = (((mixed / 256).floor() + mixed) / 256).floor()
     return brightness(contrast(screen(levels, gradient), 1.5), 0.9)
@@ -75,7 +75,7 @@ def _over(under: Tensor, above: Tensor, alpha: int) -> Tensor:
 
 def _mixed(levels: Tensor, matrix: tuple[tuple[float, ...], ...], colour: float) -> Tensor:
     """The matrix on the channels, moved towards the identity (or beyond) by `colour`; halves go up."""
-    toned = levels.new_tensor(matrix)
+    toned = torch.tensor(matrix, dtype=levels.dtype).to(levels.device, non_blocking=True)
     weights = (1 - colour) * toned + colour * torch.eye(3, dtype=levels.dtype, device=levels.device)
     return (torch.einsum("oc,nchw->nohw", weights, levels) + 0.5).floor().clamp(0, 255)
 
@@ -111,4 +111,5 @@ def _whole(values: Tensor) -> Tensor:
 
 
 def _as_pixel(colour: tuple[float, float, float], like: Tensor) -> Tensor:
-    return like.new_tensor(colour).view(1, 3, 1, 1)
+    # not new_tensor, which would wait for a GPU at every batch
+    return torch.tensor(colour, dtype=like.dtype).to(like.device, non_blocking=True).view(1, 3, 1, 1)

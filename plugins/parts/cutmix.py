@@ -33,7 +33,7 @@ class CutMix:
         count, _, height, width = batch.images.shape
         share = float(torch.rand((), generator=self.generator))
         row, column = (int(torch.randint(size, (), generator=self.generator)) for size in (height, width))
-        partners = torch.randperm(count, generator=self.generator).to(batch.images.device)
+        partners = torch.randperm(count, generator=self.generator).to(batch.images.device, non_blocking=True)
         top, bottom, left, right = box(share, row, column, height, width)
         images = batch.images.clone()
         images[:, :, top:bottom, left:right] = batch.images[partners, :, top:bottom, left:right]

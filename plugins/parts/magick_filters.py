@@ -127,4 +127,5 @@ def _stored(pixels: Tensor) -> Tensor:
 
 
 def _as_pixel(colour: Colour, like: Tensor) -> Tensor:
-    return like.new_tensor(colour).view(1, 3, 1, 1)
+    # not new_tensor, which would wait for a GPU at every batch
+    return torch.tensor(colour, dtype=like.dtype).to(like.device, non_blocking=True).view(1, 3, 1, 1)

@@ -130,9 +130,9 @@ class Steganography(Part):
             return torch.randint(2, (images, self.bits), generator=drawing).float()
 
         if self.secrets == "fresh":
-            return lambda batch: draw(len(batch.images)).to(batch.images.device)
+            return lambda batch: draw(len(batch.images)).to(batch.images.device, non_blocking=True)
         table = draw(count)
-        return lambda batch: table[batch.indices].to(batch.images.device)
+        return lambda batch: table[batch.indices].to(batch.images.device, non_blocking=True)
 
     def _recipe(self) -> Recipe:
         return Recipe(

@@ -113,7 +113,7 @@ class StyleGenerator(Part):
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
             chosen = theirs[torch.randint(len(theirs), (len(batch.images),), generator=draws)]
-            style = augment(to_float(chosen.to(batch.images.device)), recipe, draws)
+            style = augment(to_float(chosen.to(batch.images.device, non_blocking=True)), recipe, draws)
             access.tick(images=len(style))
             return game.play(batch.images, style, step, self.lambda_cycle, self.lambda_id)
 

@@ -1,0 +1,82 @@
+"""The device that benchmarks/speed/gpu.py measures, and what a line of its table holds."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from harness import Task
+from harness.learn.images import ImageSet
+from harness.learn.recipes import Recipe
+from plugins.models.resnet18 import ResNet18
+
+TASK = Task("noise", 10, 32, 32, 3, 50000)
+RECIPE = Recipe(epochs=1, batch=128, lr=0.01, crop=4, flip=True)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One line of the table. `goal` says what the value should be, `reached` whether it is; None: there is no goal."""
+
+    name: str
+    value: float
+    unit: str
+    goal: str = ""
+    reached: bool | None = None
+    note: str = ""
+
+
+class Bench:
+    """The device, how much to do, and what was measured."""
+
+    def __init__(self, asked: argparse.Namespace, folder: Path) -> None:
+        self.asked, self.folder = asked, folder
+        self.device = torch.device(asked.device)
+        self.cuda = self.device.type == "cuda"
+        self.whole = self.cuda and (asked.images, asked.width) == (50000, 64)
+        """Whether sizes are those that goals are about."""
+        self.until = time.monotonic() + asked.budget
+        self.peak: dict[str, float] = {}
+        self.details: dict[str, Any] = {}
+
+    def wait(self) -> None:
+        """Until the device has done what it was asked for."""
+        if self.cuda:
+            torch.cuda.synchronize(self.device)
+
+    def seconds(self, work: Callable[[], object]) -> float:
+        """What work takes, on the device too."""
+        self.wait()
+        began = time.perf_counter()
+        work()
+        self.wait()
+        return time.perf_counter() - began
+
+    def best(self, work: Callable[[], object], rounds: int = 20) -> float:
+        """Seconds of the fastest of several rounds: a ceiling is what a machine can do."""
+        for _ in range(3 if self.cuda else 1):
+            work()
+        return min(self.seconds(work) for _ in range(rounds if self.cuda else 3))
+
+    def pictures(self, count: int) -> ImageSet:
+        """Noise, on the CPU."""
+        draw = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8, generator=draw)
+        return ImageSet(images, torch.randint(0, 10, (count,), generator=draw))
+
+    def network(self) -> nn.Module:
+        """A ResNet-18, the same at each call."""
+        torch.manual_seed(0)
+        return ResNet18(width=self.asked.width).build(TASK)
+
+
+def stream(name: str) -> torch.Generator:
+    """The generators that `fit` asks for."""
+    return torch.Generator().manual_seed(len(name))
