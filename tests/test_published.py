@@ -198,6 +198,8 @@ def test_a_missing_set_is_one_sentence_with_the_command(kind: type[Published], t
     assert "\n" not in sentence
     assert f"-m plugins.datasets.fetch {kind.called} {tmp_path}" in sentence
     assert "download = true" in sentence
+    with pytest.raises(ValueError, match=rf"fetch {kind.called} '{tmp_path}/my data'"):
+        kind(root=tmp_path / "my data").facts()
 
 
 @pytest.mark.parametrize("kind", [Cifar10, Stl10, Svhn, Mnist], ids=lambda kind: kind.called)
