@@ -516,6 +516,14 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
         PictureFolder(path=tmp_path).load()
 
 
+def test_a_picture_of_more_than_bytes_is_not_cut_off(tmp_path: Path) -> None:
+    """Pillow's conversion makes everything above 255 white."""
+    pictures(tmp_path)
+    Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(tmp_path / "train/cat/1.png")
+    with pytest.raises(ValueError, match=r"train/cat/1\.png .*mode I;16\); mend or remove it"):
+        PictureFolder(path=tmp_path).load()
+
+
 def test_the_modules_import_neither_torch_nor_pillow() -> None:
     """They are imported to plan; torch costs seconds."""
     code = (

@@ -318,6 +318,11 @@ def test_an_unknown_architecture_is_met_with_a_suggestion(library: str) -> None:
         other(library, "resnet81").build(COLOUR)
 
 
+def test_a_net_for_other_sizes_only_is_incompatible() -> None:
+    with pytest.raises(Incompatible, match="takes no images of 128 x 128 pixels"):
+        TorchvisionNet(arch="maxvit_t").build(COLOUR)
+
+
 def test_a_net_whose_last_layer_is_not_linear_has_no_anatomy() -> None:
     model = TorchvisionNet(arch="squeezenet1_1")
     net = model.build(COLOUR)
