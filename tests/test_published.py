@@ -406,6 +406,32 @@ def test_the_first_round_of_gtsrb_can_be_chosen(tmp_path: Path, monkeypatch: pyt
         Gtsrb(root=tmp_path).facts()
 
 
+def test_an_interrupted_download_of_gtsrb_leaves_nothing_that_passes_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision.datasets
+
+    made: list[Path] = []
+
+    def extract(url: str, download_root: str) -> None:
+        made.append(Path(download_root) / "GTSRB/Final_Training/Images/00000")
+        made[-1].mkdir(parents=True)
+        (made[-1] / "00000.ppm").write_bytes(b"")
+        if len(made) == 1:
+            raise OSError("the line is dead")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", extract)
+    monkeypatch.setattr(torchvision.datasets, "GTSRB", lambda *args, **kwargs: None)
+    dataset = Gtsrb(root=tmp_path)
+    with pytest.raises(OSError, match="the line is dead"):
+        dataset.fetch()
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    dataset.fetch()
+    assert [path.name for path in (tmp_path / "gtsrb/GTSRB/Final_Training/Images/00000").iterdir()] == ["00000.ppm"]
+    dataset.fetch()
+    assert len(made) == 2, "it is there"
+
+
 # --- folders of pictures ---------------------------------------------------------------------------------------------
 
 
