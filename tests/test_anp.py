@@ -179,6 +179,54 @@ def test_a_step_restated_by_finite_differences(norms: bool, monkeypatch: pytest.
     assert int((masks < 1).sum()) > 1
 
 
+class NoisyNorm(nn.Module):
+    """A BatchNorm with a mask and perturbations of its own, as the released code puts in place of each."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        self.norm, self.noisy = norm, False
+        self.mask = nn.Parameter(torch.ones(norm.num_features))
+        self.d, self.e = (nn.Parameter(torch.zeros(norm.num_features)) for _ in range(2))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        norm = self.norm
+        weight = norm.weight * (self.mask + self.d if self.noisy else self.mask)
+        bias = norm.bias * (1 + self.e if self.noisy else 1)
+        return functional.batch_norm(images, norm.running_mean, norm.running_var, weight, bias, self.training)
+
+
+def test_a_run_restated_layer_by_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two optimisers as in the released code, on the same batches and starts; momentum is carried from step to step."""
+    Rising.seen.clear()
+    net = trained()
+    masks = masks_after(Rising(**{**KNOWN, "iterations": 6, "alpha": 0.3, "lr": 1.0}), monkeypatch, net)[0]
+    restated = copy.deepcopy(net).requires_grad_(False)
+    layers = [NoisyNorm(restated.get_submodule(name)) for name in ("stem.1", "stage1.1")]
+    restated.get_submodule("stem")[1], restated.get_submodule("stage1")[1] = layers
+    restated.train()
+    outer = torch.optim.SGD([layer.mask for layer in layers], lr=1.0, momentum=0.9)
+    inner = torch.optim.SGD([part for layer in layers for part in (layer.d, layer.e)], lr=0.4)
+    for batch, start, _ in Rising.seen:
+        for layer, (d, e) in zip(layers, start, strict=True):
+            layer.d.data, layer.e.data, layer.noisy = d.clone(), e.clone(), True
+        inner.zero_grad()
+        (-functional.cross_entropy(restated(batch.images), batch.labels)).backward()
+        for layer in layers:
+            layer.d.grad.sign_()
+            layer.e.grad.sign_()
+        inner.step()
+        outer.zero_grad()
+        robust = functional.cross_entropy(restated(batch.images), batch.labels)
+        for layer in layers:
+            layer.noisy = False
+        (0.3 * functional.cross_entropy(restated(batch.images), batch.labels) + 0.7 * robust).backward()
+        outer.step()
+        for layer in layers:
+            layer.mask.data.clamp_(0, 1)
+    torch.testing.assert_close(masks.float(), torch.cat([layer.mask.detach() for layer in layers]))
+    assert float(masks.min()) < 0.5
+
+
 def test_without_perturbation_it_is_mask_fitting_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """With eps 0 both losses are one, whatever alpha is; with alpha 1 the perturbation does not count."""
     first = masks_after(settings(eps=0.0, alpha=1.0), monkeypatch)[0]

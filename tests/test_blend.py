@@ -136,6 +136,9 @@ def test_what_pillow_cannot_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"text\.png: no picture"):
         read_picture(tmp_path / "text.png")
+    import_module("PIL.Image").fromarray(np.full((4, 4), 4000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png: no picture \(its grey levels are no bytes but of mode I;16\)"):
+        read_picture(tmp_path / "deep.png")
 
 
 @pytest.mark.parametrize("array", [np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), np.array([{}], dtype=object)])

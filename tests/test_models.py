@@ -16,6 +16,7 @@ from plugins.models.blocks import Conv3x3, GlobalMax, GlobalMean
 from plugins.models.resnet18 import ResNet18
 from plugins.models.resnet20 import ResNet20
 from plugins.models.small_cnn import SmallCNN
+from plugins.parts.weights_file import fill, in_torch_order, read_tensors
 
 MODELS = [SmallCNN(), ResNet18(width=8), ResNet20()]
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
@@ -226,23 +227,32 @@ def test_global_pools_keep_four_axes() -> None:
     assert GlobalMax()(images).shape == GlobalMean()(images).shape == (2, 5, 1, 1)
 
 
-def in_order_of_use(net: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
-    return [module for module in net.modules() if isinstance(module, kind)]
+def in_order_of_use(net: nn.Module, kind: type[nn.Module]) -> list[str]:
+    return [name for name, module in net.named_modules() if isinstance(module, kind)]
 
 
-def fill_from_keras(net: nn.Module, arrays: Any) -> None:
-    """The released arrays, numbered in order of use, which is the order in which our modules are declared."""
-    for number, conv in enumerate(in_order_of_use(net, nn.Conv2d), start=1):
-        kernel = torch.from_numpy(arrays[f"conv2d_{number}.kernel"]).permute(3, 2, 0, 1)
-        conv.load_state_dict({"weight": kernel, "bias": torch.from_numpy(arrays[f"conv2d_{number}.bias"])})
-    for number, norm in enumerate(in_order_of_use(net, nn.BatchNorm2d), start=1):
-        assert isinstance(norm, nn.BatchNorm2d)
-        assert norm.eps == 1e-5
-        names = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
-        state = {ours: torch.from_numpy(arrays[f"batch_normalization_{number}.{name}"]) for ours, name in names.items()}
-        norm.load_state_dict({**state, "num_batches_tracked": torch.tensor(0)})
-    kernel, bias = arrays["dense_1.kernel"], arrays["dense_1.bias"]
-    net.get_submodule("head").load_state_dict({"weight": torch.from_numpy(kernel).T, "bias": torch.from_numpy(bias)})
+def test_resnet20_takes_the_released_names() -> None:
+    torch.manual_seed(0)
+    one, other = ResNet20().build(task(32)), ResNet20().build(task(32))
+    state = one.state_dict()
+    norm = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
+    kinds: list[tuple[str, type[nn.Module], dict[str, str]]] = [
+        ("conv2d", nn.Conv2d, {"weight": "kernel", "bias": "bias"}),
+        ("batch_normalization", nn.BatchNorm2d, norm),
+        ("dense", nn.Linear, {"weight": "kernel", "bias": "bias"}),
+    ]
+    released = {
+        f"{kind}_{number}.{theirs}": state[f"{layer}.{ours}"]
+        for kind, layers, names in kinds
+        for number, layer in enumerate(in_order_of_use(one, layers), start=1)
+        for ours, theirs in names.items()
+    }
+    counters = {name for name in state if name.endswith("num_batches_tracked")}
+    assert len(released) == len(state) - len(counters)
+    missing, unexpected = other.load_state_dict(released, strict=False)
+    assert set(missing) <= counters
+    assert not unexpected
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in state.items())
 
 
 @pytest.mark.real
@@ -252,10 +262,7 @@ def test_the_released_resnet20_keeps_its_accuracy() -> None:
     if not (os.environ.get("BENCH_MODELS") and weights.is_file() and os.environ.get("BENCH_DATA") and data.is_file()):
         pytest.skip("needs $BENCH_MODELS/cifar10-resnet20-natural.npz and $BENCH_DATA/cifar10.npz")
     net = ResNet20(**ResNet20.presets["moth"]).build(task(32)).eval()
-    with np.load(weights) as arrays:
-        used = sum(arrays[name].size for name in arrays if "moving" not in name)
-        fill_from_keras(net, arrays)
-    assert used == count(net)
+    fill(net, in_torch_order(read_tensors(weights), "hwio"), weights)
     with np.load(data) as pictures:
         images = torch.from_numpy(pictures["test_images"][:2000]).permute(0, 3, 1, 2).float() / 255
         labels = torch.from_numpy(pictures["test_labels"][:2000])

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learned import Tiny, access_to
 from oracles import oracle
 from pydantic import ValidationError
 from torch.nn import functional
@@ -57,6 +58,18 @@ def test_maps_losses_and_gradients_as_the_official_code_has_them() -> None:
     gradients = torch.autograd.grad(total, [logits, *students])
     for name, gradient in zip(["logits", "s1", "s2", "s3"], gradients, strict=True):
         np.testing.assert_allclose(gradient, recorded[f"out_grad_{name}"], **close)
+
+
+@pytest.mark.oracle
+def test_the_rates_are_the_official_ones() -> None:
+    recorded = oracle("defenses/lr_schedules")
+    access = access_to(Tiny().build(Tiny.task))
+    for defense in (NAD(epochs=40), FT(**{**FT.presets["nad"], "epochs": 40})):
+        recipe = defense.tuning(access)
+        np.testing.assert_allclose([recipe.lr_at(3 * n, 3) for n in range(40)], recorded["out_nad_epoch0_39"])
+    for gentle in (NAD(**{**NAD.presets["bcu"], "teacher": NAD().teacher}), FT()):
+        recipe = gentle.tuning(access)
+        np.testing.assert_allclose([recipe.lr_at(3 * n, 3) for n in range(100)], recorded["out_bcu_cosine_epoch0_99"])
 
 
 def test_the_formula_restated_position_by_position() -> None:

@@ -198,6 +198,8 @@ def test_a_missing_set_is_one_sentence_with_the_command(kind: type[Published], t
     assert "\n" not in sentence
     assert f"-m plugins.datasets.fetch {kind.called} {tmp_path}" in sentence
     assert "download = true" in sentence
+    with pytest.raises(ValueError, match=rf"fetch {kind.called} '{tmp_path}/my data'"):
+        kind(root=tmp_path / "my data").facts()
 
 
 @pytest.mark.parametrize("kind", [Cifar10, Stl10, Svhn, Mnist], ids=lambda kind: kind.called)
@@ -404,6 +406,32 @@ def test_the_first_round_of_gtsrb_can_be_chosen(tmp_path: Path, monkeypatch: pyt
         Gtsrb(root=tmp_path).facts()
 
 
+def test_an_interrupted_download_of_gtsrb_leaves_nothing_that_passes_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torchvision.datasets
+
+    made: list[Path] = []
+
+    def extract(url: str, download_root: str) -> None:
+        made.append(Path(download_root) / "GTSRB/Final_Training/Images/00000")
+        made[-1].mkdir(parents=True)
+        (made[-1] / "00000.ppm").write_bytes(b"")
+        if len(made) == 1:
+            raise OSError("the line is dead")
+
+    monkeypatch.setattr("torchvision.datasets.utils.download_and_extract_archive", extract)
+    monkeypatch.setattr(torchvision.datasets, "GTSRB", lambda *args, **kwargs: None)
+    dataset = Gtsrb(root=tmp_path)
+    with pytest.raises(OSError, match="the line is dead"):
+        dataset.fetch()
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
+    dataset.fetch()
+    assert [path.name for path in (tmp_path / "gtsrb/GTSRB/Final_Training/Images/00000").iterdir()] == ["00000.ppm"]
+    dataset.fetch()
+    assert len(made) == 2, "it is there"
+
+
 # --- folders of pictures ---------------------------------------------------------------------------------------------
 
 
@@ -511,6 +539,14 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path) -> None:
     pictures(tmp_path)
     (tmp_path / "train/cat/1.png").write_text("no picture")
     with pytest.raises(ValueError, match=r"train/cat/1\.png is no picture that Pillow can read"):
+        PictureFolder(path=tmp_path).load()
+
+
+def test_a_picture_of_more_than_bytes_is_not_cut_off(tmp_path: Path) -> None:
+    """Pillow's conversion makes everything above 255 white."""
+    pictures(tmp_path)
+    Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(tmp_path / "train/cat/1.png")
+    with pytest.raises(ValueError, match=r"train/cat/1\.png .*mode I;16\); mend or remove it"):
         PictureFolder(path=tmp_path).load()
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +74,33 @@ def test_objects_in_an_npz_are_refused(tmp_path: Path) -> None:
         read_tensors(tmp_path / "odd.npz")
 
 
-@pytest.mark.parametrize("content", [b"", b"no tensors", b"\x08\0\0\0\0\0\0\0{damaged"])
+def test_a_program_is_refused(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        torch.jit.save(torch.jit.trace(net().eval(), torch.rand(1, 2, 3, 3)), str(tmp_path / "net.pt"))
+    with pytest.raises(ValueError, match=r"holds a TorchScript program, which only code could restore"):
+        read_tensors(tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no tensors", pickle.dumps({"weight": np.ones(3)}), b"\x08\0\0\0\0\0\0\0{damaged"]
+)
 def test_what_is_no_file_of_tensors_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(content)
-    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "file"))):
+    with pytest.raises(ValueError, match=re.escape(str(tmp_path / "file"))) as caught:
         read_tensors(tmp_path / "file")
+    assert "only code could restore" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "npz", "torch", "torch-1.5"])
+@pytest.mark.parametrize("harm", ["cut", "overwritten"])
+def test_a_damaged_file_is_told_from_one_with_code(kind: str, harm: str, tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    write(kind, path, net().state_dict())
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if harm == "cut" else bytes(200) + content[200:])
+    with pytest.raises(ValueError, match="damaged"):
+        read_tensors(path)
 
 
 def test_the_state_within_a_checkpoint(tmp_path: Path) -> None:
@@ -103,6 +128,8 @@ def test_names_are_changed_by_rules_for_whole_names() -> None:
         ({r".*\.a": "x", r"module\..": "y"}, "both fit 'module.a'"),
         ({r"module\.(.)": "same"}, "'module.a' and 'module.b' would both be called 'same'"),
         ({"(": "x"}, "no regular expression"),
+        ({"module.(.)": r"\2"}, "cannot follow from 'module.(.)': invalid group reference 2"),
+        ({"module.(?P<last>.)": r"\g<first>"}, "unknown group name 'first'"),
     ],
 )
 def test_rules_that_cannot_be_meant(rules: dict[str, str], told: str) -> None:
@@ -138,3 +165,10 @@ def test_what_does_not_fit_is_named() -> None:
         fill(net(), lacking, Path("w"))
     with pytest.raises(ValueError, match=r"size mismatch for 0\.weight"):
         fill(net(), state | {"0.weight": torch.zeros(1, 2, 3, 3)}, Path("w"))
+
+
+@pytest.mark.parametrize("change", [lambda value: value / 0, lambda value: value + 0j, Tensor.to_sparse])
+def test_values_that_no_network_can_have_are_named(change: Callable[[Tensor], Tensor]) -> None:
+    state = net().state_dict()
+    with pytest.raises(ValueError, match=r"w holds something else than finite real numbers, .*, in 0\.weight$"):
+        fill(net(), state | {"0.weight": change(state["0.weight"])}, Path("w"))

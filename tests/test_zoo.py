@@ -50,8 +50,9 @@ BUILT: list[tuple[Model, Task, int, list[int], int, int]] = [
     (VGG19(), COLOUR, 20_040_522, [128, 256, 512, 512], 512, 5504),
     (NiN(), COLOUR, 966_986, [192, 192], 192, 192 + 160 + 96 + 5 * 192),
     (WRN16(), COLOUR, 175_626, [16, 32, 64], 64, 464),
-    (CNN4(), DIGITS, 822_826, [32], 512, 560),
-    (CNN4(norm=False), DIGITS, 822_826 - 2 * 560, [32], 512, 560),
+    (CNN4(), DIGITS, 282_154, [32], 512, 560),
+    (CNN4(norm=False), DIGITS, 282_154 - 2 * 560, [32], 512, 560),
+    (CNN4(padded=True, pool="max"), DIGITS, 822_826, [32], 512, 560),
     (FC5(), DIGITS, 1_153_010, [500, 500, 500], 500, 2000),
     (FC5(norm=False), DIGITS, 1_153_010 - 2 * 2000, [500, 500, 500], 500, 2000),
     (CNN(), COLOUR, 722_250, [128, 128], 512, 64 + 128 + 128),
@@ -154,7 +155,9 @@ def test_odd_and_grey_images_are_taken(model: Model) -> None:
     assert model.build(task).eval()(torch.rand(2, 1, 17, 21)).shape == (2, 3)
 
 
-@pytest.mark.parametrize(("model", "smallest"), [(CNN(), 27), (SmallVGG(), 8)], ids=["cnn", "smallvgg"])
+@pytest.mark.parametrize(
+    ("model", "smallest"), [(CNN(), 27), (CNN4(), 13), (SmallVGG(), 8)], ids=["cnn", "cnn4", "smallvgg"]
+)
 def test_the_smallest_image_is_named(model: Model, smallest: int) -> None:
     fits, small = (Task("pictures", 10, size, size, 3, 100) for size in (smallest, smallest - 1))
     assert model.compatible(Context(fits)) is None
@@ -191,6 +194,19 @@ def test_depth_is_what_differs(kind: type[ResNet18]) -> None:
     net = kind(width=4).build(COLOUR)
     blocks = kind(width=4).anatomy(net).blocks
     assert [sum(name.startswith(f"stage{stage}.") for name in blocks) for stage in (1, 2, 3, 4)] == [3, 4, 6, 3]
+
+
+def test_cnn4_is_the_network_of_badnets() -> None:
+    """16 maps of 24 x 24, 32 of 8 x 8, each halved by averaging, and 512 numbers of which 512 are made."""
+    torch.manual_seed(0)
+    net = CNN4(norm=False).build(DIGITS).eval()
+    images = torch.rand(2, 1, 28, 28)
+    weights = [value.detach() for value in net.parameters()]
+    first = F.avg_pool2d(F.conv2d(images, weights[0], weights[1]).relu(), 2)
+    second = F.avg_pool2d(F.conv2d(first, weights[2], weights[3]).relu(), 2)
+    assert (first.shape, second.shape) == ((2, 16, 12, 12), (2, 32, 4, 4))
+    hidden = F.linear(second.flatten(1), weights[4], weights[5]).relu()
+    assert torch.allclose(net(images), F.linear(hidden, weights[6], weights[7]), atol=1e-5)
 
 
 # --- the victim that someone else trained ----------------------------------------------------------------------------
@@ -300,6 +316,11 @@ def test_resolution_is_kept_as_far_as_is_asked() -> None:
 def test_an_unknown_architecture_is_met_with_a_suggestion(library: str) -> None:
     with pytest.raises(ValueError, match=rf"{library} has no classifier 'resnet81'\. .*resnet18"):
         other(library, "resnet81").build(COLOUR)
+
+
+def test_a_net_for_other_sizes_only_is_incompatible() -> None:
+    with pytest.raises(Incompatible, match="takes no images of 128 x 128 pixels"):
+        TorchvisionNet(arch="maxvit_t").build(COLOUR)
 
 
 def test_a_net_whose_last_layer_is_not_linear_has_no_anatomy() -> None:

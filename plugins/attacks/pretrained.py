@@ -38,8 +38,8 @@ class PretrainedClean(Attack):
 
     @model_validator(mode="after")
     def _rules_are_expressions(self) -> Self:
-        for rule in self.rename:
-            compiled(rule)
+        for rule, new in self.rename.items():
+            compiled(rule, new)
         return self
 
     def label_table(self, classes: int) -> list[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -95,8 +96,14 @@ class Gtsrb(Published, Resized):
         from torchvision.datasets import GTSRB
         from torchvision.datasets.utils import download_and_extract_archive
 
+        whole = self.base / PLACES["final"]
         if self.edition == "online":
             GTSRB(self.folder, split="train", download=True)
-        elif not (self.base / PLACES["final"]).is_dir():
-            download_and_extract_archive(ARCHIVE, download_root=str(self.base))
+        elif not whole.is_dir():
+            self.base.mkdir(exist_ok=True)
+            # Beside its place, and then moved there: what was interrupted would pass for a smaller training set.
+            with tempfile.TemporaryDirectory(dir=self.base, prefix=".partial-") as partial:
+                download_and_extract_archive(ARCHIVE, download_root=partial)
+                whole.parent.mkdir(parents=True, exist_ok=True)
+                (Path(partial) / PLACES["final"]).rename(whole)
         GTSRB(self.folder, split="test", download=True)

@@ -36,6 +36,8 @@ def decoded(paths: Sequence[Path], size: int, channels: int, resample: Filter) -
     for number, path in enumerate(paths):
         try:
             with Image.open(path) as picture:
+                if picture.mode[0] in "IF":  # what is above 255 would be cut off, and the picture white
+                    raise OSError(f"its grey levels are no bytes but of mode {picture.mode}")
                 whole = picture.convert("RGB" if channels == 3 else "L")
         except OSError as error:
             raise ValueError(f"{path} is no picture that Pillow can read ({error}); mend or remove it") from error

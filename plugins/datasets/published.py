@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -131,7 +132,9 @@ class Published(Dataset):
             raise ValueError(f"{self.called} could not be downloaded ({last}); try it yourself: {self._command()}")
 
     def _command(self) -> str:
-        return " ".join([sys.executable, "-m plugins.datasets.fetch", self.called, str(self.folder), *self.flags()])
+        return shlex.join(
+            [sys.executable, "-m", "plugins.datasets.fetch", self.called, str(self.folder), *self.flags()]
+        )
 
 
 def fingerprint(name: str, files: Iterable[Path], base: Path, settings: str = "") -> str:

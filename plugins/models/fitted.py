@@ -96,10 +96,10 @@ def fit(net: nn.Module, shape: Sequence[int], channels: int, reduction: int) -> 
 
     `shape` is one of images that the net takes as it is. On their way, the first strided convolutions and poolings get
     smaller strides, until `reduction` (1, 2 or 4) is taken; a convolution whose kernel is its stride (patches) gets
-    smaller patches, a pooling of stride 1 disappears. Raises Incompatible for another number of channels where no
-    convolution comes first.
+    smaller patches, a pooling of stride 1 disappears. Raises Incompatible where it does not take such images, and for
+    another number of channels where no convolution comes first.
     """
-    run = steps(net, shape)
+    run = _passed(net, shape, "the net")
     if channels != shape[0]:
         first = next((step for step in run if isinstance(step.module, nn.Conv2d)), None)
         if first is None:
@@ -235,11 +235,16 @@ def entrance_of(layers: dict[str, nn.Module]) -> nn.Module:
 
 def checked(net: nn.Module, task: Task, name: str) -> None:
     """Raise Incompatible where the net does not take the task's images, or gives no (n, classes) logits."""
-    try:
-        output = steps(net, task.image_shape)[-1].output
-    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        size = f"{task.height} x {task.width}"
-        raise Incompatible(f"{name} takes no images of {size} pixels: {' '.join(str(error).split())}") from error
+    output = _passed(net, task.image_shape, name)[-1].output
     if output is None or output.shape != (2, task.classes):
         shape = "no tensor" if output is None else tuple(output.shape)
         raise Incompatible(f"{name} gives {shape} for two images, where {(2, task.classes)} is wanted")
+
+
+def _passed(net: nn.Module, shape: Sequence[int], name: str) -> list[Step]:
+    """The steps of a pass. Raises Incompatible where the net takes no images of that (channels, height, width)."""
+    try:
+        return steps(net, shape)
+    except (RuntimeError, ValueError, AssertionError, IndexError) as error:
+        size = f"{shape[1]} x {shape[2]}"
+        raise Incompatible(f"{name} takes no images of {size} pixels: {' '.join(str(error).split())}") from error

@@ -11,12 +11,23 @@ from plugins.models.normalised import NormalisedModel
 if TYPE_CHECKING:
     from torch import nn
 
+KERAS = {
+    "kernel": "weight",
+    "bias": "bias",
+    "gamma": "weight",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "moving_variance": "running_var",
+}
+"""What Keras calls a layer's tensors, and what torch does."""
+
 
 class ResNet20(NormalisedModel):
     """ResNet-20 with pre-activation blocks of 16, 32 and 64 channels: the network of MOTH and DECK.
 
-    Layer for layer the network released with MOTH, whose weights it can hold: convolutions have biases, a strided 3x3
-    convolution pads at the bottom and right only, and a strided block's shortcut convolves the activated input.
+    Layer for layer the network released with MOTH: convolutions have biases, a strided 3x3 convolution pads at the
+    bottom and right only, and a strided block's shortcut convolves the activated input. Its `load_state_dict` takes
+    weights under the released names too (`conv2d_N.*`, `batch_normalization_N.*`, N in order of use, and `dense_1.*`).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -45,10 +56,27 @@ class ResNet20(NormalisedModel):
         # Blocks end unactivated, so the last BatchNorm and ReLU stand before the pooling.
         parts["last"] = nn.Sequential(nn.BatchNorm2d(inputs), nn.ReLU())
         parts["pool"] = GlobalMean()
-        return assemble(parts, inputs, task.classes)
+        net = assemble(parts, inputs, task.classes)
+        net.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
+        return net
 
 
 class ResNet32(ResNet20):
     """ResNet-32, the deeper sister of `resnet20` with five blocks a stage, that DECK trains on SVHN and STL-10."""
 
     depth: ClassVar[int] = 5
+
+
+def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
+    """From the released names, by number, to those of the layers in order of use, in place; other names stay."""
+    from torch import nn
+
+    kinds = {"conv2d": nn.Conv2d, "batch_normalization": nn.BatchNorm2d, "dense": nn.Linear}
+    for kind, layer in kinds.items():
+        # Layers are declared in the order of their use.
+        used = [name for name, part in module.named_modules() if isinstance(part, layer)]
+        released = {f"{kind}_{number}": name for number, name in enumerate(used, start=1)}
+        for name in list(state):
+            theirs, _, tensor = name.removeprefix(prefix).rpartition(".")
+            if theirs in released and tensor in KERAS:
+                state[f"{prefix}{released[theirs]}.{KERAS[tensor]}"] = state.pop(name)

@@ -40,4 +40,6 @@ def _decoded(path: Path) -> np.ndarray:
     except ModuleNotFoundError:
         raise ValueError("Pillow is not installed: pip install pillow, or save the picture with numpy.save") from None
     with Image.open(path) as picture:
+        if picture.mode[0] in "IF":  # what is above 255 would be cut off, and the picture white
+            raise ValueError(f"its grey levels are no bytes but of mode {picture.mode}")
         return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))

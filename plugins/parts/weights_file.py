@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -45,9 +47,9 @@ def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, 
     r"""The tensors under new names; each rule is a regular expression for a whole name and what replaces it.
 
     `{"module\\.(.*)": "\\1"}` takes a prefix away; an empty replacement drops the tensor. Names that no rule fits stay.
-    Raises ValueError where a rule is no expression or fits nothing, two fit one name, or two tensors get one name.
+    Raises ValueError where a rule cannot be meant or fits nothing, two fit one name, or two tensors get one name.
     """
-    patterns = {rule: compiled(rule) for rule in rules}
+    patterns = {rule: compiled(rule, new) for rule, new in rules.items()}
     unused, made = set(rules), dict[str, str]()
     new: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -74,7 +76,12 @@ def in_torch_order(state: Mapping[str, Tensor], kernels: Kernels) -> dict[str, T
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Put the tensors into a module. Raises ValueError, naming tensors and shapes, unless they are those it has."""
+    """Put the tensors into a module.
+
+    Raises ValueError, naming tensors and shapes, unless they are those it has, dense, and all finite real numbers.
+    """
+    if odd := [name for name, value in state.items() if not _plain(value)]:
+        raise ValueError(f"{source} holds something else than finite real numbers, one for each place, in {_some(odd)}")
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -93,21 +100,31 @@ def _npz(path: Path) -> dict[str, Tensor]:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        raise ValueError(f"{path}: a damaged .npz file ({error}); fetch it again") from None
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error}. Wanted: arrays of plain numbers, which need no unpickling") from None
+        told = str(error).rstrip(".")
+        raise ValueError(f"{path}: {told}. Wanted: arrays of plain numbers, which need no unpickling") from None
 
 
 def _checkpoint(path: Path) -> Any:
     """What `torch.save` wrote, read without running code."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused below
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"the object {named[1]}" if named else "something else than tensors"
+        what = f"the object {named[1]}" if named else "a TorchScript program" if "TorchScript" in str(error) else None
+    if what is None:
         raise ValueError(
-            f"{path} holds {what}, which only code could restore, and code in a victim's file is not run here. Wanted: "
-            "safetensors, .npz, or torch.save(model.state_dict(), path), written by whoever trusts the file"
-        ) from None
+            f"{path} is no safetensors file, no .npz and nothing that torch.save wrote, or it is damaged. Wanted: one "
+            "of these; a plain pickle is not read, because that would run whatever code it holds"
+        )
+    raise ValueError(
+        f"{path} holds {what}, which only code could restore, and code in a victim's file is not run here. Wanted: "
+        "safetensors, .npz, or torch.save(model.state_dict(), path), written by whoever trusts the file"
+    )
 
 
 def _state(path: Path, found: Any, entry: str) -> dict[str, Tensor]:
@@ -123,12 +140,24 @@ def _state(path: Path, found: Any, entry: str) -> dict[str, Tensor]:
     return {str(name): value for name, value in found.items()}
 
 
-def compiled(rule: str) -> re.Pattern[str]:
-    """A rule of `renamed`. Raises ValueError where it is no regular expression."""
+def compiled(rule: str, new: str = "") -> re.Pattern[str]:
+    """A rule of `renamed`. Raises ValueError where it is no regular expression, or lacks groups that `new` names."""
     try:
-        return re.compile(rule)
+        pattern = re.compile(rule)
     except re.error as error:
         raise ValueError(f"rename: {rule!r} is no regular expression: {error}") from None
+    try:
+        pattern.sub(new, "")
+    except (re.error, IndexError) as error:
+        raise ValueError(f"rename: {new!r} cannot follow from {rule!r}: {error}") from None
+    return pattern
+
+
+def _plain(value: Tensor) -> bool:
+    """Whether a tensor is dense, real and finite."""
+    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+        return False
+    return bool(value.isfinite().all())
 
 
 def _inside(found: Any) -> str:
