@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.manifest import Manifest
 from harness.outcomes import Outcome
 from harness.provenance import Settings, place
-from harness.stages import called
 from harness.store import Damaged, Store
 
 if TYPE_CHECKING:
@@ -203,7 +202,7 @@ class _Reader:
             yield Row(**told, stage=want.stage, status=standing.outcome, reason=standing.reason, log=standing.log)
             return
         told.update(self._made(want.stage))
-        for part, value in numbers.get(called(want.metric), {}).items():
+        for part, value in numbers.get(want.metric.called, {}).items():
             yield Row(**told, part=part, value=float(value))
 
     def _own(self, planned: PlannedCell, standing: Standing) -> Standing:
