@@ -60,8 +60,8 @@ def chunks(path: Path) -> Iterator[bytes]:
         raise Unreadable(f"{path}: {error.strerror}") from error
 
 
-def read(path: str) -> bytes:
-    """All bytes of a file; half the time of a file object. Raises OSError, which names the file."""
+def contents(path: str) -> bytes:
+    """All bytes of a file, in half the time that a file object takes. Raises OSError, which names the file."""
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -71,6 +71,16 @@ def read(path: str) -> bytes:
     except OSError as error:
         error.filename = path
         raise
+
+
+def read(path: str) -> bytes:
+    """The same; raises Unreadable for `DAMAGE`, else OSError."""
+    try:
+        return contents(path)
+    except OSError as error:
+        if error.errno not in DAMAGE:
+            raise
+        raise Unreadable(f"{path}: {error.strerror}") from error
 
 
 def names(folder: str) -> set[str]:

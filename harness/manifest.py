@@ -17,7 +17,7 @@ LOG = "log.txt"
 
 _SEAL = b',\n "seal": "'
 _END = b'"\n}\n'
-_MARKS = {name: f'\n "{name}": ' for name in ("code", "files", "key", "parents", "record", "spec")}
+_MEMBERS = frozenset({"code", "files", "key", "parents", "record", "spec"})
 _DECODER = json.JSONDecoder()
 
 
@@ -37,13 +37,13 @@ class Parent(TypedDict):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One object, after the text of its manifest.json.
+    """One object, after its manifest.json: `members` are texts of JSON values.
 
     A plan looks at tens of thousands of these and at two members of each, so a member is parsed when it is asked for.
     """
 
     key: str
-    text: str = field(repr=False)
+    members: Mapping[str, str] = field(repr=False)
 
     @classmethod
     def load(cls, data: bytes, key: str) -> Self:
@@ -51,12 +51,13 @@ class Manifest:
         head, _, tail = data.rpartition(_SEAL)
         if tail != hashlib.sha256(head).hexdigest().encode() + _END:
             raise ValueError("its manifest.json is truncated or altered")
-        manifest = cls(key, data.decode())
-        if lacking := [name for name, mark in _MARKS.items() if mark not in manifest.text]:
-            raise ValueError(f"its manifest.json has no {' and no '.join(lacking)}")
-        if f'{_MARKS["key"]}"{key}"' not in manifest.text:
-            raise ValueError(f"its manifest.json is of {manifest._member('key')}")
-        return manifest
+        # It is as `dump` wrote it, then: nothing but a member stands on a line of its own after one space.
+        members = dict(part.split('": ', 1) for part in head.decode().split('\n "')[1:])
+        if lacking := _MEMBERS - members.keys():
+            raise ValueError(f"its manifest.json has no {', '.join(sorted(lacking))}")
+        if members["key"] != f'"{key}",':
+            raise ValueError(f"its manifest.json is of {members['key']}")
+        return cls(key, members)
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -89,12 +90,8 @@ class Manifest:
         return keys.digest(self.files)
 
     def _table(self, name: str) -> dict[str, Any]:
-        return dict(self._member(name))
-
-    def _member(self, name: str) -> Any:
-        # The seal says that the text is as `dump` wrote it: nothing else begins like a member, with one space.
-        mark = _MARKS[name]
-        return _DECODER.raw_decode(self.text, self.text.index(mark) + len(mark))[0]
+        table: dict[str, Any] = _DECODER.raw_decode(self.members[name])[0]  # a comma may follow
+        return table
 
 
 def dump(

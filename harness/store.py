@@ -100,7 +100,7 @@ class Store(Notes):
         place = self._place(key)
         try:
             # With thousands of objects in a plan this is where its time goes: pathlib would double it.
-            manifest = Manifest.load(disk.read(f"{place}/{MANIFEST}"), key)
+            manifest = Manifest.load(disk.contents(f"{place}/{MANIFEST}"), key)
             for name, entry in manifest.files.items():
                 size = os.stat(f"{place}/{name}").st_size  # noqa: PTH116
                 if size != entry["size"]:
@@ -173,22 +173,25 @@ class Store(Notes):
                 target.unlink()
                 raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
 
-    def read(self, key: str, name: str) -> bytes:
-        """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file it does not hold."""
-        manifest = self._present(key)
+    def read(self, key: str, name: str, manifest: Manifest | None = None) -> bytes:
+        """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file it does not hold.
+
+        `manifest` is that of `key`, where it has just been read.
+        """
+        manifest = manifest or self._present(key)
         if name not in manifest.files:
             raise ValueError(f"object {key} holds no {name!r}. It holds: {', '.join(manifest.files) or 'no files'}")
         try:
-            data = b"".join(disk.chunks(self._object(key) / name))
+            data = disk.read(f"{self._place(key)}/{name}")
         except disk.Unreadable as error:
             raise self._damage(key, str(error)) from error
         if hashlib.sha256(data).hexdigest() != manifest.files[name]["sha256"]:
             raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
         return data
 
-    def read_json(self, key: str, name: str) -> Any:
+    def read_json(self, key: str, name: str, manifest: Manifest | None = None) -> Any:
         """One JSON file's value; raises as `read` does."""
-        return json.loads(self.read(key, name))
+        return json.loads(self.read(key, name, manifest))
 
     def keys(self) -> Iterator[str]:
         """Keys of all objects, sorted; whether they are whole is not looked at."""
