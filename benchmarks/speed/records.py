@@ -12,8 +12,8 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 
 
-def write(part: str, figures: Any) -> None:
-    """Put one part of the figures in place of what the file had of it, and say where it lies."""
+def write(**parts: Any) -> None:
+    """Put some parts of the figures in place of what the file had of them, and say where it lies."""
     name = f"{processor().lower().replace(' ', '-')}-{os.cpu_count()}.json"
     target = ROOT / "results" / "speed" / name
     target.parent.mkdir(exist_ok=True)
@@ -21,7 +21,7 @@ def write(part: str, figures: Any) -> None:
     report |= {
         "machine": {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0]},
         "versions": {"python": platform.python_version(), "torch": version("torch")},
-        part: figures,
+        **parts,
     }
     target.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written to {target.relative_to(ROOT)}")

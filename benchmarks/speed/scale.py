@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -152,6 +153,7 @@ def fill(stages: Mapping[str, Stage], store: Store) -> None:
             }  # fmt: skip
             parents = {item.role: (item.key, digest(store, item.key)) for item in stage.inputs}
             store.commit(key, folder, spec=stage.spec, code=stage.code, parents=parents, record=record)
+            shutil.rmtree(folder)
 
 
 def content(file: str, number: int) -> str:
@@ -213,13 +215,13 @@ def read_bare(root: Path, stages: Mapping[str, Stage]) -> None:
         hashlib.sha256(os.read(handle, 1 << 16)).digest()
         os.close(handle)
         for file in LEFT[stage.kind]:
-            os.stat(f"{folder}/{file}")
+            os.stat(f"{folder}/{file}")  # noqa: PTH116 - bare
 
 
 def list_bare(root: Path) -> None:
     """The least that looking at a store takes."""
-    for shard in os.listdir(f"{root}/objects"):
-        os.listdir(f"{root}/objects/{shard}")
+    for shard in os.listdir(f"{root}/objects"):  # noqa: PTH208 - bare
+        os.listdir(f"{root}/objects/{shard}")  # noqa: PTH208
 
 
 def measure(folder: Path, seeds: int, rounds: int) -> list[Point]:
@@ -236,7 +238,7 @@ def measure(folder: Path, seeds: int, rounds: int) -> list[Point]:
     def note(command: str, ceiling: float | None, *words: str) -> None:
         taken = zip(*(bench(*words) for _ in range(rounds)), strict=True)
         middle = [statistics.median(column) for column in taken]
-        objects = sum(1 for _ in store.keys())
+        objects = len(list(store.keys()))
         found.append(Point(command, len(made.cells), objects, *middle, ceiling))
 
     for any_grid in (str(file), OTHER):
@@ -263,7 +265,9 @@ def verdicts(found: list[Point]) -> list[str]:
             at = [point for point in found if point.command == command and getattr(point, what) >= size]
             if at:
                 said = "reached" if at[0].seconds < limit else "NOT reached"
-                lines.append(f"{command}, {getattr(at[0], what):,} {what}: {at[0].seconds:.1f} s; goal {limit:g} s {said}")
+                lines.append(
+                    f"{command}, {getattr(at[0], what):,} {what}: {at[0].seconds:.1f} s; goal {limit:g} s {said}"
+                )
     largest = max((point for point in found if point.cells <= CELLS[0][1]), key=lambda point: point.megabytes)
     said = "reached" if largest.megabytes < MEGABYTES else "NOT reached"
     lines.append(f"most memory, up to 10,000 cells: {largest.megabytes:.0f} MB ({largest.command}); goal 300 MB {said}")
@@ -294,7 +298,7 @@ def main() -> None:
             found += measure(Path(name), max(1, cells // PER_SEED), asked.rounds)
     print(table(found))
     print("\n".join(verdicts(found)))
-    records.write("scale", [asdict(point) for point in found])
+    records.write(scale=[asdict(point) for point in found])
 
 
 if __name__ == "__main__":
