@@ -28,6 +28,7 @@ lint: $(STAMP)
 
 speed: $(STAMP)
 	$(BIN)/python benchmarks/speed/suite.py
+	$(BIN)/python benchmarks/speed/scale.py
 
 bless: $(STAMP)
 	$(BIN)/python -m harness.sources

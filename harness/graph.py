@@ -12,8 +12,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import Task
+from harness.keys import Shared
 from harness.parts import fill, needs_model
-from harness.stages import Input, Stage, body, called, make, merge
+from harness.stages import Cast, Input, Stage, make
 from harness.stages.defend import FILES as DEFENDED
 from harness.stages.materials import RESULT
 from harness.stages.victim import MODEL, TRUTH
@@ -41,11 +42,11 @@ class Setting:
     victim_seed: int
 
     @cached_property
-    def shape(self) -> dict[str, Any]:
+    def shape(self) -> Shared:
         """The task, for the key of a stage whose inputs need not fix it (images granted from elsewhere)."""
-        return asdict(self.task)
+        return Shared(asdict(self.task))
 
-    @property
+    @cached_property
     def name(self) -> tuple[Any, ...]:
         """What stands for the setting in memos."""
         return id(self.data), id(self.model), id(self.attack), id(self.recipe), self.victim_seed
@@ -78,12 +79,15 @@ class Graph:
 
     def add(self, kind: str, title: str, *, components: Mapping[str, Resolved], **what: Any) -> Stage:
         """A stage in the graph; an equal one that is there already wins."""
-        # Following imports takes a millisecond and the answer is the same for all stages of a kind.
-        own = self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}"))
-        name = ("code", kind, *map(id, components.values()))
-        code = self.once(name, lambda: merge(own, components.values()))
-        stage = make(kind, title, components=components, code=code, **what)
+        cast = self.once(
+            ("cast", kind, *components, *map(id, components.values())), lambda: self._cast(kind, components)
+        )
+        stage = make(kind, title, cast, **what)
         return self.stages.setdefault(stage.key, stage)
+
+    def _cast(self, kind: str, components: Mapping[str, Resolved]) -> Cast:
+        # Following imports takes a millisecond and the answer is the same for all stages of a kind.
+        return Cast.of(components, self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}")))
 
     def data(self, dataset: Resolved) -> Stage:
         """The dataset's splits."""
@@ -117,7 +121,7 @@ class Graph:
             payload.update(choices)
         return self.add(
             "poison",
-            f"poison {called(at.attack)} on {at.data.name}, seed {at.victim_seed}",
+            f"poison {at.attack.called} on {at.data.name}, seed {at.victim_seed}",
             components=components,
             inputs=(self._train(at), *filled.inputs),
             choices=choices,
@@ -131,10 +135,10 @@ class Graph:
     def _victim(self, at: Setting) -> Suspect:
         filled = fill(self, at.attack, at, {"train": self._train(at)}, at.victim_seed)
         poison = (Input("poison", self.poison(at).key, POISONED),) if at.attack.facts["has_trigger"] else ()
-        structure = {"model": body(at.model), "rebuilds": []}
+        structure = {"model": at.model.body, "rebuilds": []}
         stage = self.add(
             "victim",
-            f"train {at.model.name} on {at.data.name}, attack {called(at.attack)}, seed {at.victim_seed}",
+            f"train {at.model.name} on {at.data.name}, attack {at.attack.called}, seed {at.victim_seed}",
             components={"component": at.attack, "model": at.model, **filled.components},
             inputs=(self._train(at), *poison, *filled.inputs),
             choices={"recipe": at.recipe},
@@ -166,7 +170,7 @@ class Graph:
             payload["recipe"] = at.recipe
         return self.add(
             "export",
-            f"export {called(at.attack)} on {at.data.name}, seed {at.victim_seed}",
+            f"export {at.attack.called} on {at.data.name}, seed {at.victim_seed}",
             components=components,
             inputs=(*sources, *filled.inputs),
             choices={"recipe": payload.get("recipe")},
@@ -192,7 +196,7 @@ class Graph:
         mine = {need: granted[need] for need in defense.needs if need != "oracle"}
         filled = fill(self, defense, at, mine, seed, suspect, grants)
         oracle = self._oracle(at) if "oracle" in defense.needs else ()
-        rebuilds = [*suspect.structure["rebuilds"], *([body(defense)] if defense.facts["rebuilds"] else [])]
+        rebuilds = [*suspect.structure["rebuilds"], *([defense.body] if defense.facts["rebuilds"] else [])]
         structure = {**suspect.structure, "rebuilds": rebuilds}
         payload = {
             "parts": filled.opened,
@@ -202,10 +206,10 @@ class Graph:
             "defended_structure": structure,
         }
         if oracle:
-            payload["attack"] = body(at.attack)
+            payload["attack"] = at.attack.body
         stage = self.add(
             "defend",
-            f"defend {called(defense)} against {called(at.attack)} on {at.data.name}/{at.model.name}"
+            f"defend {defense.called} against {at.attack.called} on {at.data.name}/{at.model.name}"
             f", seeds {at.victim_seed}.{seed}",
             components={"component": defense, "model": at.model, **filled.components},
             inputs=(*mine.values(), *oracle, *filled.inputs),
@@ -248,13 +252,13 @@ class Graph:
             components={"component": at.attack},
             inputs=(Input("model", suspect.stage.key, MODEL), *self._oracle(at)),
             **self.seeded(
-                "evaluate", at.attack, None, at.task, {"structure": suspect.structure, "attack": body(at.attack)}
+                "evaluate", at.attack, None, at.task, {"structure": suspect.structure, "attack": at.attack.body}
             ),
         )
 
     def score(self, evaluated: Stage, defended: Stage | None, metrics: Sequence[Resolved]) -> Stage:
         """Metrics of one distribution on predictions; `defended` is the stage whose record they may read."""
-        named = {called(metric): metric for metric in sorted(metrics, key=called)}
+        named = {metric.called: metric for metric in sorted(metrics, key=lambda metric: metric.called)}
         result = (Input("result", defended.key, (RESULT,)),) if defended else ()
         return self.once(
             ("score", evaluated.key, defended and defended.key, tuple(named), tuple(map(id, named.values()))),
@@ -263,7 +267,7 @@ class Graph:
                 f"score {', '.join(named)} of {evaluated.title.removeprefix('evaluate ')}",
                 components={f"metric.{name}": metric for name, metric in named.items()},
                 inputs=(Input("predictions", evaluated.key, ("predictions.safetensors",)), *result),
-                payload={"metrics": {name: body(metric) for name, metric in named.items()}},
+                payload={"metrics": {name: metric.body for name, metric in named.items()}},
             ),
         )
 
@@ -289,11 +293,11 @@ class Graph:
             inputs.append(Input("result", defended.key, (RESULT,)))
         if reference:
             inputs.append(Input("reference", reference.key, ("rows.json", "arrays.safetensors")))
-        payload = {"row": called(metric), "structure": suspect.structure, "recipe": at.recipe, "parts": filled.opened}
-        payload["attack"] = body(at.attack)
+        payload = {"row": metric.called, "structure": suspect.structure, "recipe": at.recipe, "parts": filled.opened}
+        payload["attack"] = at.attack.body
         return self.add(
             "measure",
-            f"measure {called(metric)} of {suspect.stage.title}",
+            f"measure {metric.called} of {suspect.stage.title}",
             components={"component": metric, "model": at.model, **filled.components},
             inputs=tuple(inputs),
             choices={"recipe": at.recipe, "task": at.shape},
@@ -317,7 +321,6 @@ class Graph:
         """Coordinates in key and payload; an unseeded component has no replicate."""
         replicate = replicate if component.seeded else None
         coordinates = {"replicate": replicate, "dataset": task.dataset, "stage": kind, "component": component.name}
-        return {
-            "seed": {"replicate": replicate, "dataset": task.dataset},
-            "payload": {"task": self.once(("task", task), lambda: asdict(task)), "coordinates": coordinates, **payload},
-        }
+        seed = self.once(("seed", replicate, task.dataset), lambda: Shared(replicate=replicate, dataset=task.dataset))
+        told = self.once(("task", task), lambda: asdict(task))
+        return {"seed": seed, "payload": {"task": told, "coordinates": coordinates, **payload}}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Hashable, Iterator, Mapping
+from functools import partial
+from itertools import islice
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from harness.stages import Stage
     from harness.store import Store
 
+SAMPLE = 4000
+"""Objects that are looked at for the sake of an estimate. Keys are digests, so the first of them are a fair sample."""
 _CANDIDATES = 500
 """Stored objects that a stage is compared with at most."""
 
@@ -22,12 +26,13 @@ Spec = Mapping[str, Any]
 
 
 class History:
-    """All objects of a store, by what they are. Reads every manifest once."""
+    """Objects of a store, by what they are: `most` of them, None for all. Reads the manifest of each."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, most: int | None = SAMPLE) -> None:
+        self._store = store
         self._seconds: dict[Hashable, list[float]] = defaultdict(list)
-        self._alike: dict[Hashable, list[Manifest]] = defaultdict(list)
-        for key in store.keys():  # noqa: SIM118 - a store is no dict
+        self._alike: dict[Hashable, deque[str]] = defaultdict(partial(deque, maxlen=_CANDIDATES))
+        for key in islice(store.keys(), most):
             manifest = store.manifest(key)
             if manifest is None or "stage" not in manifest.spec:
                 continue
@@ -36,7 +41,7 @@ class History:
                 if isinstance(seconds, int | float):
                     self._seconds[likeness].append(seconds)
             for name in (_names(manifest.spec), manifest.spec["stage"]):
-                self._alike[name].append(manifest)
+                self._alike[name].append(key)
 
     def expected(self, stage: Stage) -> float | None:
         """Seconds that `stage` may take: the mean of the stored ones most like it. None if none is of its kind."""
@@ -47,7 +52,8 @@ class History:
 
     def nearest(self, stage: Stage) -> Manifest | None:
         """The stored object of the same kind whose spec differs least; of the same components if there is one."""
-        found = self._alike.get(_names(stage.spec)) or self._alike.get(stage.kind) or []
+        keys = self._alike.get(_names(stage.spec)) or self._alike.get(stage.kind) or ()
+        found = (manifest for key in keys if (manifest := self._store.manifest(key)) is not None)
         mine = flat(stage.spec)
 
         def distance(manifest: Manifest) -> tuple[bool, int, str]:
@@ -55,7 +61,7 @@ class History:
             apart = sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
             return manifest.spec.get("seed") != stage.spec.get("seed"), apart, manifest.key
 
-        return min(found[-_CANDIDATES:], key=distance, default=None)
+        return min(found, key=distance, default=None)
 
 
 def differences(stage: Stage, manifest: Manifest) -> Iterator[str]:

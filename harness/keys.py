@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -16,9 +17,9 @@ from typing import Any
 def canonical(value: Any) -> bytes:
     """`value` as JSON with sorted keys, no spaces, in UTF-8. Tuples are lists, -0.0 is 0.0.
 
-    Takes None, bool, int, float, str, list, tuple and dict with str keys; raises TypeError for anything else (also for
-    subclasses such as enums and numpy scalars, whose text may vary) and ValueError for a number that is not finite or
-    text that UTF-8 cannot hold. Both name the place, as in `params.sizes[2]`.
+    Takes None, bool, int, float, str, list, tuple and dict (or `Shared`) with str keys; raises TypeError for anything
+    else (also for subclasses such as enums and numpy scalars, whose text may vary) and ValueError for a number that is
+    not finite or text that UTF-8 cannot hold. Both name the place, as in `params.sizes[2]`.
     """
     try:
         return _json(value).encode()
@@ -31,9 +32,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
-def table(parts: Mapping[str, bytes]) -> bytes:
-    """`canonical` of a table whose values went through `canonical` before: what repeats is written once."""
-    return b"{" + b",".join(_quoted(name, "a name").encode() + b":" + parts[name] for name in sorted(parts)) + b"}"
+class Shared(dict[str, Any]):
+    """A table that many settings hold and nobody changes any more: `canonical` writes its text once."""
+
+    @cached_property
+    def text(self) -> str:
+        """Its canonical text."""
+        return _object(self)
 
 
 _WORDS = {None: "null", True: "true", False: "false"}
@@ -57,9 +62,12 @@ def _json(value: Any) -> str:
     # first and then writing with json.dumps would take twice as long.
     kind = type(value)
     if kind is str:
-        return _quoted(value, "{}")
+        return encode_basestring(value) if value.isascii() else _quoted(value, "{}")
     if kind is dict:
         return _object(value)
+    if kind is Shared:
+        shared: str = value.text
+        return shared
     if kind in (list, tuple):
         return _array(value)
     if value is None or kind is bool:
@@ -86,7 +94,7 @@ def _object(value: dict[Any, Any]) -> str:
             raise _Unfit(TypeError, lambda place, told=told: f"{place} {told}")  # type: ignore[misc]
     members = []
     for name in sorted(value):
-        quoted = _quoted(name, "a name in {}")
+        quoted = _name(name)
         try:
             members.append(f"{quoted}:{_json(value[name])}")
         except _Unfit as unfit:
@@ -106,11 +114,15 @@ def _array(value: Sequence[Any]) -> str:
     return f"[{','.join(items)}]"
 
 
+@lru_cache(maxsize=1000)
+def _name(text: str) -> str:
+    return _quoted(text, "a name in {}")
+
+
 def _quoted(text: str, subject: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            told = f"is no text that UTF-8 can hold: {error}"
-            raise _Unfit(ValueError, lambda place: f"{subject.replace('{}', place)} {told}") from None
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        told = f"is no text that UTF-8 can hold: {error}"
+        raise _Unfit(ValueError, lambda place: f"{subject.replace('{}', place)} {told}") from None
     return encode_basestring(text)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TypedDict
 
@@ -17,6 +17,8 @@ LOG = "log.txt"
 
 _SEAL = b',\n "seal": "'
 _END = b'"\n}\n'
+_MEMBERS = frozenset({"code", "files", "key", "parents", "record", "spec"})
+_DECODER = json.JSONDecoder()
 
 
 class FileEntry(TypedDict):
@@ -35,55 +37,84 @@ class Parent(TypedDict):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One object: what it is (`spec`, `code`), what it holds (`files`), what it was made from (`parents` by role), and
-    how it came about (`record`: environment, timings, peak memory, precision used, ...).
+    """One object, after its manifest.json: `members` are texts of JSON values.
+
+    A plan looks at tens of thousands of these and at two members of each, so a member is parsed when it is asked for.
     """
 
     key: str
-    spec: dict[str, Any]
-    code: dict[str, str]
-    files: dict[str, FileEntry]
-    parents: dict[str, Parent]
-    record: dict[str, Any]
+    members: Mapping[str, str] = field(repr=False)
 
-    @functools.cached_property
+    @classmethod
+    def load(cls, data: bytes, key: str) -> Self:
+        """From the bytes of manifest.json. Raises ValueError where it is not whole or belongs to another key."""
+        head, _, tail = data.rpartition(_SEAL)
+        if tail != hashlib.sha256(head).hexdigest().encode() + _END:
+            raise ValueError("its manifest.json is truncated or altered")
+        # It is as `dump` wrote it, then: nothing but a member stands on a line of its own after one space.
+        members = dict(part.split('": ', 1) for part in head.decode().split('\n "')[1:])
+        if lacking := _MEMBERS - members.keys():
+            raise ValueError(f"its manifest.json has no {', '.join(sorted(lacking))}")
+        if members["key"] != f'"{key}",':
+            raise ValueError(f"its manifest.json is of {members['key']}")
+        return cls(key, members)
+
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """What it is: the settings that its key is the digest of."""
+        return self._table("spec")
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """The sources that it was made with."""
+        return self._table("code")
+
+    @cached_property
+    def files(self) -> dict[str, FileEntry]:
+        """What it holds."""
+        return self._table("files")
+
+    @cached_property
+    def parents(self) -> dict[str, Parent]:
+        """What it was made from, by role."""
+        return self._table("parents")
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """How it came about: environment, timings, peak memory, precision used, ..."""
+        return self._table("record")
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of names, sizes and checksums of all files: equal content has equal digests, however it was made."""
         return keys.digest(self.files)
 
-    def dump(self) -> bytes:
-        """The text of manifest.json. Raises ValueError where something is not JSON (NaN, an object)."""
-        try:
-            text = json.dumps(_table(self), indent=1, sort_keys=True, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"object {self.key}: what describes it cannot be written as JSON: {error}") from error
-        head = text.removesuffix("\n}").encode()
-        return head + _SEAL + hashlib.sha256(head).hexdigest().encode() + _END
-
-    @classmethod
-    def load(cls, data: bytes, key: str) -> Self:
-        """From the text of manifest.json. Raises ValueError where it is not whole or belongs to another key."""
-        head, _, tail = data.rpartition(_SEAL)
-        if tail != hashlib.sha256(head).hexdigest().encode() + _END:
-            raise ValueError("its manifest.json is truncated or altered")
-        table = json.loads(data)
-        del table["seal"]
-        try:
-            manifest = cls(**table)
-        except TypeError as error:
-            raise ValueError(f"its manifest.json has other members than expected: {error}") from error
-        if manifest.key != key:
-            raise ValueError(f"its manifest.json is of {manifest.key}")
-        return manifest
+    def _table(self, name: str) -> dict[str, Any]:
+        table: dict[str, Any] = _DECODER.raw_decode(self.members[name])[0]  # a comma may follow
+        return table
 
 
-def _table(manifest: Manifest) -> Mapping[str, Any]:
-    # dataclasses.asdict copies deeply; vars would bring the cached digest along.
-    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+def dump(
+    key: str,
+    *,
+    spec: Mapping[str, Any],
+    code: Mapping[str, str],
+    files: Mapping[str, FileEntry],
+    parents: Mapping[str, Parent],
+    record: Mapping[str, Any],
+) -> bytes:
+    """The bytes of manifest.json, sealed. Raises ValueError where something is not JSON (NaN, an object)."""
+    table = {"key": key, "spec": spec, "code": code, "files": files, "parents": parents, "record": record}
+    try:
+        text = json.dumps(table, indent=1, sort_keys=True, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"object {key}: what describes it cannot be written as JSON: {error}") from error
+    head = text.removesuffix("\n}").encode()
+    return head + _SEAL + hashlib.sha256(head).hexdigest().encode() + _END
 
 
-def fill(work: Path, files: Mapping[str, Path], log: Path | None, empty: Manifest) -> Manifest:
-    """Copy everything into the new folder `work`, durably, manifest.json last; `empty` with its files filled in."""
+def fill(work: Path, files: Mapping[str, Path], log: Path | None, key: str, about: Mapping[str, Any]) -> Manifest:
+    """Copy everything into the new folder `work`, durably, manifest.json last; `about` is what `dump` takes."""
     entries: dict[str, FileEntry] = {}
     folders = {work}
     for name, source in files.items():
@@ -94,8 +125,8 @@ def fill(work: Path, files: Mapping[str, Path], log: Path | None, empty: Manifes
         entries[name] = FileEntry(size=size, sha256=checksum)
     if log is not None and log.is_file():
         disk.copy(log, work / LOG)
-    data = Manifest(empty.key, empty.spec, empty.code, entries, empty.parents, empty.record).dump()
+    data = dump(key, files=entries, **about)
     disk.write(work / MANIFEST, data)
     for folder in folders:
         disk.sync(folder)
-    return Manifest.load(data, empty.key)
+    return Manifest.load(data, key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -66,14 +65,15 @@ class Notes:
 
     def failure(self, key: str) -> dict[str, Any] | None:
         """The note of `fail`, with `log` naming the log's copy if there is one; None without a failure."""
-        place = f"{self.root}/failures/{disk.checked(key)}"
-        if not os.path.isdir(place):  # noqa: PTH112 - asked of every stage of a plan, and pathlib takes ten times as long
-            return None
-        folder = Path(place)
+        folder = self.root / "failures" / disk.checked(key)
         record = disk.read_table(folder / "record.json")
         if record is not None and (folder / LOG).is_file():
             record["log"] = str(folder / LOG)
         return record
+
+    def failed(self) -> set[str]:
+        """The keys that `failure` may have a note of."""
+        return set(filter(disk.KEY.fullmatch, disk.names(f"{self.root}/failures")))
 
     def clear_failure(self, key: str) -> None:
         """Forget that making an object failed."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.components import Task
 from harness.errors import PluginError
-from harness.stages import Input, Stage, body
+from harness.stages import Input, Stage
 from harness.stages.defend import FILES as DEFENDED
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def fill(
     opened: dict[str, Any] = {}
     components: dict[str, Resolved] = {}
     for name, used in owner.uses.items():
-        opened[name] = {"kind": used.kind, "component": body(used)}
+        opened[name] = {"kind": used.kind, "component": used.body}
         role = f"part.{name}"
         if used.kind == "dataset":
             inputs.append(Input(role, graph.data(used).key, ("train.safetensors",)))
@@ -82,7 +82,7 @@ def _part(
     task = at.task
     if "model" in part.needs:
         components["model"] = at.model
-        payload.update(recipe=at.recipe, model=body(at.model))
+        payload.update(recipe=at.recipe, model=at.model.body)
     if not part.needs:
         # Made from nothing but its parameters: one for all datasets of this shape.
         task = Task("", task.classes, task.height, task.width, task.channels, 0)

@@ -5,12 +5,10 @@ Nothing is decided here by name of a method; what a component needs and declares
 
 from __future__ import annotations
 
-import gc
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from harness.binding import Binding, bind
 from harness.components import Context, Traits
@@ -88,6 +86,7 @@ class Plan:
         """
         self.stages, self.outcome, self.reason = self.graph.stages, {}, {}
         present, stale = self._present(store)
+        failed = store.failed()
         pending = [key for cell in self.cells for key in cell.stages] if wanted is None else list(wanted)
         while pending:
             key = pending.pop()
@@ -96,7 +95,7 @@ class Plan:
             if key in present and key not in stale:
                 self.outcome[key] = Outcome.CACHED
                 continue
-            self._look(key, store, stale)
+            self._look(key, store.failure(key) if key in failed else None, stale)
             if self.outcome[key] is Outcome.TO_RUN:
                 pending += [item.key for item in self.stages[key].inputs]
         for key, stage in self.stages.items():
@@ -104,21 +103,26 @@ class Plan:
 
     def _present(self, store: Store) -> tuple[set[str], dict[str, str]]:
         """The keys of whole objects, and of those that are stale, with the reason."""
+        held = store.held(self.stages)
+        inner = {item.key for key in held for item in self.stages[key].inputs}
+        # What is upstream comes first, so that each content is looked at once; None: not there, or not whole.
+        digests: dict[str, str | None] = dict.fromkeys(inner)
         present: set[str] = set()
         stale: dict[str, str] = {}
         for key, stage in self.stages.items():
-            manifest = store.manifest(key)
+            manifest = store.manifest(key) if key in held else None
             if manifest is None:
                 continue
             present.add(key)
-            changed = store.outdated(manifest) or [item.role for item in stage.inputs if item.key in stale]
+            if key in inner:
+                digests[key] = manifest.digest
+            changed = store.outdated(manifest, digests) or [item.role for item in stage.inputs if item.key in stale]
             if changed:
                 stale[key] = f"its {', '.join(changed)} has other content now"
         return present, stale
 
-    def _look(self, key: str, store: Store, stale: Mapping[str, str]) -> None:
+    def _look(self, key: str, failure: Mapping[str, Any] | None, stale: Mapping[str, str]) -> None:
         """How a stage without a valid object stands."""
-        failure = store.failure(key)
         self.outcome[key] = Outcome.TO_RUN
         if key in stale:
             self.reason[key] = stale[key]
@@ -149,27 +153,14 @@ def build(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resol
     reasons = incompatible(binding, chosen, resolver)
     planned: list[PlannedCell] = []
     problems: dict[Problem, None] = {}
-    with _uncollected():
-        for cell in chosen:
-            try:
-                planned.append(_cell(graph, cell, reasons))
-            except GridError as error:
-                problems.update(dict.fromkeys(error.problems))
+    for cell in chosen:
+        try:
+            planned.append(_cell(graph, cell, reasons))
+        except GridError as error:
+            problems.update(dict.fromkeys(error.problems))
     if problems:
         raise GridError(list(problems))
     return Plan(grid, planned, graph)
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would walk through all stages so far again and again to find no cycle."""
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()
 
 
 def setting(binding: Binding, cell: Cell) -> Setting:
@@ -185,32 +176,56 @@ def setting(binding: Binding, cell: Cell) -> Setting:
     )
 
 
+@dataclass(frozen=True)
+class Combination:
+    """What the replicates of a cell share: its defenses, first to last, and why it makes no sense, if it does not.
+
+    `metrics`: component by label, and the reason why it makes no sense.
+    """
+
+    chain: Sequence[tuple[Entry, Resolved]]
+    components: Mapping[str, Resolved]
+    marks: tuple[str, ...]
+    metrics: Mapping[str, tuple[Resolved, str | None]]
+    incompatible: str | None
+
+    @classmethod
+    def of(cls, binding: Binding, at: Setting, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> Self:
+        """`reasons` as `incompatible` has them."""
+        chain = [(entry, binding.component(entry, cell.dataset)) for entry in cell.chain]
+        defenses = [defense for _, defense in chain]
+        trio = (cell.dataset, cell.model, cell.attack)
+        against = [reasons.get((*trio, None)), *(reasons.get((*trio, entry)) for entry, _ in chain)]
+        metrics = {}
+        for entry in binding.grid.metrics:
+            metric, reason = binding.component(entry, cell.dataset), reasons.get((*trio, cell.defense, entry))
+            if reason is None and "trigger" in metric.needs and not at.attack.facts["has_trigger"]:
+                reason = f"attack {at.attack.name!r} has no trigger"
+            metrics[entry.label] = metric, reason
+        components = {"dataset": at.data, "model": at.model, "attack": at.attack, "defense": defenses[-1]}
+        marks = _marks(at, defenses)
+        return cls(chain, components, marks, metrics, next(filter(None, [*against, untrainable(at, defenses)]), None))
+
+
 def _cell(graph: Graph, cell: Cell, reasons: Mapping[tuple[Any, ...], str]) -> PlannedCell:
     at = graph.once(
         ("setting", cell.dataset, cell.model, cell.attack, cell.victim_seed), lambda: setting(graph.binding, cell)
     )
-    chain = [(entry, graph.binding.component(entry, cell.dataset)) for entry in cell.chain]
-    components = {"dataset": at.data, "model": at.model, "attack": at.attack, "defense": chain[-1][1]}
-    trio = (cell.dataset, cell.model, cell.attack)
-    found = [reasons.get((*trio, None), None)]
-    found += [reasons.get((*trio, entry)) for entry, _ in chain]
-    found.append(untrainable(at, [defense for _, defense in chain]))
-    if against := next(filter(None, found), None):
-        metrics = graph.binding.grid.metrics
-        wants = tuple(Want(entry.label, _metric(graph, entry, cell), None, against) for entry in metrics)
-        return PlannedCell(cell, components, at.recipe, None, None, wants, (), {}, against)
+    shared = graph.once(("combination", *cell.entries), lambda: Combination.of(graph.binding, at, cell, reasons))
+    if against := shared.incompatible:
+        wants = tuple(Want(label, metric, None, against) for label, (metric, _) in shared.metrics.items())
+        return PlannedCell(cell, shared.components, at.recipe, None, None, wants, (), {}, against)
     victim = judged = Judged(graph.victim(at), None, None)
-    for entry, defense in chain:
+    for entry, defense in shared.chain:
         grants = grants_of(graph, at, entry, defense, cell.defense_seed)
         if not defense.needs:  # the defense that is none: no stage, an alias of what it stands on
             continue
         suspect = graph.defend(at, defense, grants, judged.suspect, cell.defense_seed)
         judged = Judged(suspect, suspect.stage, judged if "victim" in defense.needs else victim)
-    wants = _wants(graph, at, judged, cell, reasons)
-    marks = _marks(at, [defense for _, defense in chain])
+    wants = _wants(graph, at, judged, shared.metrics)
     established = _established(graph, at, victim.suspect, cell)
-    defended = judged.defended.key if judged.defended else None
-    return PlannedCell(cell, components, at.recipe, victim.suspect.stage.key, defended, wants, marks, established)
+    made = victim.suspect.stage.key, judged.defended.key if judged.defended else None
+    return PlannedCell(cell, shared.components, at.recipe, *made, wants, shared.marks, established)
 
 
 def untrainable(at: Setting, chain: Sequence[Resolved]) -> str | None:
@@ -237,31 +252,23 @@ class Judged:
     reference: Judged | None
 
 
-def _metric(graph: Graph, entry: Entry, cell: Cell) -> Resolved:
-    return graph.binding.component(entry, cell.dataset)
-
-
 def _wants(
-    graph: Graph, at: Setting, judged: Judged, cell: Cell, reasons: Mapping[tuple[Any, ...], str]
+    graph: Graph, at: Setting, judged: Judged, asked: Mapping[str, tuple[Resolved, str | None]]
 ) -> tuple[Want, ...]:
     """The metrics of a cell; those on predictions share a stage with the others of their distribution."""
     wants: dict[str, Want] = {}
     together: dict[str, dict[str, Resolved]] = defaultdict(dict)
-    for entry in graph.binding.grid.metrics:
-        metric = _metric(graph, entry, cell)
-        reason = reasons.get((cell.dataset, cell.model, cell.attack, cell.defense, entry))
-        if reason is None and "trigger" in metric.needs and not at.attack.facts["has_trigger"]:
-            reason = f"attack {at.attack.name!r} has no trigger"
+    for label, (metric, reason) in asked.items():
         if reason is not None:
-            wants[entry.label] = Want(entry.label, metric, None, reason)
+            wants[label] = Want(label, metric, None, reason)
         elif metric.facts["measured"]:
-            wants[entry.label] = Want(entry.label, metric, _measure(graph, at, judged, metric).key)
+            wants[label] = Want(label, metric, _measure(graph, at, judged, metric).key)
         else:
-            together[metric.distribution][entry.label] = metric
+            together[metric.distribution][label] = metric
     for metrics in together.values():
         stage = graph.score(graph.evaluate(at, judged.suspect), judged.defended, list(metrics.values()))
         wants.update({label: Want(label, metric, stage.key) for label, metric in metrics.items()})
-    return tuple(wants[entry.label] for entry in graph.binding.grid.metrics)
+    return tuple(wants[label] for label in asked)
 
 
 def _measure(graph: Graph, at: Setting, judged: Judged, metric: Resolved) -> Stage:

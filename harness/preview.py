@@ -13,7 +13,7 @@ from harness.outcomes import Outcome
 from harness.parts import needs_model
 from harness.plan import Plan, incompatible, setting, untrainable
 from harness.report.sheet import Panel, Row, Section
-from harness.stages import Input, Stage, called
+from harness.stages import Input, Stage
 from harness.stages.score import VARIANT
 from harness.stages.victim import TRUTH
 
@@ -99,7 +99,7 @@ def _staged(graph: Graph, shown: Shown, images: int, trained: set[str]) -> Shown
     splits = ("test.safetensors",) + ("train.safetensors",) * (not at.attack.facts["training_controlled"])
     stage = graph.add(
         "preview",
-        f"preview {called(at.attack)} on {at.data.name}, seed {at.victim_seed}",
+        f"preview {at.attack.called} on {at.data.name}, seed {at.victim_seed}",
         components={"component": at.attack},
         inputs=(
             Input("truth", truth.key, TRUTH if finished else POISONED),
@@ -136,7 +136,7 @@ def panel(shown: Shown, facts: Mapping[str, Any], amplify: float | None) -> Pane
             what = "difference from the triggered original"
             rows.append(_difference("poisoned", "stamped", training["beyond"], amplify, what))
         sections.append(Section("training images: class -> label that they are given", labels, rows))
-    source = {"stage": shown.stage.key, "attack": called(shown.at.attack), "dataset": called(shown.at.data)}
+    source = {"stage": shown.stage.key, "attack": shown.at.attack.called, "dataset": shown.at.data.called}
     return Panel(shown.name, list(_notes(shown, facts)), sections, source)
 
 
@@ -164,7 +164,7 @@ def _notes(shown: Shown, facts: Mapping[str, Any]) -> Iterator[str]:
     for_model = shown.trained or needs_model(at.attack)
     model = f", for {shown.cell.model.label}" if for_model else ""
     size = f"{at.task.height}x{at.task.width}, {at.task.channels} channel{'s' * (at.task.channels != 1)}"
-    yield f"{called(at.attack)}{model}, seed {at.victim_seed}; {size}; {label_map(facts['table'])}"
+    yield f"{at.attack.called}{model}, seed {at.victim_seed}; {size}; {label_map(facts['table'])}"
     if _unfinished(at):
         if shown.trained:
             yield "the trigger as it is after training, which this attack controls"

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from harness.keys import digest
-from harness.manifest import Manifest
 
 if TYPE_CHECKING:
     from harness.grid import Entry
@@ -30,7 +29,7 @@ class Settings:
 
     def of(self, planned: PlannedCell, metric: Resolved | None = None) -> dict[str, Any]:
         """The three members of a row of this cell, by name."""
-        name = (id(planned.recipe), planned.defended, *map(id, planned.components.values()))
+        name = planned.cell.entries  # replicates have the same
         if name not in self._cells:
             self._cells[name] = self._cell(planned)
         cell = self._cells[name]
@@ -91,9 +90,8 @@ def describe(component: Resolved) -> dict[str, Any]:
     return {"name": component.name, "params": component.params, **({"uses": uses} if uses else {})}
 
 
-def place(kind: str, manifest: Manifest) -> str:
+def place(kind: str, environment: Mapping[str, Any]) -> str:
     """`torch 2.11.0, cpu, 1 thread`; "" for a stage that gives the same numbers everywhere."""
-    environment: Mapping[str, Any] = manifest.record.get("environment") or {}
     if kind not in _MOVING or not environment:
         return ""
     torch = environment.get("packages", {}).get("torch")

@@ -19,7 +19,6 @@ from harness.memo import Memo
 from harness.registry import Registered, Registry
 from harness.resolved import Fault, Request, Resolved
 from harness.sources import Sources
-from harness.stages import body, called
 
 _DEEPEST = 8
 _TEXTS = "source texts"
@@ -43,9 +42,11 @@ class Resolver:
         self._texts_kept = len(self._texts)
         self.sources = sources or Sources(self._texts)
         self._packages: dict[str, tuple[str, ...]] = {}
+        self._codes: dict[tuple[str, str], dict[str, str]] = {}
 
     def resolve_all(self, requests: Sequence[Request]) -> list[Resolved | list[Fault]]:
         """Each request resolved, or all that is wrong with it."""
+        self._codes.clear()  # a file may have changed since the last time
         results = self._resolve(requests, 0)
         if len(self._texts) != self._texts_kept:
             self.memo.put(_TEXTS, self._texts if len(self._texts) <= _MOST_TEXTS else {})
@@ -205,9 +206,13 @@ class Resolver:
         return [one.dist_version, self._code(one), *(placed.code for placed in in_place)]
 
     def _code(self, one: Registered) -> dict[str, str]:
-        if one.distribution not in self._packages:
-            self._packages[one.distribution] = locate.top_levels(one.distribution)
-        return self.sources.of(one.module, self._packages[one.distribution])
+        # Following imports takes milliseconds, and entries share components.
+        name = one.module, one.distribution
+        if name not in self._codes:
+            if one.distribution not in self._packages:
+                self._packages[one.distribution] = locate.top_levels(one.distribution)
+            self._codes[name] = self.sources.of(one.module, self._packages[one.distribution])
+        return self._codes[name]
 
     def _assemble(
         self,
@@ -227,7 +232,7 @@ class Resolver:
             return faults
         rest = {name: value for name, value in answer.items() if name != "references"}
         rest["identity"] = answer["identity"] | {name: placed.standing for name, placed in in_place.items()}
-        rest["changed"] = answer["changed"] | {name: called(placed) for name, placed in in_place.items()}
+        rest["changed"] = answer["changed"] | {name: placed.called for name, placed in in_place.items()}
         rest["needs"] = sorted({*answer["needs"], *(need for placed in in_place.values() for need in placed.needs)})
         code = dict(self._code(one))
         for placed in in_place.values():
@@ -266,7 +271,7 @@ def _not_json(request: Request) -> list[Fault]:
 
 
 def _question(request: Request, one: Registered) -> dict[str, Any]:
-    in_place = {"in_place": {name: body(placed) for name, placed in request.in_place.items()}}
+    in_place = {"in_place": {name: placed.body for name, placed in request.in_place.items()}}
     return {
         **(in_place if request.in_place else {}),
         "op": "resolve",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness.keys import canonical
+from harness.keys import Shared
 
 Fault = tuple[tuple[str | int, ...], str, str]
 """Where in the parameters (empty: the entry itself), what is wrong, what would be right."""
@@ -66,12 +67,25 @@ class Resolved:
     citation: str
     presets: list[str]
 
-    @cached_property
-    def standing(self) -> dict[str, Any]:
-        """How the component stands in a key."""
-        return {"kind": self.kind, "name": self.name, "version": self.version, "params": self.identity}
+    # A grid of ten thousand cells asks for these tens of thousands of times.
 
     @cached_property
-    def text(self) -> bytes:
-        """`standing` as keys take it: tens of thousands of them may name the component."""
-        return canonical(self.standing)
+    def standing(self) -> Shared:
+        """How the component stands in a key."""
+        return Shared(kind=self.kind, name=self.name, version=self.version, params=self.identity)
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """What a child needs to build the component again."""
+        return {"kind": self.kind, "name": self.name, "target": self.target, "params": self.params}
+
+    @cached_property
+    def called(self) -> str:
+        """Name and non-default parameters, whatever the grid calls it: in titles, and what metrics are stored under."""
+        changed = ",".join(f"{name}={_told(value)}" for name, value in sorted(self.changed.items()))
+        return f"{self.name}[{changed}]" if changed else self.name
+
+
+def _told(value: Any) -> str:
+    """A parameter as JSON; a file by the first digits of its SHA-256."""
+    return value["sha256"][:8] if isinstance(value, dict) and set(value) == {"sha256"} else json.dumps(value)

@@ -5,6 +5,7 @@ Reads the plan, and manifests and JSON files of the store; no torch, no plugin. 
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from harness.manifest import Manifest
 from harness.outcomes import Outcome
 from harness.provenance import Settings, place
-from harness.stages import called
 from harness.store import Damaged, Store
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ VOLATILE = ("seconds", "log", "environment")
 """The last columns: what may differ between two runs that give the same numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One number, or why there is none.
 
@@ -146,6 +146,12 @@ class Standings:
         return Standing(Outcome.TO_RUN, reason)
 
 
+@dataclass(frozen=True, slots=True)
+class _Made:
+    environment: Mapping[str, Any]
+    seconds: float | None
+
+
 class _Reader:
     """Rows of cells; what several cells share is read once."""
 
@@ -153,23 +159,31 @@ class _Reader:
         self.plan, self.store = plan, store
         self.standings = Standings(plan, store)
         self.settings = Settings(plan)
-        self._manifests: dict[str, Manifest | None] = {}
         self._tables: dict[tuple[str, str], Mapping[str, Any] | Standing] = {}
+        self._made: dict[str, _Made] = {}
+        self._environments: dict[str, Mapping[str, Any]] = {}
+        self._latest: Mapping[str, Any] = {}
         self._places: dict[str, frozenset[str]] = {}
 
     def rows(self, planned: PlannedCell) -> Iterator[Row]:
         """The metrics of one cell in the grid's order, then what its defense recorded."""
         common = self._common(planned)
+        # First, because metrics look into its manifest as well, which is read once together with its files.
+        recorded = list(self._record(planned.defended, planned, common)) if planned.defended else []
         for want in planned.wants:
             yield from self._metric(planned, want, common)
-        if planned.defended and self.standings.of(planned.defended).outcome is Outcome.DONE:
-            told = {**common, **self._made(planned.defended), **self.settings.of(planned), "source": "defense"}
-            result = self._read(planned.defended, RESULT)
-            if isinstance(result, Standing):
-                yield Row(**told, metric="record", status=result.outcome, reason=result.reason, log=result.log)
-            else:
-                for name, value in _recorded(result):
-                    yield Row(**told, metric=name, value=value)
+        yield from recorded
+
+    def _record(self, defended: str, planned: PlannedCell, common: Mapping[str, Any]) -> Iterator[Row]:
+        if self.standings.of(defended).outcome is not Outcome.DONE:
+            return
+        result = self._read(defended, RESULT)
+        told = {**common, **self._how(defended), **self.settings.of(planned), "source": "defense"}
+        if isinstance(result, Standing):
+            yield Row(**told, metric="record", status=result.outcome, reason=result.reason, log=result.log)
+            return
+        for name, value in _recorded(result):
+            yield Row(**told, metric=name, value=value)
 
     def _common(self, planned: PlannedCell) -> dict[str, Any]:
         cell = planned.cell
@@ -202,8 +216,8 @@ class _Reader:
             standing = self._own(planned, numbers)
             yield Row(**told, stage=want.stage, status=standing.outcome, reason=standing.reason, log=standing.log)
             return
-        told.update(self._made(want.stage))
-        for part, value in numbers.get(called(want.metric), {}).items():
+        told.update(self._how(want.stage))
+        for part, value in numbers.get(want.metric.called, {}).items():
             yield Row(**told, part=part, value=float(value))
 
     def _own(self, planned: PlannedCell, standing: Standing) -> Standing:
@@ -222,14 +236,13 @@ class _Reader:
                 return True
         return False
 
-    def _made(self, key: str) -> dict[str, Any]:
+    def _how(self, key: str) -> dict[str, Any]:
         """What the manifest of a stage in the store says of how it came about."""
-        manifest = self._manifest(key)
-        record = manifest.record if manifest else {}
+        made = self._made_of(key)
         return {
             "stage": key,
-            "environment": record.get("environment", {}),
-            "seconds": record.get("seconds"),
+            "environment": made.environment,
+            "seconds": made.seconds,
             "places": self._made_where(key),
         }
 
@@ -237,15 +250,23 @@ class _Reader:
         """Where a stage and all that it depends on were made, as far as the store still knows."""
         if key not in self._places:
             stage = self.plan.graph.stages[key]
-            found = frozenset[str]().union(*(self._made_where(item.key) for item in stage.inputs))
-            manifest = self._manifest(key)
-            self._places[key] = found | {text} if manifest and (text := place(stage.kind, manifest)) else found
+            own = place(stage.kind, self._made_of(key).environment)
+            above = {self._made_where(item.key) for item in stage.inputs}
+            self._places[key] = frozenset[str]({own} if own else ()).union(*above)
         return self._places[key]
 
-    def _manifest(self, key: str) -> Manifest | None:
-        if key not in self._manifests:
-            self._manifests[key] = self.store.manifest(key)
-        return self._manifests[key]
+    def _made_of(self, key: str) -> _Made:
+        if key not in self._made:
+            self._note(key, self.store.manifest(key))
+        return self._made[key]
+
+    def _note(self, key: str, manifest: Manifest | None) -> None:
+        """Keep what rows tell of an object; tens of thousands were made in a few environments."""
+        record = manifest.record if manifest else {}
+        environment = record.get("environment") or {}
+        if environment != self._latest:
+            self._latest = self._environments.setdefault(json.dumps(environment), environment)
+        self._made[key] = _Made(self._latest, record.get("seconds"))
 
     def _read(self, key: str, name: str) -> Mapping[str, Any] | Standing:
         """A JSON file of a stage, or how the stage stands."""
@@ -258,7 +279,9 @@ class _Reader:
         if standing.outcome is not Outcome.DONE:
             return standing
         try:
-            found: Mapping[str, Any] = self.store.read_json(key, name)
+            manifest = self.store.manifest(key)
+            self._note(key, manifest)
+            found: Mapping[str, Any] = self.store.read_json(key, name, manifest)
         except Damaged as error:  # set aside since the plan looked: the next run makes it again
             return Standing(Outcome.TO_RUN, str(error))
         return found

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import Problem, suggest
+from harness.keys import Shared
 
 if TYPE_CHECKING:
     from harness.binding import Binding
@@ -94,7 +95,7 @@ class _Draft:
         ]
         sound = {name: value for name, value in self.fields.items() if name in known}
         try:
-            return Recipe.model_validate_json(json.dumps(sound)).model_dump(mode="json")
+            return Shared(Recipe.model_validate_json(json.dumps(sound)).model_dump(mode="json"))
         except ValidationError as error:
             for path, what, hint in from_validation(error, Recipe, sound).listed:
                 place = self._at(*path) if path else self._about(what)

@@ -14,7 +14,8 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import Any
 from harness import disk
 from harness.disk import DiskFull
 from harness.errors import StoreError
-from harness.manifest import LOG, MANIFEST, Manifest, Parent, fill
+from harness.manifest import LOG, MANIFEST, Manifest, Parent, dump, fill
 from harness.notes import Notes
 
 __all__ = ["Damaged", "DiskFull", "Manifest", "Store", "StoreError"]
@@ -36,6 +37,8 @@ _MARKS = {
     "CACHEDIR.TAG": b"Signature: 8a477f597d28d172789f06886806bc55\n# Results that can be computed again.\n",
 }
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+
+_NONE: Mapping[str, str | None] = {}
 
 _log = logging.getLogger("harness.store")
 
@@ -97,8 +100,7 @@ class Store(Notes):
         place = self._place(key)
         try:
             # With thousands of objects in a plan this is where its time goes: pathlib would double it.
-            with open(f"{place}/{MANIFEST}", "rb") as stream:  # noqa: PTH123
-                manifest = Manifest.load(stream.read(), key)
+            manifest = Manifest.load(disk.contents(f"{place}/{MANIFEST}"), key)
             for name, entry in manifest.files.items():
                 size = os.stat(f"{place}/{name}").st_size  # noqa: PTH116
                 if size != entry["size"]:
@@ -123,16 +125,20 @@ class Store(Notes):
         manifest = self.manifest(key)
         return manifest is not None and not self.outdated(manifest)
 
-    def outdated(self, manifest: Manifest) -> list[str]:
-        """Roles of parents whose content is another than the object was made from. One since deleted is no change."""
-        return [
-            role
-            for role, parent in manifest.parents.items()
-            if self._digest(parent["key"]) not in (None, parent["digest"])
-        ]
+    def outdated(self, manifest: Manifest, known: Mapping[str, str | None] = _NONE) -> list[str]:
+        """Roles of parents whose content is another than the object was made from. One since deleted is no change.
+
+        `known`: content digests by key, None for what is not there, that need not be looked up again.
+        """
+        changed = []
+        for role, parent in manifest.parents.items():
+            key = parent["key"]
+            if (known[key] if key in known else self._digest(key)) not in (None, parent["digest"]):
+                changed.append(role)
+        return changed
 
     def _digest(self, key: str) -> str | None:
-        # Thousands of objects share a few parents; an object never changes in place, so one stat tells.
+        # Objects share parents; an object never changes in place, so one stat tells.
         try:
             status = os.stat(f"{self._place(key)}/{MANIFEST}")  # noqa: PTH116
         except OSError:
@@ -167,28 +173,38 @@ class Store(Notes):
                 target.unlink()
                 raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
 
-    def read(self, key: str, name: str) -> bytes:
-        """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file it does not hold."""
-        manifest = self._present(key)
+    def read(self, key: str, name: str, manifest: Manifest | None = None) -> bytes:
+        """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file it does not hold.
+
+        `manifest` is that of `key`, where it has just been read.
+        """
+        manifest = manifest or self._present(key)
         if name not in manifest.files:
             raise ValueError(f"object {key} holds no {name!r}. It holds: {', '.join(manifest.files) or 'no files'}")
         try:
-            data = b"".join(disk.chunks(self._object(key) / name))
+            data = disk.read(f"{self._place(key)}/{name}")
         except disk.Unreadable as error:
             raise self._damage(key, str(error)) from error
         if hashlib.sha256(data).hexdigest() != manifest.files[name]["sha256"]:
             raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
         return data
 
-    def read_json(self, key: str, name: str) -> Any:
+    def read_json(self, key: str, name: str, manifest: Manifest | None = None) -> Any:
         """One JSON file's value; raises as `read` does."""
-        return json.loads(self.read(key, name))
+        return json.loads(self.read(key, name, manifest))
 
     def keys(self) -> Iterator[str]:
         """Keys of all objects, sorted; whether they are whole is not looked at."""
-        for path in sorted((self.root / "objects").glob("??/*")):
-            if disk.KEY.fullmatch(path.name):
-                yield path.name
+        for shard in sorted(disk.names(f"{self.root}/objects")):
+            yield from sorted(filter(disk.KEY.fullmatch, disk.names(f"{self.root}/objects/{shard}")))
+
+    def held(self, keys: Iterable[str]) -> set[str]:
+        """Those of `keys` under which there is an object; whether it is whole is not looked at."""
+        wanted = defaultdict(set)
+        for key in keys:
+            wanted[key[:2]].add(key)
+        # Asking for each would take a hundred times as long where there are many.
+        return {name for shard, some in wanted.items() for name in some & disk.names(f"{self.root}/objects/{shard}")}
 
     def log(self, key: str) -> Path | None:
         """Where the log of the stage that made an object lies, if it left one."""
@@ -233,10 +249,10 @@ class Store(Notes):
             if MANIFEST in files:
                 raise ValueError(f"{files[MANIFEST]}: the name is the store's own. Give the file another")
             lineage = {role: Parent(key=parent, digest=digest) for role, (parent, digest) in parents.items()}
-            empty = Manifest(key, dict(spec), dict(code), {}, lineage, dict(record))
-            empty.dump()  # what cannot be described is refused before anything is copied
+            about = {"spec": spec, "code": code, "parents": lineage, "record": record}
+            dump(key, files={}, **about)  # what cannot be described is refused before anything is copied
             with disk.writing(self.root), self._workspace(key) as work:
-                made = self._publish(fill(work, files, log, empty), work)
+                made = self._publish(fill(work, files, log, key, about), work)
         self.clear_failure(key)
         return made
 

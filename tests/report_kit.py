@@ -13,7 +13,7 @@ from harness import grid, keys
 from harness.grid import Cell
 from harness.plan import Plan, PlannedCell, Want
 from harness.resolved import Resolved
-from harness.stages import Input, Stage, body
+from harness.stages import Input, Stage
 from harness.store import Store
 
 ENVIRONMENT = {"device": "cpu", "threads": 1, "packages": {"torch": "2.11.0"}}
@@ -102,7 +102,7 @@ class Hand:
             choices = {"count": 500, "labelled": True, "split": "pool"}
             grant = self.stage("grant", f"grant {cell.defense_seed}", choices=choices, **spec)
             inputs = (Input("victim", last, ("*",)), Input("clean", grant, ("*",)))
-            payload = {"component": body(self.components[entry])}
+            payload = {"component": self.components[entry].body}
             title = f"defend {entry.label} {trio} {cell.victim_seed}.{cell.defense_seed}"
             last = defended = self.stage("defend", title, inputs, payload=payload)
         score = self.stage("score", f"score {cell.name}", (Input("model", last, ("*",)),))

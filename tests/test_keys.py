@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.keys import canonical, digest
+from harness.keys import Shared, canonical, digest
 
 RELAXED = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=6)
@@ -93,3 +93,11 @@ def test_text_that_is_no_unicode_is_refused_where_it_stands() -> None:
         canonical({"a": ["\ud800"]})
     with pytest.raises(ValueError, match="a name in a is no text"):
         canonical({"a": {"\ud800": 1}})
+
+
+@RELAXED
+@given(st.dictionaries(TEXT, VALUES, max_size=4))
+def test_what_is_shared_stands_in_keys_as_any_table(table: dict[str, Any]) -> None:
+    shared = Shared(table)
+    assert canonical(shared) == canonical(table)
+    assert canonical({"recipe": shared, "other": [shared]}) == canonical({"recipe": table, "other": [table]})

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import keys
 from harness.resolved import Resolved
-from harness.stages import SCHEMA, Input, Stage, body, called, make, merge
+from harness.stages import SCHEMA, Cast, Input, Stage, make
 from tests.report_kit import resolved
 
 FT = replace(
@@ -34,7 +34,8 @@ CALL: dict[str, Any] = {
 
 
 def stage(kind: str = "defend", title: str = "defend ft", **changes: Any) -> Stage:
-    return make(kind, title, **{**CALL, **changes})
+    told = {**CALL, **changes}
+    return make(kind, title, Cast.of(told.pop("components"), told.pop("code")), **told)
 
 
 # --- components in keys ----------------------------------------------------------------------------------------------
@@ -50,7 +51,7 @@ def test_a_component_stands_in_keys_by_what_moves_numbers() -> None:
 
 
 def test_a_child_is_told_what_it_needs_to_build_it() -> None:
-    assert body(FT) == {
+    assert FT.body == {
         "kind": "defense",
         "name": "ft",
         "target": "nowhere:ft",
@@ -68,12 +69,12 @@ def test_a_child_is_told_what_it_needs_to_build_it() -> None:
     ],
 )
 def test_numbers_are_stored_under_name_and_settings(changed: dict[str, Any], name: str) -> None:
-    assert called(replace(resolved("metric", "asr"), changed=changed)) == name
+    assert replace(resolved("metric", "asr"), changed=changed).called == name
 
 
 def test_what_a_grid_calls_a_metric_is_in_no_row() -> None:
     one = replace(resolved("metric", "asr"), changed={"k": 1})
-    assert called(one) == called(replace(one, summary="of another label", distribution="elsewhere"))
+    assert one.called == replace(one, summary="of another label", distribution="elsewhere").called
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -85,13 +86,8 @@ def test_a_key_is_the_digest_of_the_spec() -> None:
     assert made.spec["schema"] == SCHEMA
     assert made.spec["inputs"] == {"victim": "a" * 64, "clean": "b" * 64}
     assert made.code == {**CALL["code"], **FT.code, **NET.code}
-    assert made.payload == {"component": body(FT), "model": body(NET), "granted": ["victim"]}
-
-
-def test_sources_may_be_merged_beforehand() -> None:
-    merged = merge(CALL["code"], [FT, NET])
-    assert stage(code=merged) == stage()
-    assert CALL["code"].keys().isdisjoint(FT.code)  # what was merged into is left as it was
+    assert made.payload == {"component": FT.body, "model": NET.body, "granted": ["victim"]}
+    assert CALL["code"].keys().isdisjoint(FT.code)  # what theirs were added to is left as it was
 
 
 def backwards(table: Any) -> Any:

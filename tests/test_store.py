@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 from harness import disk, keys
 from harness.errors import StoreError
-from harness.manifest import Manifest
+from harness.manifest import FileEntry, Manifest, Parent, dump
 from harness.store import Damaged, DiskFull, Store
 
 ROOT = Path(__file__).parents[1]
+MEMBERS = {"code", "files", "key", "parents", "record", "spec"}
 KEY, OTHER = keys.digest("one"), keys.digest("other")
 NOTHING: dict[str, Any] = {"spec": {}, "code": {}, "parents": {}, "record": {}}
 
@@ -280,6 +282,43 @@ def test_a_manifest_of_another_key_is_damage(store: Store, fill: Callable[..., P
     assert not store.has(OTHER)
     assert not place.exists()
     assert store.has(KEY)
+
+
+def test_a_manifest_that_lacks_a_member_is_damage(store: Store, fill: Callable[..., Path]) -> None:
+    place = store.commit(KEY, fill(a_bin=b"a"), **NOTHING) and store.root / "objects" / KEY[:2] / KEY
+    head = (place / "manifest.json").read_bytes().partition(b',\n "seal"')[0].replace(b'\n "record": {},', b"")
+    seal = hashlib.sha256(head).hexdigest()
+    (place / "manifest.json").write_bytes(head + f',\n "seal": "{seal}"\n}}\n'.encode())
+    assert json.loads((place / "manifest.json").read_bytes()).keys() == {*MEMBERS, "seal"} - {"record"}
+    assert store.manifest(KEY) is None
+    assert not place.exists()
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    spec=st.dictionaries(st.text(), st.recursive(st.text() | st.integers() | st.none(), st.lists)),
+    record=st.dictionaries(st.text(), st.text()),
+)
+def test_a_manifest_gives_back_what_it_was_given(spec: dict[str, Any], record: dict[str, Any]) -> None:
+    parents: dict[str, Parent] = {"key": Parent(key=OTHER, digest=KEY)}
+    files: dict[str, FileEntry] = {'a\n "record": .bin': FileEntry(size=1, sha256=KEY)}
+    data = dump(KEY, spec=spec, code={"files": "r1"}, files=files, parents=parents, record=record)
+    found = Manifest.load(data, KEY)
+    assert (found.spec, found.code, found.files) == (spec, {"files": "r1"}, files)
+    assert (found.parents, found.record) == (parents, record)
+    assert found.digest == keys.digest(files)
+
+
+def test_what_a_store_holds_can_be_listed(store: Store, fill: Callable[..., Path]) -> None:
+    assert store.held([KEY, OTHER]) == set()
+    store.commit(KEY, fill(a_bin=b"a"), **NOTHING)
+    (store.root / "objects" / "notes.txt").write_text("left by somebody")
+    (store.root / "objects" / KEY[:2] / "stray").mkdir()
+    assert store.held([KEY, OTHER]) == {KEY}
+    assert list(store.keys()) == [KEY]
+    assert store.failed() == set()
+    store.fail(OTHER, {"status": "error", "message": "no good"})
+    assert store.failed() == {OTHER}
 
 
 # --- parents -------------------------------------------------------------------------------------------------------

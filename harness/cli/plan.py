@@ -24,11 +24,12 @@ _COUNTED = (Outcome.CACHED, Outcome.TO_RUN, Outcome.INCOMPATIBLE)
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan; 0 for every grid that can be planned."""
-    from harness.history import History
+    from harness.history import SAMPLE, History
 
     planned = planning.load(args)
     plan = planned.plan
-    history = History(planned.store) if Outcome.TO_RUN in plan.outcome.values() else None
+    most = None if args.explain else SAMPLE  # what is different is told after all that there is
+    history = History(planned.store, most) if Outcome.TO_RUN in plan.outcome.values() else None
     print("\n".join(_lines(plan, history, str(planned.store.root), args.explain)))
     return 0
 

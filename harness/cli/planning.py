@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness import environment, grid
@@ -36,14 +39,31 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
     from harness.memo import Memo
     from harness.resolve import Resolver
 
-    read, cells = selected(args.grid, getattr(args, "select", None))
-    memo = Memo()
-    registry = discover(memo)
-    resolver = Resolver(registry, memo=memo)
-    made = plan.build(read, cells, registry, resolver, resolver.sources)
-    store = open_store(args, make=make)
-    made.refresh(store)
+    with _uncollected():
+        read, cells = selected(args.grid, getattr(args, "select", None))
+        memo = Memo()
+        registry = discover(memo)
+        resolver = Resolver(registry, memo=memo)
+        made = plan.build(read, cells, registry, resolver, resolver.sources)
+        store = open_store(args, make=make)
+        made.refresh(store)
     return Planned(made, store, resolver)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk through all stages so far again and again to find no cycle.
+
+    What was made meanwhile it leaves alone for good: the plan lives as long as the command.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 def selected(path: Path, expression: str | None) -> tuple[Grid, list[Cell]]:

@@ -56,7 +56,11 @@ def write_tables(planned: planning.Planned, stream: TextIO, form: str = "termina
 def write(planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal") -> None:
     """Write the tables of rows that were read already."""
     from harness import report
+    from harness.report import long
 
+    if form == "csv":
+        long.write(rows, stream)
+        return
     stream.write(report.text(planned.plan, rows, planned.resolver, form, _width(stream)))
 
 

@@ -6,14 +6,23 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TextIO
 
 from harness.results import Row, columns
 
 
 def render(rows: Sequence[Row]) -> str:
-    """CSV with a header; tables as JSON with sorted keys. What varies from run to run is in the last columns."""
+    """What `write` writes."""
     stream = io.StringIO()
+    write(rows, stream)
+    return stream.getvalue()
+
+
+def write(rows: Sequence[Row], stream: TextIO) -> None:
+    """CSV with a header; tables as JSON with sorted keys. What varies from run to run is in the last columns.
+
+    Line by line: the text of a large grid takes more memory than all that it is made of.
+    """
     names = columns(rows)
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
@@ -21,7 +30,6 @@ def render(rows: Sequence[Row]) -> str:
     for row in rows:
         flat = row.flat()
         writer.writerow([_field(flat.get(name), memo) for name in names])
-    return stream.getvalue()
 
 
 def _field(value: Any, memo: dict[int, str]) -> str:

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
-from harness.keys import canonical, digest, table
+from harness.keys import Shared, digest
 
 if TYPE_CHECKING:
     from harness.resolved import Resolved
@@ -69,71 +65,48 @@ class Job:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-def body(component: Resolved) -> dict[str, Any]:
-    """What a child needs to build the component again."""
-    return {"kind": component.kind, "name": component.name, "target": component.target, "params": component.params}
+@dataclass(frozen=True)
+class Cast:
+    """The components of a stage by role, as its key, its sources and its body take them; many stages have the same."""
 
+    standing: Shared
+    bodies: Mapping[str, Any]
+    code: Mapping[str, str]
+    digest: str
+    """What stands for `code` in a key."""
 
-def called(component: Resolved) -> str:
-    """Name and non-default parameters, whatever the grid calls it: in titles, and what metrics are stored under."""
-    changed = ",".join(f"{name}={_told(value)}" for name, value in sorted(component.changed.items()))
-    return f"{component.name}[{changed}]" if changed else component.name
-
-
-def _told(value: Any) -> str:
-    """A parameter as JSON; a file by the first digits of its SHA-256."""
-    return value["sha256"][:8] if isinstance(value, dict) and set(value) == {"sha256"} else json.dumps(value)
-
-
-class Code(dict[str, str]):
-    """The sources behind a stage, digested once however many stages share them."""
-
-    @cached_property
-    def digest(self) -> str:
-        """What stands for them in a key."""
-        return digest(dict(self))
-
-
-def merge(code: Mapping[str, str], components: Iterable[Resolved]) -> Code:
-    """The sources of a stage kind with those of its components."""
-    merged = Code(code)
-    for component in components:
-        merged.update(component.code)
-    return merged
+    @classmethod
+    def of(cls, components: Mapping[str, Resolved], code: Mapping[str, str]) -> Self:
+        """`components` by role (`component`, `model`); to `code`, the sources of the stage kind, theirs are added."""
+        standing = Shared({role: component.standing for role, component in components.items()})
+        bodies = {role: component.body for role, component in components.items()}
+        merged = dict(code)
+        for component in components.values():
+            merged.update(component.code)
+        return cls(standing, bodies, merged, digest(merged))
 
 
 def make(
     kind: str,
     title: str,
+    cast: Cast,
     *,
-    components: Mapping[str, Resolved],
     inputs: Sequence[Input],
-    code: Mapping[str, str],
     seed: Mapping[str, Any] | None = None,
     choices: Mapping[str, Any] | None = None,
     payload: Mapping[str, Any] | None = None,
     guarded: bool = True,
 ) -> Stage:
-    """A stage with its key.
-
-    `components` by role (`component`, `model`); `seed` are the coordinates that determine its draws; `choices` the
-    settings that move numbers; `code` the sources of the stage kind, to which those of the components are added (a
-    `Code` has them already).
+    """A stage with its key: `seed` are the coordinates that determine its draws, `choices` the settings that move
+    numbers.
     """
-    sources = code if isinstance(code, Code) else merge(code, components.values())
     spec = {
         "schema": SCHEMA,
         "stage": kind,
-        "components": {role: component.standing for role, component in components.items()},
+        "components": cast.standing,
         "inputs": {item.role: item.key for item in inputs},
-        "seed": dict(seed) if seed else None,
-        "choices": dict(choices or {}),
-        "code": sources.digest,
+        "seed": seed,
+        "choices": choices or {},
+        "code": cast.digest,
     }
-    text = {name: canonical(value) for name, value in spec.items() if name != "components"}
-    text["components"] = table({role: component.text for role, component in components.items()})
-    told = {role: body(component) for role, component in components.items()}
-    # Long-lived plans hold tens of thousands of stages: strings that repeat are kept once.
-    kind = sys.intern(kind)
-    key = sha256(table(text)).hexdigest()
-    return Stage(kind, key, title, spec, sources, tuple(inputs), {**told, **(payload or {})}, guarded)
+    return Stage(kind, digest(spec), title, spec, cast.code, tuple(inputs), {**cast.bodies, **(payload or {})}, guarded)
