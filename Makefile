@@ -19,7 +19,7 @@ quickstart: $(STAMP)
 	@echo "  edit a copy of the grid: what you leave as it is will not be computed again"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

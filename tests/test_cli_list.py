@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -176,10 +177,16 @@ def test_it_is_quick_once_plugins_are_known(words: list[str], bench: Any) -> Non
     bench("list")
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = processor_seconds()
         assert bench(*words).returncode == 0
-        times.append(time.perf_counter() - start)
+        times.append(processor_seconds() - start)
     assert min(times) < 0.3
+
+
+def processor_seconds() -> float:
+    """What finished child processes have taken: unlike the clock, a busy machine hardly moves it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize("words", [[], ["lst"], ["list", "attack", "x"], ["run"], ["run", "g.toml", "--jobs", "0"]])

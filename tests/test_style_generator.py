@@ -269,7 +269,7 @@ def test_takes_weights_from_a_file(form: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arrays", "told"),
-    [({"a": np.zeros(3)}, "no generator"), (keras(Generator(1)), "no generator"), (None, "safetensors, .npz")],
+    [({"a": np.zeros(3)}, "no generator"), (keras(Generator(1)), "no generator"), (None, "no safetensors file")],
 )
 def test_says_what_a_file_lacks(arrays: dict[str, np.ndarray] | None, told: str, tmp_path: Path) -> None:
     path = tmp_path / "g.npz"
