@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     entry, modules = arguments[2], arguments[3:]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    keep_memory()
+    _keep_memory()
     try:
         _preload([*modules, entry.partition(":")[0]])
     except BaseException:
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def keep_memory() -> None:
+def _keep_memory() -> None:
     """Let malloc keep what is freed: a training step wants the same buffers as the last one.
 
     By default each large one goes back to the kernel, and comes again as thousands of pages to be cleared. The limit is

@@ -4,9 +4,10 @@
 
 Prints a table and writes it to results/speed/<machine>.json. Every ratio is the median over rounds in which both ways
 run in turn within one process, so that a machine that others use slows both alike; `low` and `high` are the tenth and
-ninetieth percentile. One CPU thread and kept memory, as stages have; the usual way has them too. Rates of the machine
-are those of matrix products and 3x3 convolutions alone, forward and backward; operations are counted. What only moves
-bytes is held against a bare copy or conversion of as many.
+ninetieth percentile. One CPU thread, as stages have; not the kept memory that they have too (`harness.nursery`): a
+process has one such setting, and the usual way goes without. Rates of the machine are those of matrix products and 3x3
+convolutions alone, forward and backward; operations are counted. What only moves bytes is held against a bare copy or
+conversion of as many.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tabulate import tabulate
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness import Task, nursery
+from harness import Task
 from harness.children import PRELOAD, Children
 from harness.learn.augment import Resident
 from harness.learn.device import probe_precision
@@ -274,7 +275,6 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    nursery.keep_memory()
     peak = ceilings()
     with tempfile.TemporaryDirectory() as name:
         found = list(figures(asked.rounds, Path(name), peak))
