@@ -9,6 +9,7 @@ from harness.access import Workbench
 from harness.learn.device import evaluating
 from harness.learn.images import ImageSet, to_float
 from harness.learn.layers import NORMS
+from plugins.parts.counting import FORWARD
 
 
 @torch.no_grad()
@@ -17,7 +18,7 @@ def refresh(access: Workbench, model: nn.Module, data: ImageSet, batch: int = 12
 
     Mean of the batches' means and of their unbiased variances, weighted by the batches' sizes. Only BatchNorm is in
     train mode meanwhile: with dropout at work the averages would not be those that evaluation meets. Modes and momenta
-    are left as found.
+    are left as found. The pass is counted.
     """
     norms = [layer for layer in model.modules() if isinstance(layer, NORMS) and layer.running_mean is not None]
     if not norms:
@@ -38,6 +39,7 @@ def refresh(access: Workbench, model: nn.Module, data: ImageSet, batch: int = 12
         finally:
             for layer, momentum in zip(norms, momenta, strict=True):
                 layer.momentum = momentum
+    access.tick(len(data) // FORWARD)
 
 
 def whole(chunks: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
