@@ -1,6 +1,6 @@
 """What stages cost, after the manifests of what they left in the store: time, images, memory.
 
-Reads the plan and manifests alone. A stage that several cells share is counted once.
+Reads the plan alone. A stage that several cells share is counted once.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from harness.plan import Plan
-    from harness.store import Store
 
 
 @dataclass(frozen=True)
@@ -57,14 +56,10 @@ COLUMNS = tuple(field.name for field in fields(Cost))
 """What a cost tells, in order."""
 
 
-def costs(plan: Plan, store: Store) -> list[Cost]:
-    """One for each stage of a plan that the store holds, in the order of the plan, upstream first."""
-    found = []
-    for key, stage in plan.graph.stages.items():
-        manifest = store.manifest(key)
-        if manifest is not None:
-            found.append(Cost.of(stage.kind, stage.title, manifest.record))
-    return found
+def costs(plan: Plan) -> list[Cost]:
+    """One for each stage that the store held when the plan was refreshed, in the plan's order, upstream first."""
+    there = ((stage, plan.manifest(key)) for key, stage in plan.stages.items())
+    return [Cost.of(stage.kind, stage.title, manifest.record) for stage, manifest in there if manifest]
 
 
 def by_kind(table: Iterable[Cost]) -> list[Cost]:

@@ -89,6 +89,10 @@ class Manifest:
         """SHA-256 of names, sizes and checksums of all files: equal content has equal digests, however it was made."""
         return keys.digest(self.files)
 
+    def only(self, *names: str) -> Self:
+        """With these members alone, unparsed: what is kept of tens of thousands."""
+        return type(self)(self.key, {name: self.members[name] for name in names})
+
     def _table(self, name: str) -> dict[str, Any]:
         table: dict[str, Any] = _DECODER.raw_decode(self.members[name])[0]  # a comma may follow
         return table

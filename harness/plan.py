@@ -15,6 +15,7 @@ from harness.components import Context, Traits
 from harness.errors import GridError, NothingSelected, Problem
 from harness.grants import grants_of
 from harness.graph import Graph, Setting, Suspect
+from harness.manifest import Manifest
 from harness.outcomes import Outcome
 from harness.stages import Stage
 
@@ -77,6 +78,7 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
     outcome: dict[str, Outcome] = field(default_factory=dict)
     reason: dict[str, str] = field(default_factory=dict)
+    _held: dict[str, Manifest] = field(default_factory=dict, repr=False)
 
     def refresh(self, store: Store, wanted: Iterable[str] | None = None) -> None:
         """See what the store holds, and walk back from `wanted` (default: what cells ask for) to what must run.
@@ -85,14 +87,14 @@ class Plan:
         been deleted is no change. A stage that nobody downstream needs does not run, even where its object is gone.
         """
         self.stages, self.outcome, self.reason = self.graph.stages, {}, {}
-        present, stale = self._present(store)
+        stale = self._stale(store)
         failed = store.failed()
         pending = [key for cell in self.cells for key in cell.stages] if wanted is None else list(wanted)
         while pending:
             key = pending.pop()
             if key in self.outcome:
                 continue
-            if key in present and key not in stale:
+            if key in self._held and key not in stale:
                 self.outcome[key] = Outcome.CACHED
                 continue
             self._look(key, store.failure(key) if key in failed else None, stale)
@@ -101,25 +103,32 @@ class Plan:
         for key, stage in self.stages.items():
             self._inherit(key, stage)
 
-    def _present(self, store: Store) -> tuple[set[str], dict[str, str]]:
-        """The keys of whole objects, and of those that are stale, with the reason."""
+    def manifest(self, key: str) -> Manifest | None:
+        """Files and record, and no more, of a stage that the store held whole. A new one each time: of thousands, what
+        is parsed need not be kept.
+        """
+        manifest = self._held.get(key)
+        return manifest and manifest.only("files", "record")
+
+    def _stale(self, store: Store) -> dict[str, str]:
+        """Note the manifests of whole objects; the keys of those that are stale, with the reason."""
         held = store.held(self.stages)
         inner = {item.key for key in held for item in self.stages[key].inputs}
         # What is upstream comes first, so that each content is looked at once; None: not there, or not whole.
         digests: dict[str, str | None] = dict.fromkeys(inner)
-        present: set[str] = set()
         stale: dict[str, str] = {}
+        self._held = {}
         for key, stage in self.stages.items():
             manifest = store.manifest(key) if key in held else None
             if manifest is None:
                 continue
-            present.add(key)
+            self._held[key] = manifest.only("files", "record")
             if key in inner:
                 digests[key] = manifest.digest
             changed = store.outdated(manifest, digests) or [item.role for item in stage.inputs if item.key in stale]
             if changed:
                 stale[key] = f"its {', '.join(changed)} has other content now"
-        return present, stale
+        return stale
 
     def _look(self, key: str, failure: Mapping[str, Any] | None, stale: Mapping[str, str]) -> None:
         """How a stage without a valid object stands."""

@@ -1,6 +1,6 @@
 """What a grid has come to: one row for each metric of each cell, also for those that failed or have not run.
 
-Reads the plan, and manifests and JSON files of the store; no torch, no plugin. The store may lack anything.
+Reads the plan, and JSON files of the store; no torch, no plugin. The store may lack anything.
 """
 
 from __future__ import annotations
@@ -168,11 +168,10 @@ class _Reader:
     def rows(self, planned: PlannedCell) -> Iterator[Row]:
         """The metrics of one cell in the grid's order, then what its defense recorded."""
         common = self._common(planned)
-        # First, because metrics look into its manifest as well, which is read once together with its files.
-        recorded = list(self._record(planned.defended, planned, common)) if planned.defended else []
         for want in planned.wants:
             yield from self._metric(planned, want, common)
-        yield from recorded
+        if planned.defended:
+            yield from self._record(planned.defended, planned, common)
 
     def _record(self, defended: str, planned: PlannedCell, common: Mapping[str, Any]) -> Iterator[Row]:
         if self.standings.of(defended).outcome is not Outcome.DONE:
@@ -257,16 +256,16 @@ class _Reader:
 
     def _made_of(self, key: str) -> _Made:
         if key not in self._made:
-            self._note(key, self.store.manifest(key))
+            self._made[key] = self._looked_up(self.plan.manifest(key))
         return self._made[key]
 
-    def _note(self, key: str, manifest: Manifest | None) -> None:
-        """Keep what rows tell of an object; tens of thousands were made in a few environments."""
+    def _looked_up(self, manifest: Manifest | None) -> _Made:
+        """What rows tell of an object; tens of thousands were made in a few environments."""
         record = manifest.record if manifest else {}
         environment = record.get("environment") or {}
         if environment != self._latest:
             self._latest = self._environments.setdefault(json.dumps(environment), environment)
-        self._made[key] = _Made(self._latest, record.get("seconds"))
+        return _Made(self._latest, record.get("seconds"))
 
     def _read(self, key: str, name: str) -> Mapping[str, Any] | Standing:
         """A JSON file of a stage, or how the stage stands."""
@@ -279,9 +278,7 @@ class _Reader:
         if standing.outcome is not Outcome.DONE:
             return standing
         try:
-            manifest = self.store.manifest(key)
-            self._note(key, manifest)
-            found: Mapping[str, Any] = self.store.read_json(key, name, manifest)
+            found: Mapping[str, Any] = self.store.read_json(key, name, self.plan.manifest(key))
         except Damaged as error:  # set aside since the plan looked: the next run makes it again
             return Standing(Outcome.TO_RUN, str(error))
         return found

@@ -176,7 +176,7 @@ class Store(Notes):
     def read(self, key: str, name: str, manifest: Manifest | None = None) -> bytes:
         """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file it does not hold.
 
-        `manifest` is that of `key`, where it has just been read.
+        `manifest` is that of `key`, where it has been read before; its `files` are enough.
         """
         manifest = manifest or self._present(key)
         if name not in manifest.files:

@@ -192,6 +192,23 @@ def test_every_ordinary_task_is_compatible(model: Model) -> None:
     assert model.compatible(Context(task())) is None
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_cnn_s_order_of_pooling_and_relu_moves_no_bit(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    net = SmallCNN().build(task(32)).to(dtype)
+    assert [type(layer) for layer in net.stem[-2:]] == [nn.MaxPool2d, nn.ReLU]
+    seen = []
+    for _ in range(2):
+        net.zero_grad()
+        images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)).to(dtype).requires_grad_()
+        logits = net(images)
+        logits.square().sum().backward()
+        seen.append([logits, images.grad, *(parameter.grad.clone() for parameter in net.parameters())])
+        for block in (net.stem, net.stage1, net.stage2):
+            block[-2], block[-1] = block[-1], block[-2]
+    assert all(torch.equal(*pair) for pair in zip(*seen, strict=True))
+
+
 def test_small_cnn_names_the_smallest_image() -> None:
     assert SmallCNN().compatible(Context(task(8))) is None
     assert "8 x 8 pixels at least; those of pictures have 7 x 7" in str(SmallCNN().compatible(Context(task(7))))

@@ -272,6 +272,20 @@ def test_refresh_walks_back_from_what_is_asked(make, tmp_path):
     assert set(made.outcome.values()) == {Outcome.CACHED}
 
 
+def test_a_plan_keeps_files_and_record_of_what_the_store_holds(make, tmp_path):
+    made, store = make(BASE, ("seeds = [0, 1]", "seeds = [0]"), select="ft"), Store(tmp_path / "store")
+    (planned,) = made.cells
+    put(made, store, tmp_path, planned.victim)
+    assert made.manifest(planned.victim) is None, "not looked at yet"
+    made.refresh(store)
+    kept, whole = made.manifest(planned.victim), store.manifest(planned.victim)
+    assert (kept.key, kept.files, kept.record) == (whole.key, whole.files, whole.record)
+    assert kept.members.keys() == {"files", "record"}
+    store.set_aside(planned.victim, "a test")
+    made.refresh(store)
+    assert made.manifest(planned.victim) is None
+
+
 def test_refresh_says_what_failed_and_what_stands_on_the_incompatible(make, tmp_path):
     made, store = make(BASE, ("seeds = [0, 1]", "seeds = [0]")), Store(tmp_path / "store")
     nad, ft = (cell(made, f"signs/small-cnn/badnets/{name}/0.0") for name in ("nad", "ft"))

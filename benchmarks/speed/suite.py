@@ -4,8 +4,9 @@
 
 Prints a table and writes it to results/speed/<machine>.json. Every ratio is the median over rounds in which both ways
 run in turn within one process, so that a machine that others use slows both alike; `low` and `high` are the tenth and
-ninetieth percentile. One CPU thread, as stages have; not the kept memory that they have too (`harness.nursery`): a
-process has one such setting, and the usual way goes without. Rates of the machine are those of matrix products and 3x3
+ninetieth percentile. One CPU thread, as stages have, and for small nets all cores besides, as a toolbox has them; not
+the kept memory that stages have too (`harness.nursery`): a process has one such setting, and the usual way goes
+without. Rates of the machine are those of matrix products and 3x3
 convolutions alone, forward and backward; operations are counted. What only moves bytes is held against a bare copy or
 conversion of as many.
 """
@@ -48,6 +49,9 @@ TASK = Task("noise", 10, 32, 32, 3, 1)
 RECIPE = Recipe(epochs=1, batch=128, lr=0.01, crop=4, flip=True)
 EPOCHS = 100
 """As many as toolboxes train for, evaluating after each."""
+TIMES = 4
+"""Epochs of a run of ours whose mean is taken: what a run begins with is paid once."""
+CORES = os.cpu_count() or 1
 TRAINED, CLEAN, TRIGGERED = 50_000, 10_000, 9_000
 """Images of an epoch, and of an evaluation in toolboxes, which leave the target class out of the triggered ones."""
 
@@ -88,10 +92,11 @@ def compared(
     theirs: Callable[[], object],
     rounds: int,
     goal: float,
+    times: int = 1,
 ) -> Figure:
-    """Both ways in turn; seconds times `scale` are in `unit`."""
+    """Both ways in turn; seconds times `scale` are in `unit`. `ours` does `times` as much as `theirs`."""
     ours(), theirs()
-    pairs = [(timed(ours), timed(theirs)) for _ in range(rounds)]
+    pairs = [(timed(ours) / times, timed(theirs)) for _ in range(rounds)]
     ratios = sorted(slow / fast for fast, slow in pairs)
     low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
     mine, other = (statistics.median(column) * scale for column in zip(*pairs, strict=True))
@@ -162,38 +167,18 @@ def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figur
     )  # fmt: skip
     yield noted(poisoned, f"{best(mine.images.clone) * 1e3 / poisoned.ours:.0%} of the rate of a copy alone")
 
-    def pair(build: Callable[[], nn.Module], steps: int) -> tuple[Callable[[], object], Callable[[], object]]:
-        fast, plain = build(), build()
-        recipe = RECIPE.replace(steps=steps)
-        return lambda: fit(fast, mine, recipe, generator=generator), lambda: usual.train(plain, theirs, steps)
-
-    seen = 15 * 128
-    tested, stamped_too = seen * CLEAN // TRAINED, seen * TRIGGERED // TRAINED
-    clean_ones = usual.Pictures(images[:tested], labels, {}, False)
-    (folder / "test").mkdir()
-    files = usual.poison(images, np.arange(stamped_too), folder / "test")
-    triggered = usual.Pictures(images[:stamped_too], labels, files, False)
     for width in (16, 32):
-        net = SmallCNN(width=width)
-        ours, other = pair(lambda net=net: net.build(TASK), 15)  # type: ignore[misc]
-        name = f"small-cnn width {width}, {seen:,} images"
-        trained = compared(f"training alone, {name}", "s", 1, ours, other, max(3, rounds // 2), 4)
-        yield noted(trained, share(net.build(TASK), seen / trained.ours, peak))
-        judged = net.build(TASK)
-
-        def once_in_all(ours: Callable[[], object] = ours, judged: nn.Module = judged) -> None:
-            ours()
-            predict(judged, mine.images[: max(1, 2 * tested // EPOCHS)])
-
-        def after_each(other: Callable[[], object] = other, judged: nn.Module = judged) -> None:
-            other()
-            usual.evaluate(judged, clean_ones, triggered)
-
-        epoch = compared(f"an epoch, {name}", "s", 1, once_in_all, after_each, max(3, rounds // 2), 4)
-        told = f"{tested + stamped_too:,} images tested after each; ours {2 * tested:,} once in {EPOCHS} epochs"
-        yield noted(epoch, told)
-    ours, other = pair(lambda: ResNet18().build(TASK), 2)
-    step = compared("training step, ResNet-18, batch 128", "s", 0.5, ours, other, max(3, rounds // 3), 2.3)
+        for threads in (1, CORES):
+            torch.set_num_threads(threads)
+            yield from epochs(
+                width, threads, mine, theirs, folder / f"test{width}x{threads}", max(3, rounds // 2), peak
+            )
+    torch.set_num_threads(1)
+    fast, plain, two = ResNet18().build(TASK), ResNet18().build(TASK), RECIPE.replace(steps=2)
+    step = compared(
+        "training step, ResNet-18, batch 128", "s", 0.5, lambda: fit(fast, mine, two, generator=generator),
+        lambda: usual.train(plain, theirs, 2), max(3, rounds // 3), 2.3,
+    )  # fmt: skip
     yield noted(step, share(ResNet18().build(TASK), 128 / step.ours, peak))
     yield stage(folder)
     for clean in (500, 2500):
@@ -204,6 +189,42 @@ def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figur
             f"images, 100 epochs of fine-tuning on {clean}", "images", ours_seen, theirs_seen, ratio, None, None, "8 x",
             ratio >= 8, "counted, not timed: no evaluation in between",
         )  # fmt: skip
+
+
+def epochs(
+    width: int, threads: int, mine: ImageSet, theirs: usual.Pictures, folder: Path, rounds: int, peak: dict[str, float]
+) -> Iterator[Figure]:
+    """A small net's epoch of 15 batches without and with what is evaluated meanwhile, on so many threads of both sides.
+
+    Each way has networks of its own, since ours moves them to another memory layout.
+    """
+    seen = 15 * 128
+    tested, stamped = seen * CLEAN // TRAINED, seen * TRIGGERED // TRAINED
+    folder.mkdir()
+    images, labels = mine.images.numpy(), theirs.labels
+    clean = usual.Pictures(images[:tested], np.array(labels), {}, False)
+    files = usual.poison(images, np.arange(stamped), folder)
+    triggered = usual.Pictures(images[:stamped], np.array(labels), files, False)
+    fast, plain = (SmallCNN(width=width).build(TASK) for _ in range(2))
+    recipe = RECIPE.replace(steps=15 * TIMES)
+
+    def run() -> None:
+        fit(fast, mine, recipe, generator=generator)
+
+    def run_and_test() -> None:
+        run()
+        predict(fast, mine.images[: max(1, 2 * tested * TIMES // EPOCHS)])
+
+    def epoch_and_test() -> None:
+        usual.train(plain, theirs, 15)
+        usual.evaluate(plain, clean, triggered)
+
+    name = f"small-cnn width {width}, {seen:,} images, {threads} thread{'s' * (threads > 1)}"
+    trained = compared(f"training alone, {name}", "s", 1, run, lambda: usual.train(plain, theirs, 15), rounds, 4, TIMES)
+    rate = share(fast, seen / trained.ours, peak) if threads == 1 else ""
+    yield noted(trained, rate)
+    epoch = compared(f"an epoch, {name}", "s", 1, run_and_test, epoch_and_test, rounds, 4, TIMES)
+    yield noted(epoch, f"{tested + stamped:,} images tested after each; ours {2 * tested:,} once in {EPOCHS} epochs")
 
 
 def noted(figure: Figure, note: str) -> Figure:

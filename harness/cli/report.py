@@ -40,7 +40,7 @@ def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal
     from harness.costs import costs
     from harness.report.costs import text
 
-    stream.write(text(costs(planned.plan, planned.store), form))
+    stream.write(text(costs(planned.plan), form))
     return results.rows(planned.plan, planned.store)
 
 
