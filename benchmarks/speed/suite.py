@@ -16,19 +16,17 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
+import grids
 import numpy as np
 import records
 import torch
 import usual
-from tabulate import tabulate
+from figures import Figure, best, compared, noted, table, timed
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -56,52 +54,9 @@ TRAINED, CLEAN, TRIGGERED = 50_000, 10_000, 9_000
 """Images of an epoch, and of an evaluation in toolboxes, which leave the target class out of the triggered ones."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table: medians in `unit`, theirs to ours as `ratio`, and what that should be."""
-
-    name: str
-    unit: str
-    ours: float
-    theirs: float | None
-    ratio: float | None
-    low: float | None
-    high: float | None
-    goal: str
-    reached: bool
-    note: str = ""
-
-
 def generator(name: str) -> torch.Generator:
     """The streams that `fit` asks for."""
     return torch.Generator().manual_seed(len(name))
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
-
-
-def compared(
-    name: str,
-    unit: str,
-    scale: float,
-    ours: Callable[[], object],
-    theirs: Callable[[], object],
-    rounds: int,
-    goal: float,
-    times: int = 1,
-) -> Figure:
-    """Both ways in turn; seconds times `scale` are in `unit`. `ours` does `times` as much as `theirs`."""
-    ours(), theirs()
-    pairs = [(timed(ours) / times, timed(theirs)) for _ in range(rounds)]
-    ratios = sorted(slow / fast for fast, slow in pairs)
-    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
-    mine, other = (statistics.median(column) * scale for column in zip(*pairs, strict=True))
-    ratio = statistics.median(ratios)
-    return Figure(name, unit, mine, other, ratio, low, high, f"{goal:g} x", ratio >= goal)
 
 
 def ceilings() -> dict[str, float]:
@@ -120,12 +75,6 @@ def ceilings() -> dict[str, float]:
 
         found[f"conv {name}"] = 3 * 2 * 32 * 16 * 16 * 128 * 128 * 9 / best(both) / 1e9
     return found
-
-
-def best(work: Callable[[], object], rounds: int = 15) -> float:
-    """Seconds of the fastest round: a ceiling is what the machine can do, not what it did on average."""
-    work()
-    return min(timed(work) for _ in range(rounds))
 
 
 def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figure]:
@@ -227,11 +176,6 @@ def epochs(
     yield noted(epoch, f"{tested + stamped:,} images tested after each; ours {2 * tested:,} once in {EPOCHS} epochs")
 
 
-def noted(figure: Figure, note: str) -> Figure:
-    """The figure with a note."""
-    return Figure(**{**asdict(figure), "note": note})
-
-
 def share(model: nn.Module, images_a_second: float, peak: dict[str, float]) -> str:
     """What training at this rate comes to, beside the ceiling."""
     with FlopCounterMode(display=False) as counter:
@@ -262,33 +206,6 @@ def stage(folder: Path, times: int = 20) -> Figure:
     )
 
 
-def bench(*words: str, cache: Path) -> float:
-    """Seconds that a command takes, with a memo of its own."""
-    environment = {**os.environ, "BENCH_CACHE": str(cache)}
-    command = [sys.executable, "-m", "harness.cli", *words]
-
-    def run() -> None:
-        subprocess.run(
-            command, check=True, env=environment, cwd=records.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-
-    return timed(run)
-
-
-def whole(folder: Path) -> Iterator[Figure]:
-    """Grids through the command line."""
-    taken = bench("run", "benchmarks/quickstart.toml", "--store", str(folder / "quick"), cache=folder / "cold")
-    yield Figure("quickstart, 4 x 5, nothing cached", "s", taken, None, None, None, None, "25 s", taken < 25)
-    grid = "benchmarks/speed/equal.toml"
-    bench("plan", grid, "--store", str(folder / "plan"), cache=folder / "cold")
-    alone, both = (
-        bench("run", grid, "--jobs", jobs, "--store", str(folder / f"jobs{jobs}"), cache=folder / "cold")
-        for jobs in ("1", "2")
-    )
-    yield Figure("eight victims, two workers against one", "s", both, alone, alone / both, None, None, "1.9 x",
-                 alone / both >= 1.9)  # fmt: skip
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=9, help="pairs of measurements (default: 9)")
@@ -300,27 +217,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         found = list(figures(asked.rounds, Path(name), peak))
         if not asked.quick:
-            found += whole(Path(name))
+            found += grids.whole(Path(name))
     print(table(found))
     print("One thread reaches, in GFLOP/s: " + ", ".join(f"{kind} {rate:.0f}" for kind, rate in peak.items()))
     records.write(ceilings_gflops=peak, figures=[asdict(figure) for figure in found])
-
-
-def table(found: list[Figure]) -> str:
-    """For the terminal."""
-
-    def told(value: float | None) -> str:
-        return "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
-
-    body = [
-        [one.name, one.unit, told(one.ours), told(one.theirs), told(one.ratio),
-         "" if one.low is None else f"{told(one.low)} to {told(one.high)}", one.goal, "yes" if one.reached else "no",
-         one.note]
-        for one in found
-    ]  # fmt: skip
-    head = ["", "unit", "ours", "usual", "ratio", "10 to 90 %", "goal", "reached", ""]
-    sides = ("left", "left", "right", "right", "right", "left", "right", "left", "left")
-    return tabulate(body, head, "simple", disable_numparse=True, colalign=sides)
 
 
 if __name__ == "__main__":
