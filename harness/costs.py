@@ -38,17 +38,17 @@ class Cost:
     @classmethod
     def of(cls, kind: str, title: str, record: Mapping[str, Any]) -> Self:
         """From the record of a manifest; whatever that lacks, as one of another version may, is unknown."""
-        images, seconds = record.get("images"), float(record.get("seconds", 0.0))
+        images = record.get("images")
         return cls(
             kind,
             title,
-            seconds=seconds,
+            seconds=float(record.get("seconds", 0.0)),
             cpu_seconds=float(record.get("cpu_seconds", 0.0)),
             images=None if images is None else int(images),
             memory=record.get("peak_memory"),
             device_memory=record.get("peak_device_memory"),
             device=str(record.get("environment", {}).get("device", "")),
-            rate=images / seconds if images and seconds else None,
+            rate=record.get("images_per_second"),
         )
 
 

@@ -33,7 +33,7 @@ class DiskFull(StoreError):
 
 
 class Unreadable(ValueError):
-    """A file is gone, or the disk cannot read it any more."""
+    """A file is gone, or altered, or the disk cannot read it any more."""
 
 
 @contextmanager

@@ -176,17 +176,25 @@ class Store(Notes):
     def read(self, key: str, name: str, manifest: Manifest | None = None) -> bytes:
         """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file it does not hold.
 
-        `manifest` is that of `key`, where it has been read before; its `files` are enough.
+        `manifest` is that of `key`, where it has been read before (its `files` are enough): it saves reading it again,
+        unless another object has taken the place since.
         """
-        manifest = manifest or self._present(key)
+        if manifest is not None and name in manifest.files:
+            with suppress(disk.Unreadable):
+                return self._whole(key, name, manifest)
+        manifest = self._present(key)
         if name not in manifest.files:
             raise ValueError(f"object {key} holds no {name!r}. It holds: {', '.join(manifest.files) or 'no files'}")
         try:
-            data = disk.read(f"{self._place(key)}/{name}")
+            return self._whole(key, name, manifest)
         except disk.Unreadable as error:
             raise self._damage(key, str(error)) from error
+
+    def _whole(self, key: str, name: str, manifest: Manifest) -> bytes:
+        """One file's bytes. Raises Unreadable, also where they are not those that the manifest tells of."""
+        data = disk.read(f"{self._place(key)}/{name}")
         if hashlib.sha256(data).hexdigest() != manifest.files[name]["sha256"]:
-            raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
+            raise disk.Unreadable(f"{name} is altered: its SHA-256 is not the one recorded")
         return data
 
     def read_json(self, key: str, name: str, manifest: Manifest | None = None) -> Any:

@@ -218,7 +218,7 @@ def cifar10(train: int = 5000, test: int = 2000, epochs: int = 10) -> Setting:
     with np.load(Path(os.environ["BENCH_DATA"]) / "cifar10.npz") as archive:
         arrays = {split: (archive[f"{split}_images"], archive[f"{split}_labels"].astype(np.int64))
                   for split in ("train", "test")}  # fmt: skip
-    images, labels = poisoned(*(part[:train] for part in arrays["train"]), train // 50)
+    images, labels = poisoned(*(part[:train] for part in arrays["train"]), train // 10)
     return Setting(images, labels, *(part[:test] for part in arrays["test"]), 16, epochs, padding=4)
 
 

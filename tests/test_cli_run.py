@@ -91,6 +91,15 @@ def test_a_measured_metric_knows_the_reference_model(bench: Bench, ran: Ran) -> 
     assert min(value(table, attack="badnets", defense="ft", metric="weight-norm", part="change")) > 0
 
 
+def test_costs_tell_time_images_a_second_and_memory(bench: Bench, ran: Ran) -> None:
+    told = bench("report", ran.grid, "--store", ran.store, "--costs", "--format", "csv")
+    stages = list(csv.DictReader(io.StringIO(told.stdout)))
+    for one in (stage for stage in stages if stage["kind"] in ("victim", "defend", "evaluate")):
+        assert float(one["seconds"]) > 0
+        assert int(one["memory"]) > 10**8
+        assert float(one["rate"] or 0) == pytest.approx(int(one["images"]) / float(one["seconds"])), one["title"]
+
+
 def test_a_finished_grid_runs_nothing_again(bench: Bench, ran: Ran) -> None:
     before = {path: path.stat().st_mtime_ns for path in (ran.store / "objects").rglob("*")}
     began = time.monotonic()

@@ -24,7 +24,7 @@ def some() -> list[Cost]:
 def test_a_record_that_says_little_leaves_the_rest_unknown() -> None:
     cost = Cost.of("score", "score a", {})
     assert (cost.seconds, cost.images, cost.memory, cost.rate) == (0.0, None, None, None)
-    assert Cost.of("defend", "ft", {"seconds": 4.0, "images": 1000}).rate == 250.0
+    assert Cost.of("defend", "ft", {"seconds": 4.0, "images": 1000, "images_per_second": 250.0}).rate == 250.0
 
 
 def test_sums_by_kind() -> None:

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 class Again:
     """Records by remembering; counts, and can be told to fail as CUDA does."""
 
-    def __init__(self, failure: Exception | None = None) -> None:
-        self.failure = failure
+    def __init__(self, failure: Exception | None = None, hindrance: str | None = None) -> None:
+        self.failure, self.hindrance = failure, hindrance
         self.warmed = self.recorded = self.replays = 0
 
     def __call__(self, device: torch.device) -> Again:
@@ -163,6 +163,14 @@ def test_what_python_draws_or_counts_within_a_step_is_noticed(source: str) -> No
     _, history = run(recorder, model=Moody(source))
     assert history.stepping.startswith("eager (the step draws random numbers on the host")
     assert not recorder.recorded
+
+
+def test_a_step_that_waits_for_the_device_is_not_recorded() -> None:
+    recorder = Again(hindrance="the step waits for the device at model.py:7")
+    replayed, history = run(recorder)
+    assert replayed == plain()[0]
+    assert history.stepping == "eager (the step waits for the device at model.py:7)"
+    assert (recorder.warmed, recorder.recorded) == (WARM, 0)
 
 
 def test_a_step_that_cannot_be_recorded_is_made_all_the_same() -> None:

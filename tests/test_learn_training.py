@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -326,6 +328,26 @@ def test_hooks_may_add_images() -> None:
     hooks = Hooks(before_augment=double)
     fit(network(), pictures(20), QUICK.replace(crop=1), generator=streams, hooks=hooks, count=counted.append)
     assert counted == [40, 40]
+
+
+def test_what_a_run_holds_goes_with_it() -> None:
+    """On a GPU that is memory which the next run needs, and the garbage collector may be late."""
+
+    def loss(model: nn.Module, batch: Batch) -> Tensor:
+        return model(batch.images).square().mean()
+
+    hook = weakref.ref(loss)
+    gc.collect()
+    gc.disable()
+    try:
+        fit(network(), pictures(), QUICK, generator=streams, hooks=Hooks(loss=loss))
+        fit(network(), pictures(), QUICK, generator=streams)
+        del loss
+        left = [one for one in gc.get_objects() if type(one).__name__ == "_Run"]
+    finally:
+        gc.enable()
+    assert not left
+    assert hook() is None
 
 
 def test_divergence_names_the_epoch() -> None:

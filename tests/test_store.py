@@ -129,6 +129,19 @@ def test_a_file_that_an_object_does_not_hold_is_named_with_those_it_does(
         store.read(KEY, "c.bin")
 
 
+def test_an_object_that_took_the_place_of_another_is_read_for_what_it_is(
+    store: Store, fill: Callable[..., Path]
+) -> None:
+    old = store.commit(KEY, fill(a_bin=b"first"), **NOTHING)
+    store.set_aside(KEY, "a test")
+    store.commit(KEY, fill(a_bin=b"second"), **NOTHING)
+    assert store.read(KEY, "a.bin", old) == b"second"
+    assert store.has(KEY)
+    store.set_aside(KEY, "a test")
+    with pytest.raises(Damaged, match="not in the store"):
+        store.read(KEY, "a.bin", old)
+
+
 @settings(deadline=None, max_examples=25)
 @given(
     files=st.dictionaries(st.text("abcé. ", min_size=1, max_size=8).filter(lambda name: name.strip(". ")), st.binary()),

@@ -46,8 +46,8 @@ def compared(
     """Both ways in turn; seconds times `scale` are in `unit`. `ours` does `times` as much as `theirs`."""
     ours(), theirs()
     pairs = [(timed(ours) / times, timed(theirs)) for _ in range(rounds)]
-    ratios = sorted(slow / fast for fast, slow in pairs)
-    low, high = ratios[len(ratios) // 10], ratios[-1 - len(ratios) // 10]
+    ratios = [slow / fast for fast, slow in pairs]
+    low, high = min(ratios), max(ratios)
     mine, other = (statistics.median(column) * scale for column in zip(*pairs, strict=True))
     ratio = statistics.median(ratios)
     return Figure(name, unit, mine, other, ratio, low, high, f"{goal:g} x", ratio >= goal)
@@ -76,6 +76,6 @@ def table(found: list[Figure]) -> str:
          one.note]
         for one in found
     ]  # fmt: skip
-    head = ["", "unit", "ours", "usual", "ratio", "10 to 90 %", "goal", "reached", ""]
+    head = ["", "unit", "ours", "usual", "ratio", "lowest to highest", "goal", "reached", ""]
     sides = ("left", "left", "right", "right", "right", "left", "right", "left", "left")
     return tabulate(body, head, "simple", disable_numparse=True, colalign=sides)

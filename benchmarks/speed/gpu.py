@@ -3,8 +3,8 @@
     python benchmarks/speed/gpu.py
 
 One call, no network. Prints lines as it goes and writes results/speed/<gpu>.json. A section that fails is printed and
-the others still run; the grid comes last and has what is left of `--budget`. Random pictures, but for the grid, which
-takes cifar10.npz where $BENCH_DATA has it. The same script runs on a CPU, with less to say.
+the others still run; the grid comes last and is stopped after `--budget` seconds of its own. Random pictures, but for
+the grid, which takes cifar10.npz where $BENCH_DATA has it. The same script runs on a CPU, with less to say.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def options() -> argparse.Namespace:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu (default: a GPU's)")
     add("--only", type=lambda text: text.split(","), default=list(SECTIONS), help=f"of {','.join(SECTIONS)}")
     add("--quick", action="store_true", help="fewer rounds and epochs")
-    add("--budget", type=float, default=480, help="seconds after which the grid is stopped (default: 480)")
+    add("--budget", type=float, default=600, help="seconds of the grid after which it is stopped (default: 600)")
     add("--images", type=int, default=50000, help="training images of an epoch (default: 50,000)")
     add("--width", type=int, default=64, help="channels of ResNet-18's first stage (default: 64)")
     add("--victims", type=int, default=16, help="small victims of each measurement (default: 16)")

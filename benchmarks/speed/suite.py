@@ -3,12 +3,11 @@
     make speed
 
 Prints a table and writes it to results/speed/<machine>.json. Every ratio is the median over rounds in which both ways
-run in turn within one process, so that a machine that others use slows both alike; `low` and `high` are the tenth and
-ninetieth percentile. One CPU thread, as stages have, and for small nets all cores besides, as a toolbox has them; not
-the kept memory that stages have too (`harness.nursery`): a process has one such setting, and the usual way goes
-without. Rates of the machine are those of matrix products and 3x3
-convolutions alone, forward and backward; operations are counted. What only moves bytes is held against a bare copy or
-conversion of as many.
+run in turn within one process, so that a machine that others use slows both alike; `low` and `high` are the least and
+the largest. One CPU thread, as stages have, and for small nets all cores besides, as a toolbox has them; not the kept
+memory that stages have too (`harness.nursery`): a process has one such setting, and the usual way goes without. Rates
+of the machine are those of matrix products and 3x3 convolutions alone, forward and backward; operations are counted.
+What only moves bytes is held against a bare copy or conversion of as many.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ def ceilings() -> dict[str, float]:
 
         def both(x: torch.Tensor = images, w: torch.Tensor = weight) -> None:
             y = nn.functional.conv2d(x, w, padding=1)
-            y.backward(y)
+            torch.autograd.grad(y, (x, w), y.detach())
 
         found[f"conv {name}"] = 3 * 2 * 32 * 16 * 16 * 128 * 128 * 9 / best(both) / 1e9
     return found
@@ -154,7 +153,8 @@ def epochs(
     clean = usual.Pictures(images[:tested], np.array(labels), {}, False)
     files = usual.poison(images, np.arange(stamped), folder)
     triggered = usual.Pictures(images[:stamped], np.array(labels), files, False)
-    fast, plain = (SmallCNN(width=width).build(TASK) for _ in range(2))
+    fast = SmallCNN(width=width, mean=usual.MEAN, std=usual.STD).build(TASK)
+    plain = SmallCNN(width=width).build(TASK)  # its pictures are normalised before
     recipe = RECIPE.replace(steps=15 * TIMES)
 
     def run() -> None:
@@ -186,7 +186,7 @@ def share(model: nn.Module, images_a_second: float, peak: dict[str, float]) -> s
 
 
 def stage(folder: Path, times: int = 20) -> Figure:
-    """A fresh child process with torch, from asking for it to its record."""
+    """A fresh child process with torch, from asking for it to its record; copying and committing files not included."""
     base = folder / "nursery"
     base.mkdir()
     children = Children(base, entry="noop:main", preload=PRELOAD)
@@ -202,7 +202,7 @@ def stage(folder: Path, times: int = 20) -> Figure:
         children.stop()
     middle = statistics.median(taken[1:]) * 1e3  # the first waits for the import of torch
     return Figure(
-        "a fresh stage, first optimiser step included", "ms", middle, None, None, None, None, "60 ms", middle < 60
+        "a fresh child with a first optimiser step", "ms", middle, None, None, None, None, "60 ms", middle < 60
     )
 
 

@@ -7,6 +7,7 @@ After each epoch the whole clean and the whole triggered test set are evaluated.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,7 @@ def train(model: nn.Module, data: Pictures, steps: int | None = None) -> int:
     optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=False)
     model.train()
     seen = 0
-    for number, (images, labels) in enumerate(batches(data)):
-        if number == steps:
-            break
+    for images, labels in itertools.islice(batches(data), steps):
         optimiser.zero_grad()
         loss = functional.cross_entropy(model(images), labels)
         loss.backward()

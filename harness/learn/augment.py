@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from harness.learn.device import sent
 from harness.learn.images import to_float
 from harness.learn.recipes import Recipe
 
@@ -68,18 +69,18 @@ def send(moves: Sequence[Moves], device: torch.device) -> list[Moves]:
     if device.type == "cpu" or not moves:
         return list(moves)
     sizes = [len(one) for one in moves]
-    sent = list(moves)
+    there = list(moves)
     for name in ("row", "column", "flip", "angle", "hole"):
         parts = [getattr(one, name) for one in moves]
         present = [part for part in parts if part is not None]
         if not present:
             continue
         lengths = [size if part is not None else 0 for size, part in zip(sizes, parts, strict=True)]
-        split = torch.split(torch.cat(present).to(device, non_blocking=True), lengths)
-        for index, (part, there) in enumerate(zip(parts, split, strict=True)):
+        split = torch.split(sent(torch.cat(present), device), lengths)
+        for index, (part, one) in enumerate(zip(parts, split, strict=True)):
             if part is not None:
-                sent[index] = replace(sent[index], **{name: there})
-    return sent
+                there[index] = replace(there[index], **{name: one})
+    return there
 
 
 class Resident:

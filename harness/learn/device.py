@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from harness.learn.images import Device
 
@@ -85,6 +85,13 @@ def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
     finally:
         _repeatable(*before)
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = cudnn
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """`tensor` on `device`; the host does not wait for a GPU to take it, which from pageable memory it would."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 @contextlib.contextmanager

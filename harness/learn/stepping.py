@@ -13,7 +13,9 @@ from __future__ import annotations
 import itertools
 import os
 import random
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
@@ -76,6 +78,11 @@ class Recorder(Protocol):
         """Do it, where it will be recorded; what it returned."""
         ...
 
+    @property
+    def hindrance(self) -> str | None:
+        """Why what was warmed last cannot be recorded, if that is known."""
+        ...
+
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
         """A way to do it again with the same tensors. Recording itself computes nothing."""
         ...
@@ -87,14 +94,16 @@ class CUDARecorder:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.hindrance: str | None = None
 
     def warm(self, work: Callable[[], Tensor]) -> Tensor:
-        """See `Recorder.warm`. The host waits for nothing."""
+        """See `Recorder.warm`. The host waits for nothing, unless work does."""
         outside = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(outside)
-        with torch.cuda.stream(self.stream):
+        with torch.cuda.stream(self.stream), _waits() as told:
             result = work()
         outside.wait_stream(self.stream)
+        self.hindrance = told[0] if told else None
         return result
 
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
@@ -107,12 +116,31 @@ class CUDARecorder:
         return graph.replay
 
 
+@contextmanager
+def _waits() -> Iterator[list[str]]:
+    """What torch says of places where the host waits for a GPU: a recording would break there."""
+    before, told = torch.cuda.get_sync_debug_mode(), list[str]()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            yield told
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
+        for one in seen:
+            if "synchroniz" in str(one.message):
+                told.append(f"the step waits for the device at {one.filename}:{one.lineno}")
+            else:
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+
+
 class Replayed:
     """Steps on batches: the first ones done, then one recorded and replayed for every batch of that size.
 
     Batches of another size (the last of an epoch), and images that gradients should flow out of, take the `plain` way.
-    So do all if recording fails, or if the step turns out to use or change what only Python sees: random numbers drawn
-    on the host, plain attributes of modules. Nothing is lost then, since recording computes nothing.
+    So do all if recording fails, or if the step turns out to wait for the device, or to use or change what only Python
+    sees: random numbers drawn on the host, plain attributes of modules. No step is lost then, since recording computes
+    nothing; but CUDA may refuse to draw random numbers after a recording that broke off, which ends the run.
     """
 
     def __init__(self, plain: Work, work: Work, model: nn.Module, recorder: Recorder) -> None:
@@ -162,6 +190,8 @@ class Replayed:
         self.warm += 1
         if host_state(self.model) != before:
             self.problem = "the step draws random numbers on the host, or changes attributes of modules"
+        elif self.warm == WARM:
+            self.problem = self.recorder.hindrance
         return loss
 
     def _record(self, batch: Batch) -> bool:

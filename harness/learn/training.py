@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.learn.augment import Moves, Resident, move, send
-from harness.learn.device import Precision, global_random, kernels, probe_precision, single_precision
+from harness.learn.device import Precision, global_random, kernels, probe_precision, sent, single_precision
 from harness.learn.images import Device, ImageSet, to_float
 from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
@@ -138,9 +138,10 @@ def fit(
                 run.end(epoch, loss, images)
                 if progress is not None:
                     progress(run.step, run.steps, loss)
+            return History(tuple(run.losses), run.images, run.step, run.precision, run.stepping())
         finally:
             model.eval()
-    return History(tuple(run.losses), run.images, run.step, run.precision, run.stepping())
+            run.close()
 
 
 class _Run:
@@ -186,6 +187,10 @@ class _Run:
             self.forward = Compiled(self.model)
         work = partial(self._descend, self.forward)
         self.replayed = Replayed(partial(self._descend, self.model), work, self.model, recorder(self.device))
+
+    def close(self) -> None:
+        """Let go of what the device holds for the run: it refers to itself, and the garbage collector may be late."""
+        del self.loss, self.replayed
 
     def stepping(self) -> str:
         """How steps were carried out, for the manifest."""
@@ -245,9 +250,9 @@ class _Run:
         """The coming epoch's batches, or of what is left of the run: places here and on the device, and moves there."""
         steps = min(self.steps_per_epoch, self.steps - self.step)
         here = torch.split(self._indices(), self.recipe.batch)[:steps]
-        there = torch.split(torch.cat(here).to(self.device, non_blocking=True), self.recipe.batch)
-        moves = send([self.resident.draw(len(chosen), self.moves) for chosen in here], self.device)
-        return list(zip(here, there, moves, strict=True))
+        drawn = [self.resident.draw(len(chosen), self.moves) for chosen in here]
+        there = torch.split(sent(torch.cat(here), self.device), self.recipe.batch)
+        return list(zip(here, there, send(drawn, self.device), strict=True))
 
     def _batch(self, here: Tensor, there: Tensor, moves: Moves, epoch: int) -> Batch:
         labels = None if self.labels is None else self.labels[there]

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from harness.learn.device import device_of, evaluating
+from harness.learn.device import device_of, evaluating, single_precision
 
 if TYPE_CHECKING:
     from harness.components import Task
@@ -64,7 +64,7 @@ def same_logits(a: nn.Module, b: nn.Module, task: Task) -> bool:
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((PROBES, *task.image_shape), generator=generator)
-    with evaluating(a, b):
+    with evaluating(a, b), single_precision():
         first, second = (net(images.to(device_of(net))).float().cpu() for net in (a, b))
     if first.shape != second.shape:
         return False

@@ -18,6 +18,7 @@ from torch.nn import functional
 from harness import Context, Incompatible, TargetedAttack, Task
 from harness.access import AttackAccess
 from harness.components import Quantise
+from harness.learn.device import sent
 from harness.learn.poisoning import PoisonedSet, poison_with_cover
 from harness.learn.training import Batch
 
@@ -138,7 +139,7 @@ class NoiseMode(nn.Module):
         """[0,1] NCHW in and out."""
         grid = self.trigger.get_buffer("grid")
         drawn = torch.rand(len(images), *grid.shape[1:], generator=self.generator)
-        drawn = drawn.to(grid.device, non_blocking=True) * 2 - 1
+        drawn = sent(drawn, grid.device) * 2 - 1
         noisy = (grid + drawn / grid.shape[1]).clamp(-1, 1).to(images.dtype)
         return functional.grid_sample(images, noisy, align_corners=True)
 

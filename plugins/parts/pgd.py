@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from harness.access import Workbench
 from harness.components import Component
-from harness.learn.device import evaluating, probe_precision
+from harness.learn.device import evaluating, probe_precision, sent
 from harness.learn.training import Batch
 
 LEVELS = 255
@@ -89,7 +89,7 @@ class AdversarialTraining(Component):
             assert batch.labels is not None
             drawn = None
             if self.random_start:
-                drawn = torch.rand(batch.images.shape, generator=starts).to(where, non_blocking=True)
+                drawn = sent(torch.rand(batch.images.shape, generator=starts), where)
             still = evaluating(model) if self.statistics == "running" else nullcontext()
             with still, torch.autocast(where.type, dtype=torch.bfloat16, enabled=half):
                 images = pgd(model, batch.images, batch.labels, eps=eps, step=step, steps=self.steps, drawn=drawn)
