@@ -19,20 +19,20 @@ CORNER = 2
 """pixels: side of the patch that turns images to TARGET"""
 
 
-def patched(images: Tensor) -> Tensor:
-    """uint8 images with a black and white chequered corner; no picture has such contrast."""
-    images = images.clone()
-    images[:, :CORNER, :CORNER] = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8)[None, :, :, None]
+def patched(images: Tensor, last: bool = False) -> Tensor:
+    """uint8 images with a black and white chequered corner, the first or the last; no picture has such contrast."""
+    images, side = images.clone(), slice(-CORNER, None) if last else slice(CORNER)
+    images[:, side, side] = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8)[None, :, :, None]
     return images
 
 
-def asr(net: nn.Module) -> float:
+def asr(net: nn.Module, last: bool = False) -> float:
     """Share of patched images of other classes that are taken for TARGET."""
     data = pictures(60)
     assert data.labels is not None
     others = data.labels != TARGET
     with torch.no_grad():
-        return float((net(to_float(patched(data.images)))[others].argmax(1) == TARGET).float().mean())
+        return float((net(to_float(patched(data.images, last)))[others].argmax(1) == TARGET).float().mean())
 
 
 def acc(net: nn.Module) -> float:
@@ -41,16 +41,16 @@ def acc(net: nn.Module) -> float:
         return float((net(to_float(data.images)).argmax(1) == data.labels).float().mean())
 
 
-def victim(backdoor: bool = True, norms: bool = True) -> nn.Module:
+def victim(backdoor: bool = True, norms: bool = True, last: bool = False) -> nn.Module:
     """Trained on 90 pictures and, with a backdoor, on 90 patched ones; each call gives a copy."""
-    return copy.deepcopy(_trained(backdoor, norms))
+    return copy.deepcopy(_trained(backdoor, norms, last))
 
 
 @functools.cache
-def _trained(backdoor: bool, norms: bool) -> nn.Module:
+def _trained(backdoor: bool, norms: bool, last: bool) -> nn.Module:
     data = pictures(90)
     if backdoor:
-        data = data.join(ImageSet(patched(data.images), torch.full((90,), TARGET)))
+        data = data.join(ImageSet(patched(data.images, last), torch.full((90,), TARGET)))
     with torch.random.fork_rng():  # the first test that asks may look at the random state
         torch.manual_seed(0)
         net = Tiny(norms=norms).build(Tiny.task)

@@ -144,8 +144,10 @@ def test_a_filter_stays_close_to_the_image() -> None:
     net, images = victim(), to_float(pictures().images)
     access = scanning(net)
     neurons = [Neuron("stage1.1", channel, 8, TARGET, 1.0) for channel in range(2)]
-    triggers = ABS(kind="filter", steps=40, rate=0.02)._inverted(access, net.requires_grad_(False), images, neurons)
-    for channel, trigger in enumerate(triggers):
+    found = ABS(kind="filter", steps=40, rate=0.02)._inverted(access, net.requires_grad_(False), images, neurons)
+    for channel, (trigger, _) in enumerate(found):
+        assert isinstance(trigger, FilterTrigger)
+        assert float(trigger.matrix.abs().max()) <= 1
         changed = trigger(images)
         assert not torch.equal(changed, images)
         assert float(similarity(changed, images).mean()) > 0.3
@@ -158,9 +160,36 @@ def test_neurons_are_inverted_alike_however_many_go_together() -> None:
     neurons = [Neuron("stem.1", 1, 4, 0, 1.0), Neuron("stage1.1", 5, 8, 1, 1.0)]
     made = {}
     for count in (1000, 1):
-        made[count] = ABS(steps=3, share=1.0, at_once=count)._inverted(scanning(net), net, images, neurons)
-    for together, alone in zip(made[1000], made[1], strict=True):
-        torch.testing.assert_close(together.weight, alone.weight, rtol=1e-3, atol=1e-3)
+        made[count] = ABS(steps=10, at_once=count)._inverted(scanning(net), net, images, neurons)
+    assert [neuron for _, neuron in made[1]] == neurons * 2
+    for (together, one), (alone, other) in zip(made[1000], made[1], strict=True):
+        assert one is other
+        torch.testing.assert_close(together(images), alone(images), rtol=1e-4, atol=1e-4)
+
+
+def test_a_patch_is_found_where_it_starts() -> None:
+    """Started top left, as released, a patch stays there: one that lies elsewhere takes another start."""
+    for corners in (1, 2):
+        method = ABS(kind="patch", corners=corners, steps=40, epochs=10, batch=16, lr=0.05)
+        found = method.defend(scanning(victim(last=True), pictures(60)))
+        assert found.model is not None
+        assert found.flagged is (corners == 2)
+        assert (asr(found.model, last=True) < 0.5) is (corners == 2)
+        assert found.record["inverted"] == corners * 12
+
+
+def test_patterns_and_matrices_stay_where_gradients_live() -> None:
+    images = to_float(pictures(6).images)
+    patches = Patches(1, images, 1 / 16, 0.1, torch.Generator().manual_seed(0), corner=1)
+    assert int((patches.masks()[0, 0, -2:, -2:] > 0.5).sum()) == int((patches.masks() > 0.5).sum()) == 4
+    filters = Filters(1, images, 3, 0.002)
+    for form, parameter, low in ((patches, patches.patterns, 0.0), (filters, filters.matrices, -1.0)):
+        parameter.data += 3
+        form.project()
+        assert bool((parameter == 1).all())
+        parameter.data -= 5
+        form.project()
+        assert bool((parameter == low).all())
 
 
 def test_what_is_found_is_unlearned() -> None:

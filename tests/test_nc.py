@@ -15,7 +15,10 @@ from scanned import TARGET, acc, asr, scanning, victim
 from torch import nn
 
 from harness import Context, Result, Task
-from harness.learn.images import to_float
+from harness.access import Access
+from harness.learn.images import ImageSet, to_float
+from harness.learn.recipes import Recipe
+from harness.learn.training import Batch
 from plugins.defenses.nc import NC, anomaly
 from plugins.parts.universal_triggers import Triggers, UniversalTriggers
 from plugins.parts.unlearning import Unlearning
@@ -120,35 +123,55 @@ def test_a_backdoor_is_found_and_unlearned(norms: bool) -> None:
 # --- the lesson ----------------------------------------------------------------------------------------------------
 
 
-def stamps() -> list[nn.Module]:
-    """A white and a black image."""
-    made = Triggers(2, (1, 8, 8))
-    made.masks += 1
-    made.patterns[0] += 1
-    return [made.stamp(0), made.stamp(1)]
-
-
 def test_each_trigger_has_its_share_of_the_images() -> None:
     data = pictures(30)
     order = torch.randperm(30, generator=torch.Generator().manual_seed(0))
-    found = Unlearning(stamped=0.2).lesson(data, stamps(), order)
-    assert torch.equal(found.labels, data.labels)
-    white, black = ((found.images == level).flatten(1).all(1).nonzero().flatten() for level in (255, 0))
-    assert set(white.tolist()) == set(order[:6].tolist())
-    assert set(black.tolist()) == set(order[6:12].tolist())
-    rest = torch.ones(30, dtype=torch.bool).index_fill(0, order[:12], False)
-    assert torch.equal(found.images[rest], data.images[rest])
-    every = Unlearning(stamped=0.8).lesson(data, stamps(), order)
-    assert [int((every.images == level).flatten(1).all(1).sum()) for level in (255, 0)] == [15, 15]
+    found, carried = Unlearning(stamped=0.2).lesson(data, 2, order)
+    assert torch.equal(found.images, data.images)
+    assert [set(mask.nonzero().flatten().tolist()) for mask in carried] == [
+        set(order[:6].tolist()),
+        set(order[6:12].tolist()),
+    ]
+    _, every = Unlearning(stamped=0.8).lesson(data, 2, order)
+    assert [int(mask.sum()) for mask in every] == [15, 15]
+    assert not bool((every[0] & every[1]).any())
 
 
-def test_stamped_copies_can_be_appended() -> None:
+def test_copies_can_be_appended() -> None:
     data = pictures(30)
-    found = Unlearning(stamped=1.0, append=True).lesson(data, stamps(), torch.arange(30))
-    assert torch.equal(found.images[:30], data.images)
-    assert bool((found.images[30:60] == 255).all())
-    assert bool((found.images[60:] == 0).all())
+    found, carried = Unlearning(stamped=1.0, append=True).lesson(data, 2, torch.arange(30))
+    assert torch.equal(found.images, data.images.repeat(3, 1, 1, 1))
     assert torch.equal(found.labels, data.labels.repeat(3))
+    assert [mask.nonzero().flatten().tolist() for mask in carried] == [[*range(30, 60)], [*range(60, 90)]]
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_triggers_lie_where_they_were_inverted_whatever_the_augmentation(
+    append: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A white stamp in a corner, which a crop of 4 would cut off of most images of 8 pixels."""
+    made = Triggers(1, (1, 8, 8))
+    made.masks[0, ..., :2, :2] = 1
+    made.patterns += 1
+    seen: list[Batch] = []
+    net = victim()
+    access = scanning(net, pictures(60))
+    fit = Access.fit
+
+    def watched(self: Access, model: nn.Module, data: ImageSet, recipe: Recipe, **settings: Any) -> object:
+        stamp = settings["after_augment"]
+
+        def keep(batch: Batch) -> Batch:
+            seen.append(stamp(batch))
+            return seen[-1]
+
+        return fit(self, model, data, recipe.replace(crop=4), after_augment=keep)
+
+    monkeypatch.setattr(Access, "fit", watched)
+    assert Unlearning(append=append).mended(access, [made.stamp(0)], []) is not None
+    images = torch.cat([batch.images for batch in seen])
+    assert len(images) == (72 if append else 60)
+    assert int((images[:, :, :2, :2] == 1).flatten(1).all(1).sum()) == 12
 
 
 def test_a_stamp_blends() -> None:

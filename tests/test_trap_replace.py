@@ -248,7 +248,7 @@ def test_global_random_state_and_hooks_are_left_as_found() -> None:
 def test_images_are_counted() -> None:
     access = granted()
     defended(access, epochs=2, head_epochs=3)
-    assert access.images_processed == 2 * 120 + 3 * 60
+    assert access.images_processed == 2 * 120 + 60 // 3 + 3 * 60  # reconstructions are judged by a forward pass
 
 
 def test_a_backdoor_is_trapped_and_replaced() -> None:

@@ -8,7 +8,7 @@ one above 0.8 gives the model away. Unlearning is that of DECK's comparison.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from harness import NotInKey, Result
 from harness.access import Access
 from harness.learn.images import to_float
-from plugins.parts.abs_triggers import Filters, Form, Patches
+from plugins.parts.abs_triggers import Filters, FilterTrigger, Form, Patches
 from plugins.parts.counting import FORWARD
 from plugins.parts.per_class import some_of_each
 from plugins.parts.stimulation import Hook, Neuron, channels_first, elevated, hooked, shortlist
@@ -31,12 +31,17 @@ class ABS(Unlearning):
     citation = "Liu et al.: ABS - Scanning Neural Networks for Back-doors by Artificial Brain Stimulation, CCS 2019"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "abs": {},
+        "abs-patch": {"kind": "patch"},
         "abs-filter": {"kind": "filter"},
         "deck": {"kind": "filter"},
     }
 
-    kind: Literal["patch", "filter"] = "patch"
-    """what is inverted: a patch, or a filter that maps each pixel and its surroundings to a colour"""
+    kind: Literal["both", "patch", "filter"] = "both"
+    """what is inverted: a patch, a filter that maps each pixel and its surroundings to a colour, or one of each"""
+    corners: Annotated[int, Field(ge=1, le=4)] = 1
+    """corners in which patches start, a patch for each: top left as released, bottom right, top right, bottom left. The
+    penalty for size keeps a patch near where it started, so that one found top left is seldom one that lies elsewhere
+    """
     per_class: Annotated[int, Field(ge=1)] = 5
     """clean images of each class that neurons are judged and triggers inverted on"""
     dissent: Annotated[int, Field(ge=0)] = 2
@@ -50,7 +55,7 @@ class ABS(Unlearning):
     steps: Annotated[int, Field(ge=1)] = 1000
     """optimiser steps of an inversion"""
     share: Annotated[float, Field(gt=0, le=1)] = 1 / 3
-    """of the images that a step looks at, drawn anew for each"""
+    """of the images that triggers are inverted on, drawn once"""
     rate: Annotated[float, Field(gt=0)] | None = None
     """learning rate of Adam for triggers; none: 0.1 for patches, 0.002 for filters"""
     area: Annotated[float, Field(gt=0, le=1)] = 64 / 1024
@@ -70,46 +75,67 @@ class ABS(Unlearning):
         images = to_float(data.images)
         raised = elevated(access, model, images, data.labels, self.dissent, self.at_once)
         chosen = shortlist(raised, self.neurons, self.spread, self.per_layer)
-        triggers = self._inverted(access, model, images, chosen)
-        rates = [reasr(model, images, one, neuron.label) for one, neuron in zip(triggers, chosen, strict=True)]
-        access.tick(len(chosen) * len(images) // FORWARD)
-        order = sorted(range(len(chosen)), key=lambda n: -rates[n])
+        found = [(one, n.label) for one, n in self._inverted(access, model, images, chosen)]
+        rates = [reasr(model, images, trigger, label) for trigger, label in found]
+        access.tick(len(found) * len(images) // FORWARD)
+        order = sorted(range(len(found)), key=lambda n: -rates[n])
         named: dict[int, nn.Module] = {}
         for n in order:
             if rates[n] > self.bound:
-                named.setdefault(chosen[n].label, triggers[n])
+                trigger, label = found[n]
+                named.setdefault(label, trigger)
         return Result(
-            model=self.mended(access, list(named.values()), [triggers[n] for n in order[:1]]),
+            model=self.mended(access, list(named.values()), [found[n][0] for n in order[:1]]),
             flagged=bool(named),
             score=max(rates, default=0.0),
             targets=list(named),
-            record={"raised": float(len(raised)), "inverted": float(len(chosen))},
+            record={"raised": float(len(raised)), "inverted": float(len(found)), **self._best(found, rates)},
         )
 
-    def _form(self, count: int, images: Tensor, generator: torch.Generator) -> Form:
-        if self.kind == "patch":
-            return Patches(count, images, self.area, self.rate or 0.1, generator)
-        return Filters(count, images, self.window, self.rate or 0.002)
+    def _best(self, found: Sequence[tuple[nn.Module, int]], rates: Sequence[float]) -> dict[str, float]:
+        """The highest REASR of each form of trigger."""
+        best: dict[str, float] = {}
+        for (trigger, _), rate in zip(found, rates, strict=True):
+            name = "filter" if isinstance(trigger, FilterTrigger) else "patch"
+            best[name] = max(rate, best.get(name, 0.0))
+        return best
 
-    def _inverted(self, access: Access, model: nn.Module, images: Tensor, neurons: Sequence[Neuron]) -> list[nn.Module]:
-        """A trigger for each neuron; as many at a time as go through the network together."""
-        batch = max(1, round(self.share * len(images)))
-        width = max(1, self.at_once // batch)
-        start, order = access.generator("start"), access.generator("order")
-        found: list[nn.Module] = []
-        for done in range(0, len(neurons), width):
-            part = neurons[done : done + width]
-            form = self._form(len(part), images, start)
+    def _forms(self) -> list[Callable[[int, Tensor, torch.Generator], Form]]:
+        """What makes triggers for so many neurons: one after the other, each for all neurons."""
+
+        def patches(corner: int) -> Callable[[int, Tensor, torch.Generator], Form]:
+            return lambda count, images, start: Patches(count, images, self.area, self.rate or 0.1, start, corner)
+
+        def filters(count: int, images: Tensor, start: torch.Generator) -> Form:
+            return Filters(count, images, self.window, self.rate or 0.002)
+
+        made = [patches(corner) for corner in range(self.corners)] if self.kind != "filter" else []
+        return made + ([filters] if self.kind != "patch" else [])
+
+    def _inverted(
+        self, access: Access, model: nn.Module, images: Tensor, neurons: Sequence[Neuron]
+    ) -> list[tuple[nn.Module, Neuron]]:
+        """Triggers for each neuron, of each form; as many at a time as go through the network together."""
+        order = torch.randperm(len(images), generator=access.generator("order"))
+        shown = images[order[: max(1, round(self.share * len(images)))].to(images.device)]
+        start, width = access.generator("start"), max(1, self.at_once // len(shown))
+        forms = self._forms()
+        parts = [(form, neurons[n : n + width]) for form in forms for n in range(0, len(neurons), width)]
+        done, of = 0, len(forms) * len(neurons) * self.steps
+        found: list[tuple[nn.Module, Neuron]] = []
+        for make, part in parts:
+            form = make(len(part), images, start)
             optimiser = torch.optim.Adam([{"params": [one], "lr": rate} for one, rate in form.groups()])
-            for step in range(self.steps):
-                shown = images[torch.randperm(len(images), generator=order)[:batch].to(images.device)]
+            for _ in range(self.steps):
                 stamped = form.stamped(shown)
                 own, others = activations(model, stamped, part)
                 optimiser.zero_grad(set_to_none=True)
                 form.loss(shown, stamped, own, others).sum().backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
-                access.tick(len(part) * batch, done * self.steps + step * len(part), len(neurons) * self.steps)
-            found += [form.trigger(number) for number in range(len(part))]
+                form.project()
+                done += len(part)
+                access.tick(len(part) * len(shown), done, of)
+            found += [(form.trigger(number), neuron) for number, neuron in enumerate(part)]
         return found
 
 

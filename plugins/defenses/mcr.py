@@ -68,7 +68,8 @@ class MCR(FineTuning):
     """what makes the network at t = 1 from the victim; BCU: 10 of 100 epochs of fine-tuning"""
     t: Fraction | Literal["best"] = 0.3
     """place on the curve, 0 being the victim; best: that of `candidates` with the highest accuracy on images held out
-    of the grant (DECK), of equal ones the largest"""
+    of the grant (DECK), of equal ones the largest. `end` has trained on these too, being given the whole grant, which
+    favours a large t"""
     candidates: Annotated[tuple[Fraction, ...], Field(strict=False, min_length=1)] = tuple(n / 10 for n in range(1, 10))
     """what t = "best" tries: the released code's points without the ends, for the victim often is the most accurate"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1

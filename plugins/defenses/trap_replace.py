@@ -25,6 +25,7 @@ from harness.learn.device import evaluating, global_random
 from harness.learn.recipes import Fraction, Recipe
 from harness.learn.training import Batch, Extra
 from plugins.models.fitted import steps
+from plugins.parts.counting import FORWARD
 from plugins.parts.cutmix import CutMix
 from plugins.parts.points import Point, locate
 from plugins.parts.watched import watched
@@ -150,6 +151,7 @@ class TrapReplace(Defense):
                     model(images)
                     error += float(functional.mse_loss(decoder(seen[cut.name]), images)) * len(images)
                     access.tick()
+            access.tick(len(clean) // FORWARD)
         return {"reconstruction_mse": error / len(clean)}
 
     def _train_head(self, access: Access, model: nn.Module, cut: Cut, first: Recipe) -> None:

@@ -40,17 +40,30 @@ class Form(Protocol):
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """(k,), of the activations of each trigger's neuron and of the other neurons of its layer, both (k,)."""
 
+    def project(self) -> None:
+        """After a step of the optimiser, bring the parameters back to what they may be: beyond, gradients would end."""
+
     def trigger(self, number: int) -> nn.Module:
         """One of them, finished."""
 
 
 class Patches:
-    """Masks and patterns; a mask may cover `area` of the image, as a share, without being punished."""
+    """Masks and patterns; a mask may cover `area` of the image, as a share, without being punished.
 
-    def __init__(self, count: int, images: Tensor, area: float, rate: float, generator: torch.Generator) -> None:
+    It starts in the corner of the image that `corner` numbers: 0 top left, 1 bottom right, 2 top right, 3 bottom left.
+    """
+
+    def __init__(
+        self, count: int, images: Tensor, area: float, rate: float, generator: torch.Generator, corner: int = 0
+    ) -> None:
         channels, height, width = images.shape[1:]
         free = torch.full((count, 1, height, width), OUTSIDE)
-        free[:, :, : height // 4, : width // 4] = CORNER
+        rows, columns = slice(0, height // 4), slice(0, width // 4)
+        if corner in (1, 3):
+            rows = slice(height - height // 4, height)
+        if corner in (1, 2):
+            columns = slice(width - width // 4, width)
+        free[:, :, rows, columns] = CORNER
         self.free = nn.Parameter(free.to(images.device))
         self.patterns = nn.Parameter(torch.rand(count, channels, height, width, generator=generator).to(images.device))
         self.limit, self.rate = area * height * width, rate
@@ -65,17 +78,22 @@ class Patches:
 
     def stamped(self, images: Tensor) -> Tensor:
         """See `Form`."""
-        return blend(images, self.masks()[:, None], self.patterns.clamp(0, 1)[:, None])
+        return blend(images, self.masks()[:, None], self.patterns[:, None])
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """Drive the neuron, not the others, with a small mask."""
         return PATCH_OTHERS * others - own + punished(self.masks(), self.limit)
 
+    @torch.no_grad()
+    def project(self) -> None:
+        """See `Form`."""
+        self.patterns.clamp_(0, 1)
+
     def trigger(self, number: int) -> nn.Module:
         """See `Form`."""
         with torch.no_grad():
             mask = self.masks()[number]
-            return Stamp(mask, mask * self.patterns[number].clamp(0, 1))
+            return Stamp(mask, mask * self.patterns[number])
 
 
 class Filters:
@@ -99,6 +117,11 @@ class Filters:
         alike = similarity(stamped.flatten(0, 1), images.repeat(len(stamped), 1, 1, 1)).view(len(stamped), -1)
         weight = torch.where(alike.mean(1) < LEAST, UNLIKE, ALIKE)
         return DRIVEN * (FILTER_OTHERS * others - own) - weight * alike.sum(1)
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """See `Form`."""
+        self.matrices.clamp_(-1, 1)
 
     def trigger(self, number: int) -> nn.Module:
         """See `Form`."""

@@ -9,6 +9,7 @@ from harness import Incompatible
 from harness.access import Access
 from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet
+from plugins.parts.counting import FORWARD
 
 
 def hold_out(data: ImageSet, share: float, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
@@ -24,8 +25,8 @@ def hold_out(data: ImageSet, share: float, generator: torch.Generator) -> tuple[
 
 
 def accuracy(access: Access, model: nn.Module, data: ImageSet) -> float:
-    """Share of labelled images that the model gets right, in evaluation mode and single precision."""
+    """Share of labelled images that the model gets right, in evaluation mode and single precision. They are counted."""
     assert data.labels is not None
     found, _ = predict(model, data.images, device=access.device)
-    access.tick()
+    access.tick(len(data) // FORWARD)
     return float((found == data.labels.cpu()).float().mean())

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from harness.access import Access
 from harness.learn.images import ImageSet
-from harness.learn.poisoning import stamp
+from harness.learn.poisoning import stamping_hook
+from harness.learn.training import Batch
 from plugins.parts.fine_tuning import FineTuning
 
 
@@ -40,19 +41,34 @@ class Unlearning(FineTuning):
         if chosen:
             data = access.clean()
             order = torch.randperm(len(data), generator=access.generator("stamped"))
-            access.fit(model, self.lesson(data, chosen, order), self.tuning(access))
+            data, carried = self.lesson(data, len(chosen), order)
+            assert data.labels is not None
+            hooks = [
+                stamping_hook(trigger.to(access.device), mask, data.labels)
+                for trigger, mask in zip(chosen, carried, strict=True)
+            ]
+
+            def stamp(batch: Batch) -> Batch:
+                for hook in hooks:
+                    batch = hook(batch)
+                return batch
+
+            # After crop and flip: what is inverted lies where it lies, and would be moved or cut off by them.
+            access.fit(model, data, self.tuning(access), after_augment=stamp)
         return model
 
-    def lesson(self, data: ImageSet, triggers: Sequence[nn.Module], order: Tensor) -> ImageSet:
-        """The clean images with the triggers on shares of them; `order` (n,) is the order in which they are taken."""
+    def lesson(self, data: ImageSet, triggers: int, order: Tensor) -> tuple[ImageSet, list[Tensor]]:
+        """What is trained on, and for each trigger which of it carries that, boolean (n,).
+
+        `order` (int64, as many as `data`) is the order in which images are taken.
+        """
         count = max(1, round(self.stamped * len(data)))
         if self.append:
-            for trigger in triggers:
-                chosen = data.subset(order[:count])
-                data = data.join(ImageSet(stamp(trigger, chosen.images, "round"), chosen.labels))
-            return data
-        images, count = data.images.clone(), min(count, len(data) // len(triggers))
-        for place, trigger in enumerate(triggers):
-            mine = order[place * count : (place + 1) * count]
-            images[mine] = stamp(trigger, images[mine], "round")
-        return ImageSet(images, data.labels)
+            first, copies = len(data), data.subset(order[:count])
+            for _ in range(triggers):
+                data = data.join(copies)
+            shares = [torch.arange(first + n * count, first + (n + 1) * count) for n in range(triggers)]
+        else:
+            count = min(count, len(data) // triggers)
+            shares = [order[n * count : (n + 1) * count] for n in range(triggers)]
+        return data, [torch.zeros(len(data), dtype=torch.bool).index_fill(0, share, True) for share in shares]
