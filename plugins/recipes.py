@@ -88,6 +88,24 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "fill": (0.4914, 0.4822, 0.4465),
         "flip": True,
     },
+    # BCU's WaNet: 200 epochs, the first of whose four milestones is the only one that comes.
+    "wanet-bcu": {
+        "epochs": 200,
+        "batch": 128,
+        "optimizer": "sgd",
+        "lr": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "step",
+        "milestones": (0.5,),
+        "gamma": 0.1,
+        "crop": 5,
+        "crop_probability": 0.8,
+        "rotation": 10.0,
+        "rotation_probability": 0.5,
+        "fill": (0.4914, 0.4822, 0.4465),
+        "flip": True,
+    },
     # Nguyen & Tran, NeurIPS 2020 (IAB), CIFAR-10: 600 epochs of which the mask net has 25; the rates of those that are
     # left for the classifier fall at its own epochs 100, 200, 300, 400. GTSRB is not flipped there, MNIST neither
     # flipped nor rotated: give them `training.flip = false`, `training.rotation = 0.0`.

@@ -104,6 +104,7 @@ def test_a_mirrored_trigger_survives_a_flip() -> None:
     ("settings", "reason"),
     [
         ({"pattern": "white", "size": 30, "margin": 3}, "do not fit"),
+        ({"corners": "four", "pattern": "white", "size": 17}, "twice, do not fit into 32x32 pixels"),
         ({"target": 10}, "no class"),
     ],
 )

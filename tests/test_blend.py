@@ -72,7 +72,6 @@ def test_single_precision_of_official_code_shows_in_whole_levels_only(name: str,
     whole = np.abs(exact - exact.round()) < 1e-5
     np.testing.assert_array_equal(found[~whole], official[~whole])
     assert np.isin(found.astype(int) - official, (0, 1)).all()
-    np.testing.assert_array_equal((0.8 * images + np.float32(0.2) * pattern).astype(np.uint8), official)
 
 
 @pytest.mark.oracle

@@ -407,7 +407,7 @@ def test_a_file_with_other_arrays(refused: Check, tmp_path: Path) -> None:
     ("setting", "reason"),
     [
         ("target = 10", "label 10 is no class of a task with 10 classes (0 to 9)"),
-        ("size = 18", "size 18 and margin 0 do not fit into 16 pixels"),
+        ("size = 18", "size 18 and margin 0 do not fit into 16x16 pixels"),
     ],
 )
 def test_what_makes_no_sense_here_is_a_row_with_its_reason(

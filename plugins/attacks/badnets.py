@@ -29,8 +29,10 @@ class BadNets(PoisoningAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "anp": {"poison_rate": 0.05, "rate_of": "eligible", "eligible": "non-target"},
         "bcu": {"poison_rate": 0.1},
+        "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
-        "trap/gtsrb": {"target": 1},
+        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the first.
+        "trap/gtsrb": {"target": 1, "order": "random"},
         "trap-white": {
             "poison_rate": 0.1,
             "eligible": "non-target",
@@ -39,6 +41,7 @@ class BadNets(PoisoningAttack):
             "size": 4,
             "margin": 1,
         },
+        "trap-white/gtsrb": {"target": 1, "order": "random"},
     }
 
     pattern: Literal["checkerboard", "grid", "white"] = "checkerboard"
@@ -60,9 +63,11 @@ class BadNets(PoisoningAttack):
 
     def compatible(self, context: Context) -> str | None:
         """The patch must fit."""
-        reach = self.size + self.margin
-        if reach > min(context.task.height, context.task.width):
-            return f"size {self.size} and margin {self.margin} do not fit into {context.task.height} pixels"
+        sides = 1 if self.corners == "bottom-right" else 2
+        height, width = context.task.height, context.task.width
+        if sides * (self.size + self.margin) > min(height, width):
+            where = "" if sides == 1 else ", twice,"
+            return f"size {self.size} and margin {self.margin}{where} do not fit into {height}x{width} pixels"
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:

@@ -19,15 +19,17 @@ class Blend(PoisoningAttack):
     """Faint uniform pattern, or a picture of one's own, over the whole image (Chen et al. 2017).
 
     The pattern of ANP and DECK is uniform noise. BCU's was meant to be and is a JPEG of it, with lower contrast; the
-    cartoon of the first paper is nobody's to ship: both can be given as `picture`.
+    cartoon of the first paper and of Trap and Replace is nobody's to ship: both can be given as `picture`.
     """
 
     citation = "Chen et al.: Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "anp": {"poison_rate": 0.05, "rate_of": "eligible", "eligible": "non-target"},
         "bcu": {"poison_rate": 0.1},
+        "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
-        "trap/gtsrb": {"target": 1},
+        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the first.
+        "trap/gtsrb": {"target": 1, "order": "random"},
         "deck": {
             "poison_rate": 0.1,
             "rate_of": "eligible",

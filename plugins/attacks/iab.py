@@ -58,7 +58,7 @@ class IAB(TargetedAttack):
         "anp": {},
         "anp-all": {"label_map": "all-to-all"},
         "bcu": {"milestones": []},
-        "bcu/gtsrb": {"mean": [0.0], "std": [1.0], "flip": False},
+        "bcu/gtsrb": {"mean": [0.0], "std": [1.0], "flip": False, "target": 2},  # the largest class
     }
 
     poison_rate: Annotated[float, Field(ge=0, le=0.5)] = 0.1

@@ -60,7 +60,8 @@ class LBA(PoisoningAttack):
     benign: Use[Part] = use("clean-model")
     """the clean network that the pattern is optimised on and that training starts from"""
     control: Literal["training", "data"] = "training"
-    """what the attacker controls; where it is training, poison_rate and its like are for the exported set alone"""
+    """what the attacker controls; where it is training, poison_rate and its like are for the exported set alone, but
+    for `eligible`, which also says on what images the pattern is optimised"""
     layer: Point = "features"
     """whose output is to match: `features` (what the head receives), `stem`, `stages[i]` or `blocks[i]`"""
     share: Annotated[float, Field(gt=0, le=1)] = 0.2

@@ -47,7 +47,7 @@ class LC(PoisoningAttack):
         "anp": {"layout": "mirrored-corners", "eps": 16.0, "poison_rate": 0.8},
         # BCU's released settings. Its text has the GTSRB ones for every dataset.
         "bcu": {"layout": "corners", "eps": 8.0, "poison_rate": 0.5},
-        "bcu/gtsrb": {"eps": 16.0, "poison_rate": 0.8},
+        "bcu/gtsrb": {"eps": 16.0, "poison_rate": 0.8, "target": 2},  # the largest class
         "bcu-text": {"layout": "corners", "eps": 16.0, "poison_rate": 0.8},
         "trap": {"layout": "corners", "eps": 16.0, "poison_rate": 1.0, "order": "first"},
         "trap/gtsrb": {"target": 1},

@@ -31,7 +31,7 @@ class SIG(PoisoningAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "anp": {},
         "bcu": {},
-        "bcu/gtsrb": {"delta": 60.0},
+        "bcu/gtsrb": {"delta": 60.0, "target": 2},  # the largest class: the paper takes the largest ones in turn
         "trap": {"form": "wrapped", "poison_rate": 1.0, "order": "first"},
         "trap/gtsrb": {"target": 1},
         "deck": {

@@ -24,12 +24,17 @@ from harness.learn.training import Batch
 
 
 class WaNet(TargetedAttack):
-    """Imperceptible smooth warp, with noise mode (Nguyen & Tran 2021)."""
+    """Imperceptible smooth warp, with noise mode (Nguyen & Tran 2021).
+
+    BCU cuts the training to 200 epochs and leaves all milestones where they were: its preset goes with
+    `training.recipe = "wanet-bcu"`.
+    """
 
     citation = "Nguyen, Tran: WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021"
     recipe = "wanet"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "bcu": {"poison_rate": 0.1, "cross_ratio": 2.0},
+        "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "deck": {},  # it takes the models that WaNet's authors released
     }
 

@@ -26,7 +26,8 @@ class FoundTrigger(PoisoningAttack):
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
-        "trap/gtsrb": {"target": 1},
+        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the first.
+        "trap/gtsrb": {"target": 1, "order": "random"},
     }
 
     picture: File | None = None
