@@ -135,7 +135,7 @@ def choose(attack: PoisoningAttack, labels: Tensor, generator: torch.Generator, 
     if len(order) < SHORTFALL * asked:
         raise Incompatible(
             f"poison_rate {attack.poison_rate:g} of {of} images asks for {asked}, but only {len(order)} are eligible "
-            f'({attack.eligible}): lower it to {len(order) / of:.4g}, or name a share of these with rate_of = "eligible"'
+            f'({attack.eligible}): lower it to {len(order) / of:.4g}, or name their share with rate_of = "eligible"'
         )
     if attack.poison_rate > 0 and asked == 0:
         raise Incompatible(f"poison_rate {attack.poison_rate:g} of {of} images poisons none of them")
