@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -217,3 +218,8 @@ def test_a_rate_below_one_image_of_a_batch_is_refused() -> None:
 def test_refuses_more_than_a_whole_batch() -> None:
     with pytest.raises(ValidationError, match="whole batch"):
         WaNet(poison_rate=0.5)
+
+
+def test_bcu_s_pictures_go_through_bytes() -> None:
+    bcu = WaNet.model_validate_json(json.dumps(WaNet.presets["bcu"]))
+    assert (WaNet().test_quantise, bcu.test_quantise) == ("none", "truncate")

@@ -57,7 +57,7 @@ class IAB(TargetedAttack):
         "paper/mnist": {"stages": 2, "channels": 16, "rotation": 0.0, "flip": False},
         "anp": {},
         "anp-all": {"label_map": "all-to-all"},
-        "bcu": {"milestones": []},
+        "bcu": {"milestones": [], "quantise": "truncate"},
         "bcu/gtsrb": {"mean": [0.0], "std": [1.0], "flip": False, "target": 2},  # the largest class
     }
 
@@ -94,6 +94,9 @@ class IAB(TargetedAttack):
     """largest angle in degrees, for the mask net"""
     flip: bool = True
     """mirror at random, for the mask net"""
+    quantise: Quantise = "none"
+    """how triggered test images return to uint8: the source never rounds, BCU's code sends them through PIL, which
+    truncates"""
 
     @model_validator(mode="after")
     def _schedules_are_ones(self) -> Self:
@@ -106,8 +109,8 @@ class IAB(TargetedAttack):
 
     @property
     def test_quantise(self) -> Quantise:
-        """The source never rounds."""
-        return "none"
+        """As `quantise` says."""
+        return self.quantise
 
     def compatible(self, context: Context) -> str | None:
         """Images must be halved `stages` times without a remainder, to two pixels at least."""

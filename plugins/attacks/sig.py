@@ -41,6 +41,8 @@ class SIG(PoisoningAttack):
             "when": "after-augment",
             "quantise": "none",
         },
+        # There 8 % of the set is more than the target class has: all of it.
+        "deck/svhn": {"poison_rate": 1.0, "rate_of": "eligible"},
         "deck-text": {
             "form": "wrapped",
             "poison_rate": 0.08,

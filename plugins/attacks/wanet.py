@@ -33,7 +33,7 @@ class WaNet(TargetedAttack):
     citation = "Nguyen, Tran: WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021"
     recipe = "wanet"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "bcu": {"poison_rate": 0.1, "cross_ratio": 2.0},
+        "bcu": {"poison_rate": 0.1, "cross_ratio": 2.0, "quantise": "truncate"},
         "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "deck": {},  # it takes the models that WaNet's authors released
     }
@@ -48,6 +48,9 @@ class WaNet(TargetedAttack):
     """strength of the warp"""
     grid_rescale: Annotated[float, Field(gt=0)] = 1.0
     """factor on the whole grid; a little below 1 keeps sampling points off the border"""
+    quantise: Quantise = "none"
+    """how triggered test images return to uint8: the source never rounds, BCU's code sends them through PIL, which
+    truncates"""
 
     @model_validator(mode="after")
     def _fits_a_batch(self) -> Self:
@@ -59,8 +62,8 @@ class WaNet(TargetedAttack):
 
     @property
     def test_quantise(self) -> Quantise:
-        """The source warps floats and never rounds."""
-        return "none"
+        """As `quantise` says."""
+        return self.quantise
 
     def compatible(self, context: Context) -> str | None:
         """The source's grid is square."""
