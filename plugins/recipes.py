@@ -9,6 +9,27 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+# Nguyen & Tran, ICLR 2021 (WaNet), CIFAR-10: rate divided by 10 at epochs 100, 200, 300, 400 of 1000. Crops come
+# with probability 0.8 and rotations with 0.5, one draw a batch, after normalisation: what they uncover has the mean
+# colour. GTSRB is neither normalised nor flipped there: give it `training.fill = [0.0]`, `training.flip = false`.
+_WANET: Mapping[str, Any] = {
+    "epochs": 1000,
+    "batch": 128,
+    "optimizer": "sgd",
+    "lr": 0.01,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "milestones": (0.1, 0.2, 0.3, 0.4),
+    "gamma": 0.1,
+    "crop": 5,
+    "crop_probability": 0.8,
+    "rotation": 10.0,
+    "rotation_probability": 0.5,
+    "fill": (0.4914, 0.4822, 0.4465),
+    "flip": True,
+}
+
 RECIPES: Mapping[str, Mapping[str, Any]] = {
     # Wu & Wang, NeurIPS 2021 (ANP), CIFAR-10 and ResNet-18: rate divided by 10 at epochs 100 and 150 of 200. The
     # released loop runs 199 of them.
@@ -68,44 +89,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "crop": 4,
         "flip": True,
     },
-    # Nguyen & Tran, ICLR 2021 (WaNet), CIFAR-10: rate divided by 10 at epochs 100, 200, 300, 400 of 1000. Crops come
-    # with probability 0.8 and rotations with 0.5, one draw a batch, after normalisation: what they uncover has the mean
-    # colour. GTSRB is neither normalised nor flipped there: give it `training.fill = [0.0]`, `training.flip = false`.
-    "wanet": {
-        "epochs": 1000,
-        "batch": 128,
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (0.1, 0.2, 0.3, 0.4),
-        "gamma": 0.1,
-        "crop": 5,
-        "crop_probability": 0.8,
-        "rotation": 10.0,
-        "rotation_probability": 0.5,
-        "fill": (0.4914, 0.4822, 0.4465),
-        "flip": True,
-    },
+    "wanet": _WANET,
     # BCU's WaNet: 200 epochs, the first of whose four milestones is the only one that comes.
-    "wanet-bcu": {
-        "epochs": 200,
-        "batch": 128,
-        "optimizer": "sgd",
-        "lr": 0.01,
-        "momentum": 0.9,
-        "weight_decay": 5e-4,
-        "schedule": "step",
-        "milestones": (0.5,),
-        "gamma": 0.1,
-        "crop": 5,
-        "crop_probability": 0.8,
-        "rotation": 10.0,
-        "rotation_probability": 0.5,
-        "fill": (0.4914, 0.4822, 0.4465),
-        "flip": True,
-    },
+    "wanet-bcu": {**_WANET, "epochs": 200, "milestones": (0.5,)},
     # Nguyen & Tran, NeurIPS 2020 (IAB), CIFAR-10: 600 epochs of which the mask net has 25; the rates of those that are
     # left for the classifier fall at its own epochs 100, 200, 300, 400. GTSRB is not flipped there, MNIST neither
     # flipped nor rotated: give them `training.flip = false`, `training.rotation = 0.0`.
