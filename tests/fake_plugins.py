@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,3 +35,21 @@ def install(folder: Path, distribution: str, modules: dict[str, str], entry: str
 def registering(body: str) -> str:
     """The text of a module whose `bench_register` has this one-line body."""
     return REGISTERS.format(body=body)
+
+
+def boxed(kind: str) -> dict[str, str]:
+    """The targets of what the box registers of a kind, by name."""
+    from plugins import bench_register
+
+    found: dict[str, str] = {}
+
+    class Register:
+        def __getattr__(self, called: str) -> Callable[..., None]:
+            def register(name: str, target: object = None, **more: object) -> None:
+                if called == kind:
+                    found[name] = str(target)
+
+            return register
+
+    bench_register(Register())  # type: ignore[arg-type]
+    return found

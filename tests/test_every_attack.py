@@ -23,10 +23,9 @@ from harness.learn.images import to_float
 from harness.learn.poisoning import PoisonedSet
 from harness.learn.weights import save_state
 from harness.stages.poison import check
-from plugins import bench_register
 from plugins.parts.cyclegan import Generator
 from plugins.parts.steganography import Steganography
-from tests.fake_plugins import ROOT
+from tests.fake_plugins import ROOT, boxed
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -72,21 +71,9 @@ save_file(found, folder / "found.safetensors")
 """
 
 
-class Registered(dict[str, str]):
-    """What a plugin registers as attacks: name to target."""
-
-    def attack(self, name: str, target: str) -> None:
-        self[name] = target
-
-    def __getattr__(self, kind: str) -> Any:
-        return lambda *what, **more: None
-
-
 @cache
 def targets() -> dict[str, str]:
-    found = Registered()
-    bench_register(found)  # type: ignore[arg-type]
-    return {name: target for name, target in found.items() if name not in ELSEWHERE}
+    return {name: target for name, target in boxed("attack").items() if name not in ELSEWHERE}
 
 
 NAMES = sorted(targets())

@@ -18,14 +18,16 @@ import pytest
 import torch
 from learned import pictures
 from safetensors.torch import load_file
-from test_every_attack import ELSEWHERE, Registered
 from torch import Tensor, nn
 
+from harness import Task
+from harness.components import Model, load_component
+from harness.learn.device import seeded_build
+from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
 from harness.learn.training import Batch, History, Hooks, fit
-from plugins import bench_register
-from tests.fake_plugins import ROOT
+from tests.fake_plugins import ROOT, boxed
 from tests.played_gpu import Far, playing, rounding
 
 pytestmark = [
@@ -181,11 +183,6 @@ name = "nc1"
 """
 SELECTED = {"grid": "badnets or */none/0.0", "measured": "*/badnets/none/*"}
 RECORDED = {"none", "blend", "badnets", "sig", "ft"}
-
-
-def on_gpu(work: Callable[[], Any]) -> Any:
-    with playing():
-        return work()
 
 
 # --- the player ------------------------------------------------------------------------------------------------------
@@ -368,6 +365,41 @@ def test_hooks_see_the_batch_on_the_gpu_and_its_places_on_the_cpu() -> None:
     assert set(seen) == {(True, True, False)}
 
 
+# --- every network ---------------------------------------------------------------------------------------------------
+
+NOISE = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8, generator=stream("noise"))
+LARGE = ImageSet(NOISE, torch.arange(20) % 10)
+SMALLER: dict[str, dict[str, Any]] = {
+    "timm": {"arch": "convnext_atto"},
+    "torchvision": {"arch": "mobilenet_v2"},
+    **dict.fromkeys(("preact-resnet18", "resnet18", "resnet34", "resnet50"), {"width": 8}),
+}
+DRAWING = {"smallvgg", "torchvision"}
+"""Have dropout, whose random numbers a GPU draws by itself."""
+
+
+@pytest.mark.parametrize("name", sorted(boxed("model")))
+def test_every_network_is_recorded_and_learns_what_it_does_on_the_cpu(name: str) -> None:
+    """Three steps one by one, one recorded and replayed, one replayed."""
+    model = load_component({"target": boxed("model")[name], "params": SMALLER.get(name, {})})
+    assert isinstance(model, Model)
+    task, recipe = Task("noise", 10, 32, 32, 3, 20), Recipe(epochs=1, batch=4, lr=0.01, precision="fp32")
+
+    def trained(device: str, stepping: str) -> tuple[dict[str, Tensor], str]:
+        net = seeded_build(model, task, 0)
+        history = fit(net, LARGE, recipe, generator=stream, device=device, stepping=stepping)
+        return {name: value.cpu() for name, value in net.state_dict().items()}, history.stepping
+
+    with rounding():
+        here, _ = trained("cpu", "eager")
+    with playing() as play:
+        there, stepping = trained("cuda", "graph")
+    assert (stepping, play.replays) == ("graph", 2)
+    for tensor, value in here.items():
+        assert value.shape == there[tensor].shape
+        assert name in DRAWING or torch.equal(value, there[tensor]), tensor
+
+
 # --- every method ----------------------------------------------------------------------------------------------------
 
 
@@ -430,24 +462,13 @@ def _near(one: Any, other: Any) -> bool:
 
 
 def test_the_grid_leaves_no_method_out(stores: tuple[Path, Path]) -> None:
-    boxed: dict[str, set[str]] = {"attack": set(), "defense": set()}
-
-    class Found(Registered):
-        def attack(self, name: str, target: str) -> None:
-            boxed["attack"].add(name)
-
-        def defense(self, name: str, target: str) -> None:
-            boxed["defense"].add(name)
-
-    bench_register(Found())  # type: ignore[arg-type]
     ran = {
-        (kind, one["name"])
+        (one["kind"], one["name"])
         for manifest in manifests(stores[1])
         for one in manifest["spec"]["components"].values()
-        if (kind := one["kind"]) in boxed
     }
-    wanted = {(kind, name) for kind, names in boxed.items() for name in names - (ELSEWHERE - {"none"})}
-    assert wanted - {("defense", "none")} <= ran
+    wanted = {(kind, name) for kind in ("attack", "defense") for name in boxed(kind)}
+    assert wanted - ran == {("attack", "pretrained"), ("attack", "pretrained-clean"), ("defense", "none")}
 
 
 def test_plain_training_was_recorded_and_replayed(stores: tuple[Path, Path]) -> None:
