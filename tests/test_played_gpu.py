@@ -372,7 +372,7 @@ LARGE = ImageSet(NOISE, torch.arange(20) % 10)
 SMALLER: dict[str, dict[str, Any]] = {
     "timm": {"arch": "convnext_atto"},
     "torchvision": {"arch": "mobilenet_v2"},
-    **dict.fromkeys(("preact-resnet18", "resnet18", "resnet34", "resnet50"), {"width": 8}),
+    **{name: {"width": 8} for name in ("preact-resnet18", "resnet18", "resnet34", "resnet50")},
 }
 DRAWING = {"smallvgg", "torchvision"}
 """Have dropout, whose random numbers a GPU draws by itself."""
