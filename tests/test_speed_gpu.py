@@ -69,6 +69,36 @@ def test_every_other_section_runs(tmp_path: Path, quiet: Mapping[str, str]) -> N
     assert all(one["reached"] is None for one in figures)  # goals are a GPU's
 
 
+PLAYED = """
+import runpy, sys
+from pathlib import Path
+import torch
+from tests.played_gpu import playing
+torch.set_num_threads(1)
+sys.path.insert(0, str(Path(sys.argv[1]).parent))
+sys.argv = sys.argv[1:]
+with playing():
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_what_needs_no_kernels_runs_on_a_played_gpu(tmp_path: Path, quiet: Mapping[str, str]) -> None:
+    """What only a card goes through is in the right places there, too, and the host waits once an epoch."""
+    sections = {"epochs", "waits", "data", "evaluation"}
+    words = ["--device", "cuda", "--only", ",".join(sorted(sections)), "--output", str(tmp_path / "out.json")]
+    done = subprocess.run(
+        [sys.executable, "-c", PLAYED, str(SCRIPT), *TINY, *words],
+        cwd=ROOT, env={**quiet}, capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads((tmp_path / "out.json").read_text())
+    assert told["device"] == "played"
+    assert not [one for one in told["figures"] if "failed" in one]
+    assert {one["section"] for one in told["figures"]} == sections
+    assert [one["reached"] for one in told["figures"] if one["section"] == "waits"] == [True] * 5
+    assert told["details"]["epochs"]["stepping"]["graph"] == "graph"
+
+
 def test_a_section_that_fails_hides_no_other(tmp_path: Path, quiet: Mapping[str, str]) -> None:
     figures = measured(tmp_path, quiet, "--only", "grid,data", defense="no-such-defense")["figures"]
     assert "no-such-defense" in figures[0]["failed"]

@@ -67,6 +67,6 @@ def whole(folder: Path) -> Iterator[Figure]:
     ratio = statistics.median(ratios)
     bare = statistics.median(2 * together(1) / together(2) for _ in range(ROUNDS))
     yield Figure(
-        "eight victims, two workers against one", "s", both, alone, ratio, min(ratios), max(ratios), "1.9 x",
+        "24 victims, two workers against one", "s", both, alone, ratio, min(ratios), max(ratios), "1.9 x",
         ratio >= 1.9, f"two bare processes do {bare:.2f} times the work of one",
     )  # fmt: skip
