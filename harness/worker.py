@@ -79,11 +79,11 @@ def main(task: Mapping[str, Any]) -> None:
 
 
 def _device_memory() -> dict[str, int]:
-    """Peak bytes that tensors had on GPUs, where the stage used one."""
+    """Peak bytes that torch took of GPUs, where the stage used one: tensors, recordings, and what was kept for more."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
-    return {"peak_device_memory": sum(map(torch.cuda.max_memory_allocated, range(torch.cuda.device_count())))}
+    return {"peak_device_memory": sum(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())))}
 
 
 def report(path: Path, record: Mapping[str, Any]) -> None:

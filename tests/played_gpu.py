@@ -1,12 +1,14 @@
 """A GPU played by the CPU: what would fail on CUDA for being on the wrong device fails here, in CUDA's words.
 
 Tensors on it have values, but all who ask take them to be on `cuda:0`. Operators that mix them with tensors of the CPU,
-and generators of the wrong device, raise. Where the host would wait for the device, torch's debug mode tells. Graphs
-are recorded and replayed as CUDA does it: recording computes nothing and forbids waits, replaying knows addresses only.
+and generators of the wrong device, raise. Where the host would wait for the device, torch's debug mode tells; also of
+large copies out of memory that is not page-locked, for which CUDA waits though torch does not say so. Graphs are
+recorded and replayed as CUDA does it: recording computes nothing and forbids waits, replaying knows addresses only.
 
-Not played: kernels (numbers are the CPU's), the order of streams, memory, autocast, compilers, and libraries that ask
-for pointers. `python -m tests.played_gpu` is `bench` on a machine that has this GPU, if CUDA_VISIBLE_DEVICES names it;
-with `--device cpu` it computes as the played GPU would: in fp32, with learning rates that are tensors.
+Not played: kernels (numbers are the CPU's), the order of streams, memory, autocast, compilers, libraries that ask for
+pointers, and what is left of a recording that broke off. `python -m tests.played_gpu` is `bench` on a machine that has
+this GPU, if CUDA_VISIBLE_DEVICES names it; with `--device cpu` it computes as the played GPU would: in fp32, with
+learning rates that are tensors.
 """
 
 from __future__ import annotations
@@ -35,17 +37,10 @@ THERE = ("cuda", "meta")
 """What the GPU is called where tensors are made: by Python, and by torch, which takes `Far` for one without data."""
 STAGED = 2**16
 """Bytes that the driver takes out of any memory without waiting, if it is told not to."""
-WAITING = {
-    aten._local_scalar_dense.default,
-    aten._unique2.default,
-    aten.bincount.default,
-    aten.equal.default,
-    aten.masked_select.default,
-    aten.nonzero.default,
-    aten.repeat_interleave.Tensor,
-    aten.unique_dim.default,
-}
-"""Operators of which the host must know the result, or its size."""
+WAITING = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+"""Marks of operators of which the host must know the result, or its size."""
+JOINING = {aten.cat.default, aten.stack.default, aten.gather.default, aten.index_select.default}
+"""Operators that take not even a number from the CPU."""
 CROSSING = {aten.copy_.default, aten._to_copy.default}
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 LIBRARY = (str(Path(torch.__file__).parent), __file__)
@@ -127,6 +122,8 @@ class Playing(TorchDispatchMode):
         self.graph: Graph | None = None
         """What is being recorded."""
         self.replays = 0
+        self.recorded_at_most: int | None = None
+        """Operators after which a recording breaks off."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -135,6 +132,8 @@ class Playing(TorchDispatchMode):
         far = [item for item in flat if isinstance(item, Far)]
         target = (kwargs or {}).get("device")
         if not far and (target is None or torch.device(target).type not in THERE):
+            if any(isinstance(item, Generator) and item._cdata in FarGenerator.known for item in flat):
+                raise RuntimeError(f"Expected a 'cpu' device type for generator but found 'cuda' ({func})")
             return func(*args, **(kwargs or {}))
         self._check(func, args, flat)
         there = isinstance(args[0], Far) if func is aten.copy_.default else bool(far)
@@ -168,7 +167,7 @@ class Playing(TorchDispatchMode):
                 raise RuntimeError(f"{where} ({func})")
             here = [item for item in args[2:3] if isinstance(item, Tensor) and not isinstance(item, Far)]
         # numbers on the CPU are taken along, but cannot be written to
-        wrong = [item for item in here if item.ndim or (item is args[0] and _writes(func))]
+        wrong = [item for item in here if item.ndim or func in JOINING or (item is args[0] and _writes(func))]
         if wrong:
             seen = ", ".join(str(tuple(item.shape)) for item in wrong)
             told = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
@@ -176,7 +175,7 @@ class Playing(TorchDispatchMode):
 
     def _wait(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], there: bool) -> None:
         """Tell that the host waits, in debug mode; raise it while recording."""
-        waits = func in WAITING
+        waits = not WAITING.isdisjoint(func.tags)
         if func in CROSSING:
             source = args[1] if func is aten.copy_.default else args[0]
             asked = kwargs.get("non_blocking", args[2] if len(args) > 2 else False)
@@ -187,7 +186,11 @@ class Playing(TorchDispatchMode):
                 waits = isinstance(source, Far) and not asked
         elif func in INDEXING:
             by = [item for item in args[1] if item is not None]
-            waits = any(not isinstance(item, Far) or item.dtype in (torch.bool, torch.uint8) for item in by)
+            masks = [item for item in by if item.dtype in (torch.bool, torch.uint8)]
+            number = len(args) > 2 and not isinstance(args[2], Far)
+            waits = number or bool(masks) or not all(isinstance(item, Far) for item in by)
+            # one mask and a number are filled in where they are
+            waits = waits and not (number and len(by) == len(masks) == 1 and isinstance(by[0], Far))
         if waits and self.graph is not None:
             raise RuntimeError(f"CUDA error: operation not permitted when stream is capturing ({func})")
         if waits and self.debug:
@@ -228,6 +231,8 @@ class Asking(TorchFunctionMode):
             return torch.tensor(args[1], dtype=kwargs.get("dtype", args[0].dtype)).to(GPU)
         if func in (Tensor.__getitem__, Tensor.__setitem__) and isinstance(args[1], list):
             args = (args[0], torch.tensor(args[1]), *args[2:])
+        if func is Tensor.__setitem__ and isinstance(args[0], Far) and isinstance(args[2], (int, float)):
+            args = (*args[:2], torch.tensor(args[2], dtype=args[0].dtype))
         return func(*args, **kwargs)
 
 
@@ -246,6 +251,8 @@ class Graph:
 
     def after(self, func: Any, args: Any, kwargs: Any, result: Any) -> None:
         """Remember where results have to be: those that lie in memory of their own."""
+        if len(self.steps) == self.play.recorded_at_most:
+            raise RuntimeError("out of room")
         given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
         own = [None if tensor.untyped_storage()._cdata in given else tensor for tensor in _tensors(result)]
         self.steps.append((func, args, kwargs, own))
@@ -328,7 +335,7 @@ def playing() -> Iterator[Playing]:
         "is_available": lambda: True,
         "is_current_stream_capturing": lambda: play.graph is not None,
         "is_initialized": lambda: True,
-        "max_memory_allocated": lambda device: 0,
+        "max_memory_reserved": lambda device: 0,
         "set_sync_debug_mode": lambda mode: setattr(play, "debug", {"default": 0, "warn": 1}.get(mode, mode)),
         "stream": lambda chosen: nullcontext(),
         "synchronize": lambda device: None,
@@ -339,6 +346,7 @@ def playing() -> Iterator[Playing]:
         mock.patch.object(torch, "Generator", FarGenerator),
         mock.patch.object(Tensor, "pin_memory", _pinned),
         mock.patch("torch.optim.optimizer._foreach_supported_types", [Tensor, nn.Parameter, Far]),
+        mock.patch("torch.utils._foreach_utils._foreach_supported_types", [Tensor, Far]),
     ):
         # parameters stay the objects that they are when a module moves, as they do on the way to CUDA
         torch.__future__.set_swap_module_params_on_conversion(True)
@@ -357,7 +365,7 @@ def rounding() -> Iterator[None]:
     from harness.learn.optimiser import Optimiser
 
     slow = mock.patch.multiple(torch.cpu, _is_avx512_bf16_supported=lambda: False, _is_amx_tile_supported=lambda: False)
-    with slow, mock.patch.object(Optimiser.__init__, "__defaults__", (True, True)):
+    with slow, mock.patch.object(Optimiser, "__init__", functools.partialmethod(Optimiser.__init__, rate_tensor=True)):
         yield
 
 

@@ -95,7 +95,7 @@ def test_what_needs_no_kernels_runs_on_a_played_gpu(tmp_path: Path, quiet: Mappi
     assert told["device"] == "played"
     assert not [one for one in told["figures"] if "failed" in one]
     assert {one["section"] for one in told["figures"]} == sections
-    assert [one["reached"] for one in told["figures"] if one["section"] == "waits"] == [True] * 5
+    assert [one["value"] for one in told["figures"] if one["section"] == "waits"] == [1.0] * 5
 
 
 def test_a_section_that_fails_hides_no_other(tmp_path: Path, quiet: Mapping[str, str]) -> None:

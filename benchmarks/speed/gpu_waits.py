@@ -14,6 +14,7 @@ from harness.access import Access, AttackAccess
 from harness.components import Attack, Defense
 from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
+from harness.learn.stepping import WAITED
 from harness.learn.training import Hooks, fit
 from harness.surroundings import Coordinates, Deadline, Surroundings
 from plugins.attacks.badnets import BadNets
@@ -39,14 +40,14 @@ def waits(bench: Bench, work: Callable[[], object]) -> Counter[str]:
     if not bench.cuda:
         work()
         return Counter()
-    torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
             work()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    told = [one for one in seen if "synchroniz" in str(one.message)]
+    told = [one for one in seen if WAITED in str(one.message)]
     return Counter(f"{Path(one.filename).name}:{one.lineno}" for one in told)
 
 

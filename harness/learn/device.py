@@ -91,7 +91,7 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """`tensor` on `device`; the host does not wait for a GPU to take it, which from pageable memory it would."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    return tensor.to(device, non_blocking=device.type == "cuda")
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast, get_args
 
 import numpy as np
 import torch
@@ -37,6 +38,9 @@ GRAPH_FROM = 100
 COMPILE_FROM = 30_000
 """Steps of a run from which compiling pays: seconds where the compiler's cache on disk knows the network, up to a
 minute where not, against some tenths of a millisecond a step. An estimate: benchmarks/speed/gpu.py measures both."""
+
+WAITED = "called a synchronizing CUDA operation"
+"""What torch's debug mode says where the host waits."""
 
 WARM = 3
 """Steps made before recording: they create the optimiser's state, and let libraries choose their algorithms."""
@@ -88,12 +92,21 @@ class Recorder(Protocol):
         ...
 
 
+@cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which steps are recorded: one, because libraries keep working memory for every stream they saw."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+
 class CUDARecorder:
     """Records on a stream of its own, as CUDA wants it."""
 
+    broken: ClassVar[str | None] = None
+    """How a recording of this process broke off: torch cannot be relied on to make another one."""
+
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.stream = _aside(device)
         self.hindrance: str | None = None
 
     def warm(self, work: Callable[[], Tensor]) -> Tensor:
@@ -103,7 +116,7 @@ class CUDARecorder:
         with torch.cuda.stream(self.stream), _waits() as told:
             result = work()
         outside.wait_stream(self.stream)
-        self.hindrance = told[0] if told else None
+        self.hindrance = self.broken or (told[0] if told else None)
         return result
 
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
@@ -111,8 +124,12 @@ class CUDARecorder:
         graph = torch.cuda.CUDAGraph()
         # the outer stream: where recording fails, torch may leave the inner one current
         outside = torch.cuda.stream(torch.cuda.current_stream(self.device))
-        with outside, torch.cuda.graph(graph, stream=self.stream):
-            work()
+        try:
+            with outside, torch.cuda.graph(graph, stream=self.stream):
+                work()
+        except Exception as error:
+            CUDARecorder.broken = f"an earlier recording broke off: {error}"
+            raise
         return graph.replay
 
 
@@ -120,15 +137,16 @@ class CUDARecorder:
 def _waits() -> Iterator[list[str]]:
     """What torch says of places where the host waits for a GPU: a recording would break there."""
     before, told = torch.cuda.get_sync_debug_mode(), list[str]()
-    torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("ignore")
+            torch.cuda.set_sync_debug_mode("warn")  # which says that it is a prototype
             warnings.simplefilter("always")
             yield told
     finally:
         torch.cuda.set_sync_debug_mode(before)
         for one in seen:
-            if "synchroniz" in str(one.message):
+            if WAITED in str(one.message):
                 told.append(f"the step waits for the device at {one.filename}:{one.lineno}")
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
@@ -140,7 +158,8 @@ class Replayed:
     Batches of another size (the last of an epoch), and images that gradients should flow out of, take the `plain` way.
     So do all if recording fails, or if the step turns out to wait for the device, or to use or change what only Python
     sees: random numbers drawn on the host, plain attributes of modules. No step is lost then, since recording computes
-    nothing; but CUDA may refuse to draw random numbers after a recording that broke off, which ends the run.
+    nothing; but after a recording that broke off, torch may refuse to draw random numbers, which ends the run, and may
+    keep memory that it could give back.
     """
 
     def __init__(self, plain: Work, work: Work, model: nn.Module, recorder: Recorder) -> None:

@@ -189,7 +189,12 @@ class _Run:
         self.replayed = Replayed(partial(self._descend, self.model), work, self.model, recorder(self.device))
 
     def close(self) -> None:
-        """Let go of what the device holds for the run: it refers to itself, and the garbage collector may be late."""
+        """Let go of what the device holds for the run: it refers to itself, and the garbage collector may be late.
+
+        Gradients go, too: those of recorded steps lie in memory of the recording.
+        """
+        for optimiser in self.optimisers:
+            optimiser.torch.zero_grad(set_to_none=True)
         del self.loss, self.replayed
 
     def stepping(self) -> str:
