@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import subprocess
 import sys
@@ -178,12 +177,7 @@ name = "acc"
 [[metric]]
 name = "asr"
 """
-MEASURED = """
-extends = "grid.toml"
-[[metric]]
-name = "nc1"
-"""
-SELECTED = {"grid": "badnets or */none/0.0", "measured": "*/badnets/none/*"}
+SELECTED = "badnets or */none/0.0"
 RECORDED = {"none", "blend", "badnets", "sig", "ft"}
 
 
@@ -376,8 +370,8 @@ def test_the_host_waits_once_an_epoch(recipe: Recipe, place: str | None, steppin
         return Counter(f"{one.filename}:{one.lineno}" for one in seen if WAITED in str(one.message))
 
     with playing():
-        more = waits(5) - waits(3)
-    assert more.total() == 2
+        more = waits(3) - waits(2)
+    assert more.total() == 1
     assert all("harness/learn/training.py:" in place for place in more)
 
 
@@ -441,10 +435,9 @@ def stores(tmp_path_factory: pytest.TempPathFactory, environment: Mapping[str, s
     folder = tmp_path_factory.mktemp("played")
     Image.new("L", (16, 16), 200).save(folder / "picture.png")
     (folder / "grid.toml").write_text(GRID)
-    (folder / "measured.toml").write_text(MEASURED)
     told = {**environment, "CUDA_VISIBLE_DEVICES": "0", "BENCH_STEPPING": "graph"}
-    for device, (grid, cells) in itertools.product(("cpu", "cuda"), SELECTED.items()):
-        words = [folder / f"{grid}.toml", "--store", folder / device, "--device", device, "--jobs", "2", "-k", cells]
+    for device in ("cpu", "cuda"):
+        words = [folder / "grid.toml", "--store", folder / device, "--device", device, "--jobs", "2", "-k", SELECTED]
         result = subprocess.run(
             [sys.executable, "-m", "tests.played_gpu", "run", *words],
             cwd=ROOT, env=told, capture_output=True, text=True, check=False, timeout=400,
