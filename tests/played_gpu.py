@@ -150,7 +150,7 @@ class Playing(TorchDispatchMode):
         if self.graph is not None and there:
             self.graph.after(func, near_args, near_kwargs, result)
         known = {id(item.near if isinstance(item, Far) else item): item for item in flat if isinstance(item, Tensor)}
-        return tree_map(lambda item: known.get(id(item)) if id(item) in known else _shown(item, there), result)
+        return tree_map(lambda item: known[id(item)] if id(item) in known else _shown(item, there), result)
 
     def _check(self, func: Any, args: Sequence[Any], flat: Sequence[Any]) -> None:
         """Raise what CUDA raises where devices are mixed."""
@@ -356,6 +356,7 @@ def playing() -> Iterator[Playing]:
                 yield play
         finally:
             Far.of = None
+            FarGenerator.known.clear()
             torch.__future__.set_swap_module_params_on_conversion(swapping)
 
 

@@ -16,8 +16,9 @@ from unittest import mock
 
 import pytest
 import torch
-from learned import pictures
 from safetensors.torch import load_file
+from test_learn_stepping import LONG
+from test_learn_training import network, pictures, streams
 from torch import Tensor, nn
 
 from harness import Task
@@ -26,7 +27,7 @@ from harness.learn.device import seeded_build
 from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
-from harness.learn.stepping import WAITED, CUDARecorder
+from harness.learn.stepping import WAITED, CUDARecorder, waits
 from harness.learn.training import Batch, History, Hooks, fit
 from tests.fake_plugins import ROOT, boxed
 from tests.played_gpu import Far, playing, rounding
@@ -255,28 +256,14 @@ def test_recording_computes_nothing_and_forbids_waits() -> None:
 
 # --- training --------------------------------------------------------------------------------------------------------
 
-DATA = pictures(70)
-RECIPE = Recipe(
-    epochs=3, batch=16, lr=0.05, precision="fp32", crop=2, flip=True, schedule="cosine", update="step", clip_norm=0.5
-)
-
-
-def stream(name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(len(name))
-
-
-def network(dropout: float = 0.0) -> nn.Sequential:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(dropout), nn.Flatten(), nn.Linear(144, 3)
-    )
+DATA, RECIPE = pictures(), LONG
 
 
 def trained(
     stepping: str, recipe: Recipe = RECIPE, device: str = "cuda", dropout: float = 0.0, net: nn.Module | None = None
 ) -> tuple[dict[str, Tensor], History]:
     net = network(dropout) if net is None else net
-    history = fit(net, DATA, recipe, generator=stream, device=device, stepping=stepping)
+    history = fit(net, DATA, recipe, generator=streams, device=device, stepping=stepping)
     return {name: value.cpu() for name, value in net.state_dict().items()}, history
 
 
@@ -357,20 +344,18 @@ def test_the_host_waits_once_an_epoch(recipe: Recipe, place: str | None, steppin
     """To see that the loss is finite."""
     assert DATA.labels is not None
 
-    def waits(epochs: int) -> Counter[str]:
+    def counted(epochs: int) -> Counter[str]:
         hook = stamping_hook(nn.Identity(), torch.arange(70) % 5 == 0, DATA.labels)
         hooks = Hooks(**({place: hook} if place else {}))
-        torch.cuda.set_sync_debug_mode("warn")
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
+        with waits() as places:
             fit(
-                network(), DATA, recipe.replace(epochs=epochs), generator=stream, hooks=hooks, device="cuda",
+                network(), DATA, recipe.replace(epochs=epochs), generator=streams, hooks=hooks, device="cuda",
                 stepping=stepping,
             )  # fmt: skip
-        return Counter(f"{one.filename}:{one.lineno}" for one in seen if WAITED in str(one.message))
+        return Counter(places)
 
     with playing():
-        more = waits(3) - waits(2)
+        more = counted(3) - counted(2)
     assert more.total() == 1
     assert all("harness/learn/training.py:" in place for place in more)
 
@@ -384,13 +369,13 @@ def test_hooks_see_the_batch_on_the_gpu_and_its_places_on_the_cpu() -> None:
         return replace(batch, images=batch.images + 0)
 
     with playing():
-        fit(network(), DATA, RECIPE, generator=stream, hooks=Hooks(after_augment=look), device="cuda")
+        fit(network(), DATA, RECIPE, generator=streams, hooks=Hooks(after_augment=look), device="cuda")
     assert set(seen) == {(True, True, False)}
 
 
 # --- every network ---------------------------------------------------------------------------------------------------
 
-NOISE = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8, generator=stream("noise"))
+NOISE = torch.randint(0, 256, (20, 32, 32, 3), dtype=torch.uint8, generator=streams("noise"))
 LARGE = ImageSet(NOISE, torch.arange(20) % 10)
 SMALLER: dict[str, dict[str, Any]] = {
     "timm": {"arch": "convnext_atto"},
@@ -410,7 +395,7 @@ def test_every_network_is_recorded_and_learns_what_it_does_on_the_cpu(name: str)
 
     def trained(device: str, stepping: str) -> tuple[dict[str, Tensor], str]:
         net = seeded_build(model, task, 0)
-        history = fit(net, LARGE, recipe, generator=stream, device=device, stepping=stepping)
+        history = fit(net, LARGE, recipe, generator=streams, device=device, stepping=stepping)
         return {name: value.cpu() for name, value in net.state_dict().items()}, history.stepping
 
     with rounding():

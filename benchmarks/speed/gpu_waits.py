@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,9 +11,9 @@ from gpu_bench import RECIPE, TASK, Bench, Figure, stream
 
 from harness.access import Access, AttackAccess
 from harness.components import Attack, Defense
+from harness.learn import stepping
 from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
-from harness.learn.stepping import WAITED
 from harness.learn.training import Hooks, fit
 from harness.surroundings import Coordinates, Deadline, Surroundings
 from plugins.attacks.badnets import BadNets
@@ -40,15 +39,9 @@ def waits(bench: Bench, work: Callable[[], object]) -> Counter[str]:
     if not bench.cuda:
         work()
         return Counter()
-    try:
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            torch.cuda.set_sync_debug_mode("warn")
-            work()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    told = [one for one in seen if WAITED in str(one.message)]
-    return Counter(f"{Path(one.filename).name}:{one.lineno}" for one in told)
+    with stepping.waits() as places:
+        work()
+    return Counter(Path(place).name for place in places)
 
 
 def waiting(bench: Bench) -> Iterator[Figure]:

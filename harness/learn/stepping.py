@@ -113,10 +113,10 @@ class CUDARecorder:
         """See `Recorder.warm`. The host waits for nothing, unless work does."""
         outside = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(outside)
-        with torch.cuda.stream(self.stream), _waits() as told:
+        with torch.cuda.stream(self.stream), waits() as places:
             result = work()
         outside.wait_stream(self.stream)
-        self.hindrance = self.broken or (told[0] if told else None)
+        self.hindrance = self.broken or (f"the step waits for the device at {places[0]}" if places else None)
         return result
 
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
@@ -134,20 +134,20 @@ class CUDARecorder:
 
 
 @contextmanager
-def _waits() -> Iterator[list[str]]:
-    """What torch says of places where the host waits for a GPU: a recording would break there."""
-    before, told = torch.cuda.get_sync_debug_mode(), list[str]()
+def waits() -> Iterator[list[str]]:
+    """Where the host waits for a GPU, as `file:line`, each time it does, as far as torch tells; known at the end."""
+    before, places = torch.cuda.get_sync_debug_mode(), list[str]()
     try:
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("ignore")
             torch.cuda.set_sync_debug_mode("warn")  # which says that it is a prototype
             warnings.simplefilter("always")
-            yield told
+            yield places
     finally:
         torch.cuda.set_sync_debug_mode(before)
         for one in seen:
             if WAITED in str(one.message):
-                told.append(f"the step waits for the device at {one.filename}:{one.lineno}")
+                places.append(f"{one.filename}:{one.lineno}")
             else:
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
