@@ -1,7 +1,7 @@
 """A benchmark of backdoor attacks on image classifiers and of the defenses against them.
 
-What a plugin author needs is imported from here: `from harness import Access, Defense, hookimpl`. Names are looked up
-on first use, so that importing the package costs nothing.
+What a plugin author needs is imported from here: `from harness import Access, Defense, hookimpl`.
+Names are looked up on first use, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.access import Access as Access
+    from harness.access.granted import Access as Access
     from harness.components import Anatomy as Anatomy
     from harness.components import Attack as Attack
     from harness.components import Context as Context
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     __version__: str
 
 HOMES = {
-    "Access": "harness.access",
+    "Access": "harness.access.granted",
     "Anatomy": "harness.components",
     "Attack": "harness.components",
     "Context": "harness.components",
@@ -67,7 +67,9 @@ HOMES = {
     "hookimpl": "harness.hookspecs",
     "use": "harness.components",
 }
-"""The module that each exported name is from; also how `harness.sources` sees through `from harness import ...`."""
+"""The module that each exported name is from; also how `harness.sources` sees through `from harness
+import ...`.
+"""
 
 __all__ = ["__version__", *HOMES]
 

@@ -26,7 +26,8 @@ RECORDED = (
 
 
 def cache_folder() -> Path:
-    """Where things that can be worked out again are remembered: `$BENCH_CACHE`, else the user's cache folder.
+    """Where things that can be worked out again are remembered: `$BENCH_CACHE`, else the user's
+    cache folder.
 
     `$XDG_CACHE_HOME/doorbench`, else `~/.cache/doorbench`. The folder need not exist.
     """
@@ -44,7 +45,9 @@ def store_folder(option: Path | str | None = None) -> Path:
 
 
 def snapshot() -> dict[str, object]:
-    """Python, platform and the versions of `RECORDED`, for manifests. Reads metadata only; takes milliseconds."""
+    """Python, platform and the versions of `RECORDED`, for manifests. Reads metadata only; takes
+    milliseconds.
+    """
     packages: dict[str, str] = {}
     for name in RECORDED:
         try:
@@ -62,16 +65,19 @@ def snapshot() -> dict[str, object]:
 
 
 def fingerprint() -> str:
-    """A digest that moves when Python, the installed packages or the harness's own interfaces change.
+    """A digest that moves when Python, the installed packages or any module of the harness changes.
 
-    Cheap rather than complete: installing or removing a package touches the modification time of the folder that it
-    lies in. What is remembered from asking plugins is forgotten when this changes.
+    Cheap rather than complete: installing or removing a package touches the modification time of
+    the folder that it lies in. What is remembered from asking plugins is forgotten when this
+    changes.
     """
-    here = Path(__file__).parent
-    names = ("errors.py", "hookspecs.py", "source_text.py", "learn/recipes.py")
-    rooms = (path for room in ("components", "introspect") for path in sorted(here.glob(f"{room}/*.py")))
-    own = (*(here / name for name in names), *rooms)
-    parts = [sys.version, sys.executable, os.environ.get("PYTHONPATH", ""), os.environ.get("BENCH_DATA", "")]
+    own = sorted(Path(__file__).parent.rglob("*.py"))
+    parts = [
+        sys.version,
+        sys.executable,
+        os.environ.get("PYTHONPATH", ""),
+        os.environ.get("BENCH_DATA", ""),
+    ]
     parts += [f"{path} {stamp(path)}" for path in (*map(Path, _package_folders()), *own)]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 

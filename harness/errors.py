@@ -1,7 +1,8 @@
 """What can go wrong, as exceptions whose text a user can act on.
 
-Every message says what was wrong, where, and what would be right. The command line prints it without a traceback and
-exits with `exit_code`; anything that is not a `BenchError` is our own bug and exits with 70.
+Every message says what was wrong, where, and what would be right. The command line prints it
+without a traceback and exits with `exit_code`; anything that is not a `BenchError` is our own bug
+and exits with 70.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ class BenchError(Exception):
 class Problem:
     """One thing wrong with a grid file.
 
-    `key` is the dotted path as a user would write it (`attack[2].poison_rate`); `line` is 1-based, or None where the
-    file could not be read at all; `hint` says what would be right.
+    `key` is the dotted path as a user would write it (`attack[2].poison_rate`); `line` is 1-based,
+    or None where the file could not be read at all; `hint` says what would be right.
     """
 
     file: Path
@@ -56,7 +57,9 @@ class UnknownName(BenchError):
 
 
 class PluginError(BenchError):
-    """A plugin that breaks its contract: it does not import, collides, or declares something impossible."""
+    """A plugin that breaks its contract: it does not import, collides, or declares something
+    impossible.
+    """
 
 
 class NothingSelected(BenchError):
@@ -72,7 +75,9 @@ class StoreError(BenchError):
 
 
 class Incompatible(Exception):
-    """Raised by a component's body: this combination makes no sense. The cell is `incompatible`, not failed."""
+    """Raised by a component's body: this combination makes no sense. The cell is `incompatible`,
+    not failed.
+    """
 
 
 class OutOfTime(TimeoutError):

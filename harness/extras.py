@@ -1,4 +1,6 @@
-"""Libraries that only some methods need: what an extra of a distribution brings, and the command that installs it."""
+"""Libraries that only some methods need: what an extra of a distribution brings, and the command
+that installs it.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ class MissingExtra(BenchError):
 def extra_module(module: str, extra: str, distribution: str = "doorbench") -> ModuleType:
     """The module `module` (dotted), which `pip install 'distribution[extra]'` brings.
 
-    Call it where the work begins, not at module level: whoever lists, plans or reports needs no extra. Raises
-    MissingExtra, with that command, where the library is not installed; a library that is there and breaks on import
-    raises what it raises.
+    Call it where the work begins, not at module level: whoever lists, plans or reports needs no
+    extra. Raises MissingExtra, with that command, where the library is not installed; a library
+    that is there and breaks on import raises what it raises.
     """
     package = module.partition(".")[0]
     try:
@@ -25,5 +27,7 @@ def extra_module(module: str, extra: str, distribution: str = "doorbench") -> Mo
     except ModuleNotFoundError as missing:
         if missing.name != package:
             raise
-        raise MissingExtra(f"{package} is not installed: pip install '{distribution}[{extra}]'") from None
+        raise MissingExtra(
+            f"{package} is not installed: pip install '{distribution}[{extra}]'"
+        ) from None
     return import_module(module)

@@ -1,9 +1,10 @@
 """The four hooks of the pluggy project `bench`: one to register components, three to watch a run.
 
-Components are registered by modules of the entry-point group `bench.plugins`; their hook is called in a child process.
-Observers come from the group `bench.observers`; their hooks are called in the process of the command line, so such a
-module imports neither torch nor a method. An observer that raises is reported and the run goes on. No order of calls is
-promised, and no work is ever passed through a hook: components are called directly.
+Components are registered by modules of the entry-point group `bench.plugins`; their hook is called
+in a child process. Observers come from the group `bench.observers`; their hooks are called in the
+process of the command line, so such a module imports neither torch nor a method. An observer that
+raises is reported and the run goes on. No order of calls is promised, and no work is ever passed
+through a hook: components are called directly.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from harness.execute import Run, Summary
     from harness.introspect.register import Register
     from harness.outcomes import Outcome
+    from harness.run.execute import Run, Summary
     from harness.stages import Stage
 
 PROJECT = "bench"
@@ -42,21 +43,22 @@ def hookimpl(function: _F) -> _F:
     return _implement(function)
 
 
-# --- registration ----------------------------------------------------------------------------------------------------
+# --- registration ---------------------------------------------------------------------------------
 
 
 @hookspec
 def bench_register(register: Register) -> None:
     """Tell the harness which components this plugin brings; return nothing.
 
-    Called once for each entry point of `bench.plugins`, in a child process, and remembered until the module changes.
-    `register.attack(name, "module:Class")`, and likewise `.defense`, `.model`, `.dataset`, `.metric`, `.part`: the
-    target is a string, so that listing a component does not import it. With `argument="arch"`, `name:x` stands for the
-    component with `arch = "x"`. `register.recipe(name, fields)` adds a named training recipe.
+    Called once for each entry point of `bench.plugins`, in a child process, and remembered until
+    the module changes. `register.attack(name, "module:Class")`, and likewise `.defense`, `.model`,
+    `.dataset`, `.metric`, `.part`: the target is a string, so that listing a component does not
+    import it. With `argument="arch"`, `name:x` stands for the component with `arch = "x"`.
+    `register.recipe(name, fields)` adds a named training recipe.
     """
 
 
-# --- a run -----------------------------------------------------------------------------------------------------------
+# --- a run ----------------------------------------------------------------------------------------
 
 
 @hookspec
@@ -71,7 +73,8 @@ def bench_run_start(run: Run) -> None:
 def bench_stage_end(stage: Stage, outcome: Outcome) -> None:
     """A stage has come to an end; return nothing.
 
-    Called in the parent for each stage of the plan that was to run, with its `Stage` and its `Outcome`.
+    Called in the parent for each stage of the plan that was to run, with its `Stage` and its
+    `Outcome`.
     """
 
 

@@ -1,7 +1,8 @@
 """Canonical JSON and its SHA-256: how settings become keys.
 
-Equal settings give equal bytes on every machine and Python version; settings that differ in any value or type differ.
-Values arrive coerced to their declared types, so 1 and 1.0 are two different things here.
+Equal settings give equal bytes on every machine and Python version; settings that differ in any
+value or type differ. Values arrive coerced to their declared types, so 1 and 1.0 are two different
+things here.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any
 def canonical(value: Any) -> bytes:
     """`value` as JSON with sorted keys, no spaces, in UTF-8. Tuples are lists, -0.0 is 0.0.
 
-    Takes None, bool, int, float, str, list, tuple and dict (or `Shared`) with str keys; raises TypeError for anything
-    else (also for subclasses such as enums and numpy scalars, whose text may vary) and ValueError for a number that is
-    not finite or text that UTF-8 cannot hold. Both name the place, as in `params.sizes[2]`.
+    Takes None, bool, int, float, str, list, tuple and dict (or `Shared`) with str keys; raises
+    TypeError for anything else (also for subclasses such as enums and numpy scalars, whose text may
+    vary) and ValueError for a number that is not finite or text that UTF-8 cannot hold. Both name
+    the place, as in `params.sizes[2]`.
     """
     try:
         return _json(value).encode()
@@ -33,7 +35,9 @@ def digest(value: Any) -> str:
 
 
 class Shared(dict[str, Any]):
-    """A table that many settings hold and nobody changes any more: `canonical` writes its text once."""
+    """A table that many settings hold and nobody changes any more: `canonical` writes its text
+    once.
+    """
 
     @cached_property
     def text(self) -> str:
@@ -45,7 +49,9 @@ _WORDS = {None: "null", True: "true", False: "false"}
 
 
 class _Unfit(Exception):
-    """A value that no key can hold; `path` leads to it, innermost step first, and `text` says it of a place."""
+    """A value that no key can hold; `path` leads to it, innermost step first, and `text` says it of
+    a place.
+    """
 
     def __init__(self, kind: type[Exception], text: Callable[[str], str]) -> None:
         self.kind, self.text = kind, text
@@ -58,8 +64,8 @@ def _place(path: list[str | int]) -> str:
 
 
 def _json(value: Any) -> str:
-    # Every key of every plan goes through here: the place is put together only where something is wrong, and checking
-    # first and then writing with json.dumps would take twice as long.
+    # Every key of every plan goes through here: the place is put together only where something is
+    # wrong, and checking first and then writing with json.dumps would take twice as long.
     kind = type(value)
     if kind is str:
         return encode_basestring(value) if value.isascii() else _quoted(value, "{}")
@@ -76,7 +82,9 @@ def _json(value: Any) -> str:
         return repr(value)
     if kind is float:
         if not math.isfinite(value):
-            raise _Unfit(ValueError, lambda place: f"{place} is {value}: a key takes finite numbers only")
+            raise _Unfit(
+                ValueError, lambda place: f"{place} is {value}: a key takes finite numbers only"
+            )
         return repr(value + 0.0)  # -0.0 becomes 0.0
     raise _Unfit(
         TypeError,

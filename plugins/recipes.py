@@ -1,7 +1,8 @@
-"""Training schedules by name, for `[training] recipe = "..."`: the papers' own, and two for small machines.
+"""Training schedules by name, for `[training] recipe = "..."`: the papers' own, and two for small
+machines.
 
-Each is a table of `Recipe` fields; what it leaves out keeps `Recipe`'s default. Single fields of `[training]` go over
-it.
+Each is a table of `Recipe` fields; what it leaves out keeps `Recipe`'s default. Single fields of
+`[training]` go over it.
 """
 
 from __future__ import annotations
@@ -9,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-# Nguyen & Tran, ICLR 2021 (WaNet), CIFAR-10: rate divided by 10 at epochs 100, 200, 300, 400 of 1000. Crops come
-# with probability 0.8 and rotations with 0.5, one draw a batch, after normalisation: what they uncover has the mean
-# colour. GTSRB is neither normalised nor flipped there: give it `training.fill = [0.0]`, `training.flip = false`.
+# Nguyen & Tran, ICLR 2021 (WaNet), CIFAR-10: rate divided by 10 at epochs 100, 200, 300, 400 of
+# 1000. Crops come with probability 0.8 and rotations with 0.5, one draw a batch, after
+# normalisation: what they uncover has the mean colour. GTSRB is neither normalised nor flipped
+# there: give it `training.fill = [0.0]`, `training.flip = false`.
 _WANET: Mapping[str, Any] = {
     "epochs": 1000,
     "batch": 128,
@@ -31,8 +33,8 @@ _WANET: Mapping[str, Any] = {
 }
 
 RECIPES: Mapping[str, Mapping[str, Any]] = {
-    # Wu & Wang, NeurIPS 2021 (ANP), CIFAR-10 and ResNet-18: rate divided by 10 at epochs 100 and 150 of 200. The
-    # released loop runs 199 of them.
+    # Wu & Wang, NeurIPS 2021 (ANP), CIFAR-10 and ResNet-18: rate divided by 10 at epochs 100 and
+    # 150 of 200. The released loop runs 199 of them.
     "anp": {
         "epochs": 200,
         "batch": 128,
@@ -46,8 +48,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "crop": 4,
         "flip": True,
     },
-    # Pang et al., CVPR 2023 (BCU): as ANP; its code drops the last short batch (except for BadNets). The paper's rate
-    # of 0.1 is taken; the released script has 0.01. GTSRB is not flipped there: give it `training.flip = false`.
+    # Pang et al., CVPR 2023 (BCU): as ANP; its code drops the last short batch (except for
+    # BadNets). The paper's rate of 0.1 is taken; the released script has 0.01. GTSRB is not flipped
+    # there: give it `training.flip = false`.
     "bcu": {
         "epochs": 200,
         "batch": 128,
@@ -62,7 +65,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "crop": 4,
         "flip": True,
     },
-    # Wang et al., NeurIPS 2022 (Trap and Replace), CIFAR-10 and GTSRB: Adam with L2 decay (not decoupled), cosine to 0.
+    # Wang et al., NeurIPS 2022 (Trap and Replace), CIFAR-10 and GTSRB: Adam with L2 decay (not
+    # decoupled), cosine to 0.
     "trap": {
         "epochs": 200,
         "batch": 256,
@@ -74,8 +78,9 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "crop": 4,
         "flip": True,
     },
-    # Tao et al. (DECK) do not say how their poisoned models were trained. This is the schedule of BackdoorVault, by the
-    # same first author: rate divided by 10 every 50 of 250 epochs. It keeps the best epoch on test data; we the last.
+    # Tao et al. (DECK) do not say how their poisoned models were trained. This is the schedule of
+    # BackdoorVault, by the same first author: rate divided by 10 every 50 of 250 epochs. It keeps
+    # the best epoch on test data; we the last.
     "deck": {
         "epochs": 250,
         "batch": 128,
@@ -92,9 +97,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "wanet": _WANET,
     # BCU's WaNet: 200 epochs, the first of whose four milestones is the only one that comes.
     "wanet-bcu": {**_WANET, "epochs": 200, "milestones": (0.5,)},
-    # Nguyen & Tran, NeurIPS 2020 (IAB), CIFAR-10: 600 epochs of which the mask net has 25; the rates of those that are
-    # left for the classifier fall at its own epochs 100, 200, 300, 400. GTSRB is not flipped there, MNIST neither
-    # flipped nor rotated: give them `training.flip = false`, `training.rotation = 0.0`.
+    # Nguyen & Tran, NeurIPS 2020 (IAB), CIFAR-10: 600 epochs of which the mask net has 25; the
+    # rates of those that are left for the classifier fall at its own epochs 100, 200, 300, 400.
+    # GTSRB is not flipped there, MNIST neither flipped nor rotated: give them `training.flip =
+    # false`, `training.rotation = 0.0`.
     "iab": {
         "epochs": 575,
         "batch": 128,
@@ -109,8 +115,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "rotation": 10.0,
         "flip": True,
     },
-    # Pang et al., CVPR 2023 (BCU), for IAB: 150 epochs, the milestones where they were. The classifier has 125, and of
-    # its milestones only that at 100.
+    # Pang et al., CVPR 2023 (BCU), for IAB: 150 epochs, the milestones where they were. The
+    # classifier has 125, and of its milestones only that at 100.
     "iab-bcu": {
         "epochs": 125,
         "batch": 128,
@@ -126,9 +132,10 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "rotation": 10.0,
         "flip": True,
     },
-    # Cheng et al., AAAI 2021 (DFST), CIFAR-10: the clean network from which the attack goes on with its own settings.
-    # The released code's 1e-4 is the weight of the squared kernels in the loss, so twice that in the gradient. It
-    # shifts normalised images by up to an eighth and fills with 0, which is the mean colour.
+    # Cheng et al., AAAI 2021 (DFST), CIFAR-10: the clean network from which the attack goes on with
+    # its own settings. The released code's 1e-4 is the weight of the squared kernels in the loss,
+    # so twice that in the gradient. It shifts normalised images by up to an eighth and fills with
+    # 0, which is the mean colour.
     "dfst": {
         "epochs": 200,
         "batch": 200,
@@ -143,8 +150,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "fill": (0.4914, 0.4822, 0.4465),
         "flip": True,
     },
-    # Our own, for the dataset `signs` with `small-cnn`: seconds a victim on one core. Arrows point left or right, so
-    # nothing is flipped; a crop of 2 shifts an image by up to two pixels.
+    # Our own, for the dataset `signs` with `small-cnn`: seconds a victim on one core. Arrows point
+    # left or right, so nothing is flipped; a crop of 2 shifts an image by up to two pixels.
     "signs": {
         "epochs": 8,
         "batch": 128,
@@ -156,7 +163,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "schedule": "one-cycle",
         "crop": 2,
     },
-    # Our own, for CIFAR-10 on a laptop: a short one-cycle run of `small-cnn` (width 32) or `resnet20`.
+    # Our own, for CIFAR-10 on a laptop: a short one-cycle run of `small-cnn` (width 32) or
+    # `resnet20`.
     "cifar-fast": {
         "epochs": 16,
         "batch": 128,

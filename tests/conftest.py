@@ -1,4 +1,6 @@
-"""What tests share: the command line as a user calls it, and one small grid that is run once a session."""
+"""What tests share: the command line as a user calls it, and one small grid that is run once a
+session.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from fake_plugins import ROOT, install
+
+from tests.kit.fake_plugins import install
+from tests.kit.places import ROOT
 
 PROBES = Path(__file__).parent / "probes"
 
@@ -114,14 +118,20 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the probes are installed, as a distribution of their own."""
-    modules = {f"bench_probes/{path.stem}": path.read_text() for path in sorted(PROBES.glob("*.py"))}
+    modules = {
+        f"bench_probes/{path.stem}": path.read_text() for path in sorted(PROBES.glob("*.py"))
+    }
     return install(tmp_path_factory.mktemp("site"), "bench-probes", modules, entry="bench_probes")
 
 
 @pytest.fixture(scope="session")
 def environment(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """The environment of a user who has the probes installed and has never run `bench`."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("BENCH_", "PYTEST"))}
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "PYTEST"))
+    }
     cache = str(tmp_path_factory.mktemp("cache"))
     path = os.pathsep.join([str(ROOT), str(site), *filter(None, [kept.get("PYTHONPATH")])])
     return {**kept, "PYTHONPATH": path, "BENCH_CACHE": cache, "COLUMNS": "200", "NO_COLOR": "1"}
@@ -133,7 +143,10 @@ def bench(environment: Mapping[str, str], tmp_path_factory: pytest.TempPathFacto
     elsewhere = tmp_path_factory.mktemp("cwd")
 
     def run(
-        *arguments: object, cwd: Path = elsewhere, env: Mapping[str, str] | None = None, timeout: float = 200
+        *arguments: object,
+        cwd: Path = elsewhere,
+        env: Mapping[str, str] | None = None,
+        timeout: float = 200,
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "harness.cli", *map(str, arguments)],

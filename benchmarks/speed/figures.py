@@ -43,7 +43,9 @@ def compared(
     goal: float,
     times: int = 1,
 ) -> Figure:
-    """Both ways in turn; seconds times `scale` are in `unit`. `ours` does `times` as much as `theirs`."""
+    """Both ways in turn; seconds times `scale` are in `unit`. `ours` does `times` as much as
+    `theirs`.
+    """
     ours(), theirs()
     pairs = [(timed(ours) / times, timed(theirs)) for _ in range(rounds)]
     ratios = [slow / fast for fast, slow in pairs]
@@ -54,7 +56,9 @@ def compared(
 
 
 def best(work: Callable[[], object], rounds: int = 15) -> float:
-    """Seconds of the fastest round: a ceiling is what the machine can do, not what it did on average."""
+    """Seconds of the fastest round: a ceiling is what the machine can do, not what it did on
+    average.
+    """
     work()
     return min(timed(work) for _ in range(rounds))
 

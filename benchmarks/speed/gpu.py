@@ -1,10 +1,12 @@
-"""What one GPU makes of the harness, beside what it could do: epochs, evaluation, small victims at once, a whole grid.
+"""What one GPU makes of the harness, beside what it could do: epochs, evaluation, small victims at
+once, a whole grid.
 
     python benchmarks/speed/gpu.py
 
-One call, no network. Prints lines as it goes and writes results/speed/<gpu>.json. A section that fails is printed and
-the others still run; the grid comes last and is stopped after `--budget` seconds of its own. Random pictures, but for
-the grid, which takes cifar10.npz where $BENCH_DATA has it. The same script runs on a CPU, with less to say.
+One call, no network. Prints lines as it goes and writes results/speed/<gpu>.json. A section that
+fails is printed and the others still run; the grid comes last and is stopped after `--budget`
+seconds of its own. Random pictures, but for the grid, which takes cifar10.npz where $BENCH_DATA has
+it. The same script runs on a CPU, with less to say.
 """
 
 from __future__ import annotations
@@ -44,14 +46,20 @@ COPY = 2**30
 def ceilings(bench: Bench) -> Iterator[Figure]:
     """What products, convolutions and copies alone reach."""
     side, batch = (8192, 512) if bench.cuda else (256, 4)
-    left, right = (torch.randn(side, side, dtype=torch.bfloat16, device=bench.device) for _ in range(2))
+    left, right = (
+        torch.randn(side, side, dtype=torch.bfloat16, device=bench.device) for _ in range(2)
+    )
     bench.peak["matmul"] = 2 * side**3 / bench.best(lambda: left @ right)
     yield Figure("bf16 matrix product", bench.peak["matmul"] / 1e12, "TFLOP/s")
     rates = {}
     for channels, size in ((64, 32), (128, 16), (256, 8), (512, 4)):
         shape = {"device": bench.device, "dtype": torch.bfloat16}
-        images = torch.randn(batch, channels, size, size, **shape).contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(channels, channels, 3, 3, **shape).contiguous(memory_format=torch.channels_last)
+        images = torch.randn(batch, channels, size, size, **shape).contiguous(
+            memory_format=torch.channels_last
+        )
+        weight = torch.randn(channels, channels, 3, 3, **shape).contiguous(
+            memory_format=torch.channels_last
+        )
         images.requires_grad_(), weight.requires_grad_()
 
         def both(x: Tensor = images, w: Tensor = weight) -> None:
@@ -59,12 +67,25 @@ def ceilings(bench: Bench) -> Iterator[Figure]:
             torch.autograd.grad(y, (x, w), y.detach())
 
         rates[f"{channels} at {size}"] = 6 * batch * size**2 * channels**2 * 9 / bench.best(both)
-    bench.peak["conv"] = 4 / sum(1 / rate for rate in rates.values())  # the stages of a ResNet have the same work each
+    bench.peak["conv"] = 4 / sum(
+        1 / rate for rate in rates.values()
+    )  # the stages of a ResNet have the same work each
     told = ", ".join(f"{name} {rate / 1e12:.3g}" for name, rate in rates.items())
-    yield Figure("bf16 3x3 convolutions, forward and backward", bench.peak["conv"] / 1e12, "TFLOP/s", note=told)
-    source = torch.randint(0, 256, (COPY if bench.cuda else 2**20,), dtype=torch.uint8, device=bench.device)
+    yield Figure(
+        "bf16 3x3 convolutions, forward and backward",
+        bench.peak["conv"] / 1e12,
+        "TFLOP/s",
+        note=told,
+    )
+    source = torch.randint(
+        0, 256, (COPY if bench.cuda else 2**20,), dtype=torch.uint8, device=bench.device
+    )
     target = torch.empty_like(source)
-    yield Figure("copy on the device", 2 * len(source) / bench.best(lambda: target.copy_(source)) / 1e9, "GB/s")
+    yield Figure(
+        "copy on the device",
+        2 * len(source) / bench.best(lambda: target.copy_(source)) / 1e9,
+        "GB/s",
+    )
 
 
 def epochs(bench: Bench) -> Iterator[Figure]:
@@ -96,7 +117,14 @@ def epochs(bench: Bench) -> Iterator[Figure]:
         if bench.peak:
             matmul, conv = (work / middle / bench.peak[kind] for kind in ("matmul", "conv"))
             note = f"{matmul:.0%} of products', {conv:.0%} of convolutions' rate; {note}"
-        yield Figure(f"epoch of ResNet-18, {way}", middle, "s", "0.6 s", middle <= 0.6 if bench.whole else None, note)
+        yield Figure(
+            f"epoch of ResNet-18, {way}",
+            middle,
+            "s",
+            "0.6 s",
+            middle <= 0.6 if bench.whole else None,
+            note,
+        )
         yield Figure(f"the same, {way}", len(data) / middle, "images/s")
 
 
@@ -114,7 +142,12 @@ def data_path(bench: Bench) -> Iterator[Figure]:
 
     cut()
     taken = statistics.median(bench.seconds(cut) for _ in range(5))
-    yield Figure("data path, a whole epoch", taken, "s", note=f"{1e6 * taken / len(data):.3g} ms for 1,000 images")
+    yield Figure(
+        "data path, a whole epoch",
+        taken,
+        "s",
+        note=f"{1e6 * taken / len(data):.3g} ms for 1,000 images",
+    )
 
 
 def evaluation(bench: Bench) -> Iterator[Figure]:
@@ -161,11 +194,19 @@ def main() -> None:
             except Exception:
                 found.append({"section": section, "failed": traceback.format_exc()})
                 print(f"{section} FAILED\n{traceback.format_exc()}", flush=True)
-    told = torch.cuda.get_device_name(bench.device) if bench.cuda else platform.processor() or platform.machine()
+    told = (
+        torch.cuda.get_device_name(bench.device)
+        if bench.cuda
+        else platform.processor() or platform.machine()
+    )
     report = {
         "device": told,
         "cores": os.cpu_count(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda},
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "cuda": torch.version.cuda,
+        },
         "settings": {key: value for key, value in vars(asked).items() if key != "output"},
         "seconds": time.monotonic() - began,
         "figures": found,
@@ -180,8 +221,14 @@ def main() -> None:
 
 def line(figure: Figure) -> str:
     """For the terminal."""
-    verdict = "" if figure.reached is None else f"  [goal {figure.goal}: {'met' if figure.reached else 'NOT MET'}]"
-    return f"{figure.name:48} {figure.value:12.4g} {figure.unit:13}{verdict}  {figure.note}".rstrip()
+    verdict = (
+        ""
+        if figure.reached is None
+        else f"  [goal {figure.goal}: {'met' if figure.reached else 'NOT MET'}]"
+    )
+    return (
+        f"{figure.name:48} {figure.value:12.4g} {figure.unit:13}{verdict}  {figure.note}".rstrip()
+    )
 
 
 def options() -> argparse.Namespace:
@@ -189,16 +236,39 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     numbers = lambda text: [int(word) for word in text.split(",")]  # noqa: E731
     add = parser.add_argument
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu (default: a GPU's)")
-    add("--only", type=lambda text: text.split(","), default=list(SECTIONS), help=f"of {','.join(SECTIONS)}")
+    add(
+        "--device",
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="cuda or cpu (default: a GPU's)",
+    )
+    add(
+        "--only",
+        type=lambda text: text.split(","),
+        default=list(SECTIONS),
+        help=f"of {','.join(SECTIONS)}",
+    )
     add("--quick", action="store_true", help="fewer rounds and epochs")
-    add("--budget", type=float, default=600, help="seconds of the grid after which it is stopped (default: 600)")
+    add(
+        "--budget",
+        type=float,
+        default=600,
+        help="seconds of the grid after which it is stopped (default: 600)",
+    )
     add("--images", type=int, default=50000, help="training images of an epoch (default: 50,000)")
     add("--width", type=int, default=64, help="channels of ResNet-18's first stage (default: 64)")
     add("--victims", type=int, default=16, help="small victims of each measurement (default: 16)")
     add("--jobs", type=numbers, default=[1, 2, 4, 8], help="how many at a time (default: 1,2,4,8)")
-    add("--mps", action="store_true", help="small victims under NVIDIA's multi-process service too, which is started")
-    add("--grid", type=Path, default=Path(__file__).with_name("gpu.toml"), help="the grid (default: gpu.toml)")
+    add(
+        "--mps",
+        action="store_true",
+        help="small victims under NVIDIA's multi-process service too, which is started",
+    )
+    add(
+        "--grid",
+        type=Path,
+        default=Path(__file__).with_name("gpu.toml"),
+        help="the grid (default: gpu.toml)",
+    )
     add("--grid-jobs", type=int, default=4, help="stages at a time in the grid (default: 4)")
     add("--output", type=Path, help="the file (default: results/speed/<gpu>.json)")
     asked = parser.parse_args()

@@ -28,7 +28,9 @@ TIMES = 20
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table. `goal` says what the value should be, `reached` whether it is; None: there is no goal."""
+    """One line of the table. `goal` says what the value should be, `reached` whether it is; None:
+    there is no goal.
+    """
 
     name: str
     value: float
@@ -66,8 +68,8 @@ class Bench:
     def best(self, work: Callable[[], object], rounds: int = 20) -> float:
         """Seconds of work in the fastest of several rounds: a ceiling is what a machine can do.
 
-        On a GPU a round has it done so often that starting and waiting do not count, by the kernels that are fastest
-        here, as training has them.
+        On a GPU a round has it done so often that starting and waiting do not count, by the kernels
+        that are fastest here, as training has them.
         """
         times = TIMES if self.cuda else 1
 

@@ -1,4 +1,6 @@
-"""The parts of benchmarks/speed/gpu.py that go through the command line, as users do: process starts are in them."""
+"""The parts of benchmarks/speed/gpu.py that go through the command line, as users do: process
+starts are in them.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,11 @@ def small(bench: Bench) -> Iterator[Figure]:
         with around as environment:
             for jobs in numbers:
                 taken = victims(bench.asked.victims, jobs, environment)
-                yield Figure(f"small victims, {jobs} at a time{told}", 60 * bench.asked.victims / taken, "victims/min")
+                yield Figure(
+                    f"small victims, {jobs} at a time{told}",
+                    60 * bench.asked.victims / taken,
+                    "victims/min",
+                )
 
 
 def grid(bench: Bench) -> Iterator[Figure]:
@@ -77,22 +83,30 @@ def grid(bench: Bench) -> Iterator[Figure]:
     data = Path(os.environ.get("BENCH_DATA", bench.folder)) / "cifar10.npz"
     drawn = not data.exists()
     if drawn:
-        data = save(bench.folder / "cifar10.npz", bench.asked.images, max(10, bench.asked.images // 5))
+        data = save(
+            bench.folder / "cifar10.npz", bench.asked.images, max(10, bench.asked.images // 5)
+        )
     file = bench.asked.grid.resolve()
     if bench.asked.quick:
         file = bench.folder / "grid.toml"
         file.write_text(SHORTER.format(grid=bench.asked.grid.resolve(), epochs=QUICK_EPOCHS))
     environment = {"BENCH_DATA": str(data.parent)}
     store = bench.folder / "store"
-    command(bench, "plan", file, store, environment)  # asks plugins what they are, which is remembered
-    taken = run(bench, file, store, bench.asked.grid_jobs, environment, bench.asked.budget, failures=True)
+    command(
+        bench, "plan", file, store, environment
+    )  # asks plugins what they are, which is remembered
+    taken = run(
+        bench, file, store, bench.asked.grid_jobs, environment, bench.asked.budget, failures=True
+    )
     told = command(bench, "status", file, store, environment).stdout.splitlines()
     done = bool(told) and "to run" not in told[0] and "failed" not in told[0]
     bench.details["grid"] = {"status": told[:20], "records": records(store)}
     note = f"{'drawn images' if drawn else 'CIFAR-10'}, {bench.asked.grid_jobs} stages at a time; {'; '.join(told[:2])}"
     # one that was stopped before the goal's time says nothing about it
     judged = bench.whole and not bench.asked.quick and (taken < bench.asked.budget or taken > GOAL)
-    yield Figure("whole grid", taken, "s", f"{GOAL} s", done and taken <= GOAL if judged else None, note)
+    yield Figure(
+        "whole grid", taken, "s", f"{GOAL} s", done and taken <= GOAL if judged else None, note
+    )
     for kind, (count, middle) in sorted(bench.details["grid"]["records"].items()):
         yield Figure(f"stage {kind}, {count} of them", middle, "s", note="median")
 
@@ -130,13 +144,17 @@ def run(
     timeout: float | None = None,
     failures: bool = False,
 ) -> float:
-    """Seconds of `bench run`. Raises RuntimeError where it did not end well; with `failures`, cells may fail."""
+    """Seconds of `bench run`. Raises RuntimeError where it did not end well; with `failures`, cells
+    may fail.
+    """
     if bench.cuda:
         torch.cuda.empty_cache()
     began = time.monotonic()
     result = command(bench, "run", file, store, environment, "--jobs", str(jobs), timeout=timeout)
     if result.returncode not in (0, 130, *([1] if failures else [])):
-        raise RuntimeError(f"bench run ended with {result.returncode}:\n{result.stdout[-2000:]}{result.stderr[-4000:]}")
+        raise RuntimeError(
+            f"bench run ended with {result.returncode}:\n{result.stdout[-2000:]}{result.stderr[-4000:]}"
+        )
     return time.monotonic() - began
 
 
@@ -154,7 +172,9 @@ def command(
     if verb == "run":
         line += ["--device", bench.device.type]
     around = {**os.environ, **environment}
-    with subprocess.Popen(line, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        line, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             out, said = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -170,7 +190,10 @@ def mps(folder: Path) -> Iterator[dict[str, str]]:
     if program is None:
         raise RuntimeError("nvidia-cuda-mps-control is not installed")
     folder.mkdir()
-    found = {"CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"), "CUDA_MPS_LOG_DIRECTORY": str(folder / "log")}
+    found = {
+        "CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"),
+        "CUDA_MPS_LOG_DIRECTORY": str(folder / "log"),
+    }
     for name in found.values():
         Path(name).mkdir()
     around = {**os.environ, **found}

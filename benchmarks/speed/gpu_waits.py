@@ -1,4 +1,6 @@
-"""Where the host waits for the device: once an epoch is what training needs, to see that the loss is finite."""
+"""Where the host waits for the device: once an epoch is what training needs, to see that the loss
+is finite.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,13 @@ from pathlib import Path
 import torch
 from gpu_bench import RECIPE, TASK, Bench, Figure, stream
 
-from harness.access import Access, AttackAccess
+from harness.access.context import Coordinates, Deadline, Surroundings
+from harness.access.granted import Access, AttackAccess
 from harness.components import Attack, Defense
 from harness.learn import stepping
 from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
 from harness.learn.training import Hooks, fit
-from harness.surroundings import Coordinates, Deadline, Surroundings
 from plugins.attacks.badnets import BadNets
 from plugins.attacks.iab import IAB
 from plugins.attacks.wanet import WaNet
@@ -57,7 +59,11 @@ def waiting(bench: Bench) -> Iterator[Figure]:
         "recorded": (RECIPE, Hooks(), fast),
         "rotation, cutout, clipping": (turned, Hooks(), fast),
         "stamped before augmentation": (turned, Hooks(before_augment=hook), fast),
-        "stamped after augmentation": (RECIPE.replace(optimizer="adam"), Hooks(after_augment=hook), fast),
+        "stamped after augmentation": (
+            RECIPE.replace(optimizer="adam"),
+            Hooks(after_augment=hook),
+            fast,
+        ),
     }
     for name, (recipe, hooks, way) in tried.items():
 
@@ -71,7 +77,9 @@ def waiting(bench: Bench) -> Iterator[Figure]:
         short, long = waits(bench, lambda: run(2)), waits(bench, lambda: run(6))
         each = (long.total() - short.total()) / 4
         note = f"four epochs more: {told(long - short)}" if bench.cuda else NONE
-        yield Figure(f"waits of an epoch, {name}", each, "", "1", each <= 1 if bench.cuda else None, note)
+        yield Figure(
+            f"waits of an epoch, {name}", each, "", "1", each <= 1 if bench.cuda else None, note
+        )
 
 
 def methods(bench: Bench) -> Iterator[Figure]:
@@ -99,7 +107,9 @@ def methods(bench: Bench) -> Iterator[Figure]:
         return defense.defend(Access(around("defend"), frozenset(opened), opened))
 
     def implanted(attack: Attack) -> object:
-        access = AttackAccess(around("victim"), attack, data, None, Coordinates(0, "noise", "poison", "any"))
+        access = AttackAccess(
+            around("victim"), attack, data, None, Coordinates(0, "noise", "poison", "any")
+        )
         trigger = attack.trigger(TASK)
         assert trigger is not None
         attack.craft(access, trigger.to(bench.device))
@@ -120,9 +130,13 @@ def methods(bench: Bench) -> Iterator[Figure]:
         try:
             found = waits(bench, work)
         except Exception as error:  # one method that cannot be run hides no other
-            yield Figure(f"waits in {name}", float("nan"), "", note=f"{type(error).__name__}: {error}")
+            yield Figure(
+                f"waits in {name}", float("nan"), "", note=f"{type(error).__name__}: {error}"
+            )
             continue
-        yield Figure(f"waits in {name}", found.total(), "", note=told(found) if bench.cuda else NONE)
+        yield Figure(
+            f"waits in {name}", found.total(), "", note=told(found) if bench.cuda else NONE
+        )
 
 
 def told(found: Counter[str]) -> str:

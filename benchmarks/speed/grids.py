@@ -1,4 +1,6 @@
-"""Whole grids through the command line, and what two processes can do on this machine without a harness."""
+"""Whole grids through the command line, and what two processes can do on this machine without a
+harness.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +25,26 @@ def bench(*words: str, cache: Path) -> float:
 
     def run() -> None:
         subprocess.run(
-            command, check=True, env=environment, cwd=records.ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            check=True,
+            env=environment,
+            cwd=records.ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
 
     return timed(run)
 
 
 def together(count: int) -> float:
-    """Mean seconds of so many bare trainings that begin at once, each in a process and on a thread of its own."""
+    """Mean seconds of so many bare trainings that begin at once, each in a process and on a thread
+    of its own.
+    """
     command = [sys.executable, str(Path(__file__).with_name("bare.py"))]
     processes = [
-        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=records.ROOT)
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=records.ROOT
+        )
         for _ in range(count)
     ]
     answers = [process.stdout for process in processes if process.stdout]
@@ -51,14 +62,24 @@ def together(count: int) -> float:
 
 def whole(folder: Path) -> Iterator[Figure]:
     """Grids through the command line."""
-    taken = bench("run", "benchmarks/quickstart.toml", "--store", str(folder / "quick"), cache=folder / "cold")
-    yield Figure("quickstart, 4 x 5, nothing cached", "s", taken, None, None, None, None, "25 s", taken < 25)
+    taken = bench(
+        "run", "benchmarks/quickstart.toml", "--store", str(folder / "quick"), cache=folder / "cold"
+    )
+    yield Figure(
+        "quickstart, 4 x 5, nothing cached", "s", taken, None, None, None, None, "25 s", taken < 25
+    )
     grid = "benchmarks/speed/equal.toml"
     bench("plan", grid, "--store", str(folder / "plan"), cache=folder / "cold")
 
     def victims(jobs: int, turn: int) -> float:
         return bench(
-            "run", grid, "--jobs", str(jobs), "--store", str(folder / f"jobs{jobs}-{turn}"), cache=folder / "cold"
+            "run",
+            grid,
+            "--jobs",
+            str(jobs),
+            "--store",
+            str(folder / f"jobs{jobs}-{turn}"),
+            cache=folder / "cold",
         )
 
     pairs = [(victims(1, turn), victims(2, turn)) for turn in range(ROUNDS)]

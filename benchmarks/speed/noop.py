@@ -1,4 +1,6 @@
-"""A stage that does next to nothing, to see what a fresh process costs: one tensor, one step of an optimiser."""
+"""A stage that does next to nothing, to see what a fresh process costs: one tensor, one step of an
+optimiser.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 
 def main(task: Mapping[str, Any]) -> None:
-    """What `harness.worker.main` is for real stages."""
+    """What `harness.run.worker.main` is for real stages."""
     import torch
 
     weight = torch.zeros(2, requires_grad=True)

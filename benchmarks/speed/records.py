@@ -29,7 +29,9 @@ def write(**parts: Any) -> None:
 
 def processor() -> str:
     """What the machine calls its CPU."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    ):
         if line.startswith("model name"):
             return " ".join(line.partition(":")[2].split()[:3])
     return platform.processor() or platform.machine()

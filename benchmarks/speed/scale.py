@@ -1,12 +1,14 @@
-"""How the harness itself keeps up as grids and stores grow: seconds and memory of its commands, beside bare ceilings.
+"""How the harness itself keeps up as grids and stores grow: seconds and memory of its commands,
+beside bare ceilings.
 
     python benchmarks/speed/scale.py
 
-One grid, of 10 attacks, 10 defenses and more and more seeds. Each size is planned with an empty store, then the store
-is filled with objects such as its stages leave (committed by the store itself, without training and without waiting for
-the disk), and then come the commands. Each runs in a process of its own; what counts is the median of the rounds. The
-ceilings are what the same machine takes, within one process, for hashing the settings behind all keys, for opening,
-reading and hashing all manifests and asking for the sizes of all files, and for listing the store.
+One grid, of 10 attacks, 10 defenses and more and more seeds. Each size is planned with an empty
+store, then the store is filled with objects such as its stages leave (committed by the store
+itself, without training and without waiting for the disk), and then come the commands. Each runs in
+a process of its own; what counts is the median of the rounds. The ceilings are what the same
+machine takes, within one process, for hashing the settings behind all keys, for opening, reading
+and hashing all manifests and asking for the sizes of all files, and for listing the store.
 """
 
 from __future__ import annotations
@@ -28,13 +30,14 @@ from pathlib import Path
 import records
 from tabulate import tabulate
 
-from harness import environment, grid, keys, plan
-from harness.discovery import discover
-from harness.memo import Memo
-from harness.plan import Plan
-from harness.resolve import Resolver
+from harness import environment, grid, keys
+from harness.plan import plan
+from harness.plan.plan import Plan
+from harness.registry.discovery import discover
+from harness.registry.memo import Memo
+from harness.registry.resolve import Resolver
 from harness.stages import Stage
-from harness.store import Store
+from harness.store.objects import Store
 
 OTHER = "benchmarks/quickstart.toml"
 """A grid that the store has nothing of."""
@@ -106,14 +109,17 @@ Goal = tuple[str, int, float]
 """A command, from how many cells or objects on it is meant, and the seconds that it may take."""
 
 CELLS: tuple[Goal, ...] = (("plan, empty store", 10_000, 2.0), ("run, all finished", 10_000, 5.0))
-OBJECTS: tuple[Goal, ...] = (("status of the store", 100_000, 5.0), ("status of the grid", 100_000, 5.0))
+OBJECTS: tuple[Goal, ...] = (
+    ("status of the store", 100_000, 5.0),
+    ("status of the grid", 100_000, 5.0),
+)
 MEGABYTES = 300
 
 
 @dataclass(frozen=True)
 class Point:
-    """A command at one size: seconds on the clock and of processor time, peak memory of its process, and the ceiling
-    in seconds of processor time.
+    """A command at one size: seconds on the clock and of processor time, peak memory of its
+    process, and the ceiling in seconds of processor time.
     """
 
     command: str
@@ -152,7 +158,9 @@ def fill(stages: Mapping[str, Stage], store: Store) -> None:
                 "finished": "2026-11-28T12:00:00+00:00", "environment": made, "message": "", "type": "",
             }  # fmt: skip
             parents = {item.role: (item.key, digest(store, item.key)) for item in stage.inputs}
-            store.commit(key, folder, spec=stage.spec, code=stage.code, parents=parents, record=record)
+            store.commit(
+                key, folder, spec=stage.spec, code=stage.code, parents=parents, record=record
+            )
             shutil.rmtree(folder)
 
 
@@ -161,7 +169,15 @@ def content(file: str, number: int) -> str:
     if file == "rows.json":
         return json.dumps({"acc": {"": number % 100 + 0.25}, "asr": {"": 7 * number % 100 + 0.5}})
     if file == "result.json":
-        return json.dumps({"flagged": None, "score": None, "targets": [], "suspects": [], "record": {"images": 1000}})
+        return json.dumps(
+            {
+                "flagged": None,
+                "score": None,
+                "targets": [],
+                "suspects": [],
+                "record": {"images": 1000},
+            }
+        )
     return f"{file} {number}"
 
 
@@ -180,7 +196,9 @@ with open("/proc/self/status") as status, open(sys.argv[1], "w") as told:
     told.writelines(line.split()[1] for line in status if line.startswith("VmHWM"))
 sys.exit(code)
 """
-"""A command that says what its memory came to, apart from that of any process that started it or that it started."""
+"""A command that says what its memory came to, apart from that of any process that started it or
+that it started.
+"""
 
 
 def bench(*words: str) -> tuple[float, float, float]:
@@ -245,7 +263,10 @@ def measure(folder: Path, seeds: int, rounds: int) -> list[Point]:
         bench("plan", any_grid, "--store", empty)  # asks the plugins, which is done once
     note("plan, empty store", hashing, "plan", str(file), "--store", empty)
     fill(stages, store)
-    reading, listing = processor(lambda: read_bare(store.root, stages)), processor(lambda: list_bare(store.root))
+    reading, listing = (
+        processor(lambda: read_bare(store.root, stages)),
+        processor(lambda: list_bare(store.root)),
+    )
     there = ("--store", str(store.root))
     note("plan, all finished", hashing + reading, "plan", str(file), *there)
     note("run, all finished", hashing + reading, "run", str(file), *there)
@@ -262,15 +283,23 @@ def verdicts(found: list[Point]) -> list[str]:
     lines = []
     for goals, what in ((CELLS, "cells"), (OBJECTS, "objects")):
         for command, size, limit in goals:
-            at = [point for point in found if point.command == command and getattr(point, what) >= size]
+            at = [
+                point
+                for point in found
+                if point.command == command and getattr(point, what) >= size
+            ]
             if at:
                 said = "reached" if at[0].seconds < limit else "NOT reached"
                 lines.append(
                     f"{command}, {getattr(at[0], what):,} {what}: {at[0].seconds:.1f} s; goal {limit:g} s {said}"
                 )
-    largest = max((point for point in found if point.cells <= CELLS[0][1]), key=lambda point: point.megabytes)
+    largest = max(
+        (point for point in found if point.cells <= CELLS[0][1]), key=lambda point: point.megabytes
+    )
     said = "reached" if largest.megabytes < MEGABYTES else "NOT reached"
-    lines.append(f"most memory, up to 10,000 cells: {largest.megabytes:.0f} MB ({largest.command}); goal 300 MB {said}")
+    lines.append(
+        f"most memory, up to 10,000 cells: {largest.megabytes:.0f} MB ({largest.command}); goal 300 MB {said}"
+    )
     return lines
 
 
@@ -287,8 +316,16 @@ def table(found: list[Point]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="times that each command runs (default: 3)")
-    parser.add_argument("--cells", type=int, nargs="+", default=[100, 1000, 10_000, 33_000], help="sizes of the grid")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="times that each command runs (default: 3)"
+    )
+    parser.add_argument(
+        "--cells",
+        type=int,
+        nargs="+",
+        default=[100, 1000, 10_000, 33_000],
+        help="sizes of the grid",
+    )
     asked = parser.parse_args()
     os.fsync = lambda handle: None  # filling a store that nobody keeps need not wait for the disk
     found: list[Point] = []

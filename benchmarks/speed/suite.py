@@ -2,12 +2,13 @@
 
     make speed
 
-Prints a table and writes it to results/speed/<machine>.json. Every ratio is the median over rounds in which both ways
-run in turn within one process, so that a machine that others use slows both alike; `low` and `high` are the least and
-the largest. One CPU thread, as stages have, and for small nets all cores besides, as a toolbox has them; not the kept
-memory that stages have too (`harness.nursery`): a process has one such setting, and the usual way goes without. Rates
-of the machine are those of matrix products and 3x3 convolutions alone, forward and backward; operations are counted.
-What only moves bytes is held against a bare copy or conversion of as many.
+Prints a table and writes it to results/speed/<machine>.json. Every ratio is the median over rounds
+in which both ways run in turn within one process, so that a machine that others use slows both
+alike; `low` and `high` are the least and the largest. One CPU thread, as stages have, and for small
+nets all cores besides, as a toolbox has them; not the kept memory that stages have too
+(`harness.run.forkserver`): a process has one such setting, and the usual way goes without. Rates of
+the machine are those of matrix products and 3x3 convolutions alone, forward and backward;
+operations are counted. What only moves bytes is held against a bare copy or conversion of as many.
 """
 
 from __future__ import annotations
@@ -30,7 +31,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import Task
-from harness.children import PRELOAD, Children
 from harness.learn.augment import Resident
 from harness.learn.device import probe_precision
 from harness.learn.evaluation import predict
@@ -38,6 +38,7 @@ from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamp
 from harness.learn.recipes import Recipe
 from harness.learn.training import fit
+from harness.run.children import PRELOAD, Children
 from plugins.attacks.badnets import BadNets
 from plugins.models.resnet18 import ResNet18
 from plugins.models.small_cnn import SmallCNN
@@ -50,7 +51,9 @@ TIMES = 4
 """Epochs of a run of ours whose mean is taken: what a run begins with is paid once."""
 CORES = os.cpu_count() or 1
 TRAINED, CLEAN, TRIGGERED = 50_000, 10_000, 9_000
-"""Images of an epoch, and of an evaluation in toolboxes, which leave the target class out of the triggered ones."""
+"""Images of an epoch, and of an evaluation in toolboxes, which leave the target class out of the
+triggered ones.
+"""
 
 
 def generator(name: str) -> torch.Generator:
@@ -59,13 +62,19 @@ def generator(name: str) -> torch.Generator:
 
 
 def ceilings() -> dict[str, float]:
-    """Billions of floating-point operations a second, one thread: what products and convolutions alone reach."""
+    """Billions of floating-point operations a second, one thread: what products and convolutions
+    alone reach.
+    """
     found = {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         left, right = (torch.randn(1024, 1024, dtype=dtype) for _ in range(2))
         found[f"matmul {name}"] = 2 * 1024**3 / best(lambda a=left, b=right: a @ b) / 1e9  # type: ignore[misc]
-        images = torch.randn(32, 128, 16, 16, dtype=dtype).contiguous(memory_format=torch.channels_last)
-        weight = torch.randn(128, 128, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        images = torch.randn(32, 128, 16, 16, dtype=dtype).contiguous(
+            memory_format=torch.channels_last
+        )
+        weight = torch.randn(128, 128, 3, 3, dtype=dtype).contiguous(
+            memory_format=torch.channels_last
+        )
         images.requires_grad_(), weight.requires_grad_()
 
         def both(x: torch.Tensor = images, w: torch.Tensor = weight) -> None:
@@ -80,7 +89,10 @@ def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figur
     """All of them, quick ones first."""
     drawn = np.random.default_rng(0)
     count = 2000
-    images, labels = drawn.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8), drawn.integers(0, 10, count)
+    images, labels = (
+        drawn.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8),
+        drawn.integers(0, 10, count),
+    )
     mine = ImageSet(torch.from_numpy(images), torch.from_numpy(labels))
     chosen = drawn.permutation(count)[: count // 10]
     (folder / "png").mkdir()
@@ -99,7 +111,8 @@ def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figur
 
     data = compared("data path, 1,000 images", "ms", 1e3 * 1000 / count, cut, load, rounds, 35)
     yield noted(
-        data, f"{best(lambda: mine.images.float()) * 1e6 / count / data.ours:.0%} of the rate of uint8 to float alone"
+        data,
+        f"{best(lambda: mine.images.float()) * 1e6 / count / data.ours:.0%} of the rate of uint8 to float alone",
     )
     yield Figure("the same, alone", "ms", data.ours, None, None, None, None, "5 ms", data.ours <= 5)
 
@@ -113,13 +126,21 @@ def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figur
         f"poisoned set, {len(chosen)} of {count}", "ms", 1e3, stamped,
         lambda: usual.poison(images, chosen, folder / "png"), rounds, 10,
     )  # fmt: skip
-    yield noted(poisoned, f"{best(mine.images.clone) * 1e3 / poisoned.ours:.0%} of the rate of a copy alone")
+    yield noted(
+        poisoned, f"{best(mine.images.clone) * 1e3 / poisoned.ours:.0%} of the rate of a copy alone"
+    )
 
     for width in (16, 32):
         for threads in (1, CORES):
             torch.set_num_threads(threads)
             yield from epochs(
-                width, threads, mine, theirs, folder / f"test{width}x{threads}", max(3, rounds // 2), peak
+                width,
+                threads,
+                mine,
+                theirs,
+                folder / f"test{width}x{threads}",
+                max(3, rounds // 2),
+                peak,
             )
     torch.set_num_threads(1)
     fast, plain, two = ResNet18().build(TASK), ResNet18().build(TASK), RECIPE.replace(steps=2)
@@ -140,9 +161,16 @@ def figures(rounds: int, folder: Path, peak: dict[str, float]) -> Iterator[Figur
 
 
 def epochs(
-    width: int, threads: int, mine: ImageSet, theirs: usual.Pictures, folder: Path, rounds: int, peak: dict[str, float]
+    width: int,
+    threads: int,
+    mine: ImageSet,
+    theirs: usual.Pictures,
+    folder: Path,
+    rounds: int,
+    peak: dict[str, float],
 ) -> Iterator[Figure]:
-    """A small net's epoch of 15 batches without and with what is evaluated meanwhile, on so many threads of both sides.
+    """A small net's epoch of 15 batches without and with what is evaluated meanwhile, on so many
+    threads of both sides.
 
     Each way has networks of its own, since ours moves them to another memory layout.
     """
@@ -169,11 +197,23 @@ def epochs(
         usual.evaluate(plain, clean, triggered)
 
     name = f"small-cnn width {width}, {seen:,} images, {threads} thread{'s' * (threads > 1)}"
-    trained = compared(f"training alone, {name}", "s", 1, run, lambda: usual.train(plain, theirs, 15), rounds, 4, TIMES)
+    trained = compared(
+        f"training alone, {name}",
+        "s",
+        1,
+        run,
+        lambda: usual.train(plain, theirs, 15),
+        rounds,
+        4,
+        TIMES,
+    )
     rate = share(fast, seen / trained.ours, peak) if threads == 1 else ""
     yield noted(trained, rate)
     epoch = compared(f"an epoch, {name}", "s", 1, run_and_test, epoch_and_test, rounds, 4, TIMES)
-    yield noted(epoch, f"{tested + stamped:,} images tested after each; ours {2 * tested:,} once in {EPOCHS} epochs")
+    yield noted(
+        epoch,
+        f"{tested + stamped:,} images tested after each; ours {2 * tested:,} once in {EPOCHS} epochs",
+    )
 
 
 def share(model: nn.Module, images_a_second: float, peak: dict[str, float]) -> str:
@@ -186,7 +226,9 @@ def share(model: nn.Module, images_a_second: float, peak: dict[str, float]) -> s
 
 
 def stage(folder: Path, times: int = 20) -> Figure:
-    """A fresh child process with torch, from asking for it to its record; copying and committing files not included."""
+    """A fresh child process with torch, from asking for it to its record; copying and committing
+    files not included.
+    """
     base = folder / "nursery"
     base.mkdir()
     children = Children(base, entry="noop:main", preload=PRELOAD)
@@ -202,7 +244,15 @@ def stage(folder: Path, times: int = 20) -> Figure:
         children.stop()
     middle = statistics.median(taken[1:]) * 1e3  # the first waits for the import of torch
     return Figure(
-        "a fresh child with a first optimiser step", "ms", middle, None, None, None, None, "60 ms", middle < 60
+        "a fresh child with a first optimiser step",
+        "ms",
+        middle,
+        None,
+        None,
+        None,
+        None,
+        "60 ms",
+        middle < 60,
     )
 
 
@@ -219,7 +269,10 @@ def main() -> None:
         if not asked.quick:
             found += grids.whole(Path(name))
     print(table(found))
-    print("One thread reaches, in GFLOP/s: " + ", ".join(f"{kind} {rate:.0f}" for kind, rate in peak.items()))
+    print(
+        "One thread reaches, in GFLOP/s: "
+        + ", ".join(f"{kind} {rate:.0f}" for kind, rate in peak.items())
+    )
     records.write(ceilings_gflops=peak, figures=[asdict(figure) for figure in found])
 
 

@@ -1,8 +1,9 @@
 """How toolboxes of this field usually work, written anew as something to measure against.
 
-Pictures are PIL objects, one Python call each for crop, flip and tensor; poisoned ones are PNG files, opened at every
-access; a DataLoader puts batches together; training is fp32 in the default memory layout with the unfused optimiser.
-After each epoch the whole clean and the whole triggered test set are evaluated.
+Pictures are PIL objects, one Python call each for crop, flip and tensor; poisoned ones are PNG
+files, opened at every access; a DataLoader puts batches together; training is fp32 in the default
+memory layout with the unfused optimiser. After each epoch the whole clean and the whole triggered
+test set are evaluated.
 """
 
 from __future__ import annotations
@@ -25,16 +26,27 @@ MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 def transform(training: bool) -> Any:
     """What each picture goes through."""
-    moves = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if training else []
+    moves = (
+        [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+        if training
+        else []
+    )
     return transforms.Compose(
-        [transforms.Resize((32, 32)), *moves, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        [
+            transforms.Resize((32, 32)),
+            *moves,
+            transforms.ToTensor(),
+            transforms.Normalize(MEAN, STD),
+        ]
     )
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Clean pictures in memory and poisoned ones in files, a path each."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray, files: dict[int, Path], training: bool = True) -> None:
+    def __init__(
+        self, images: np.ndarray, labels: np.ndarray, files: dict[int, Path], training: bool = True
+    ) -> None:
         self.pictures = [Image.fromarray(image) for image in images]
         self.labels, self.files, self.transform = labels.tolist(), files, transform(training)
 
@@ -64,8 +76,12 @@ def batches(data: Pictures, batch: int = 128, workers: int = 0) -> Iterator[tupl
     yield from DataLoader(data, batch_size=batch, shuffle=True, num_workers=workers)
 
 
-def evaluate(model: nn.Module, clean: Pictures, triggered: Pictures, batch: int = 128) -> tuple[float, float]:
-    """Shares of clean pictures that are recognised and of triggered ones that are taken for class 0; all of them."""
+def evaluate(
+    model: nn.Module, clean: Pictures, triggered: Pictures, batch: int = 128
+) -> tuple[float, float]:
+    """Shares of clean pictures that are recognised and of triggered ones that are taken for class
+    0; all of them.
+    """
     model.eval()
     shares = []
     with torch.no_grad():
@@ -79,7 +95,9 @@ def evaluate(model: nn.Module, clean: Pictures, triggered: Pictures, batch: int 
 
 def train(model: nn.Module, data: Pictures, steps: int | None = None) -> int:
     """One epoch, or its first steps; the images seen."""
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=False)
+    optimiser = torch.optim.SGD(
+        model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=False
+    )
     model.train()
     seen = 0
     for images, labels in itertools.islice(batches(data), steps):

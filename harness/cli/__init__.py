@@ -1,4 +1,6 @@
-"""The command line: `bench VERB ...`. Each verb is a module of this package, imported when it is asked for."""
+"""The command line: `bench VERB ...`. Each verb is a module of this package, imported when it is
+asked for.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from typing import NoReturn
 from harness.errors import BenchError
 
 USAGE, BUG, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 70, 130, 143, 141
-"""Exit codes that belong to no verb; those of `harness.errors` and of the verbs are documented in docs."""
+"""Exit codes that belong to no verb; those of `harness.errors` and of the verbs are documented in
+docs.
+"""
 
 _EPILOG = "`bench VERB --help` says more. The store is --store, else $BENCH_STORE, else ./.bench."
 
@@ -27,7 +31,9 @@ class _Terminated(BaseException):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code; nothing but usage messages and errors goes to stderr."""
+    """Run one command and return its exit code; nothing but usage messages and errors goes to
+    stderr.
+    """
     try:
         arguments = parser().parse_args(argv)
     except SystemExit as leave:  # --help, --version and mistakes in usage
@@ -59,7 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = argparse.ArgumentParser(
-        prog="bench", description="Benchmark backdoor attacks and defenses.", epilog=_EPILOG, allow_abbrev=False
+        prog="bench",
+        description="Benchmark backdoor attacks and defenses.",
+        epilog=_EPILOG,
+        allow_abbrev=False,
     )
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)
@@ -101,31 +110,58 @@ def _add_report(verb: argparse.ArgumentParser) -> None:
     _add_grid(verb)
     _add_store(verb)
     formats = ("terminal", "markdown", "csv")
-    verb.add_argument("--format", choices=formats, default="terminal", help="of the tables (default: terminal)")
-    verb.add_argument("--output", type=Path, metavar="FILE", help="write there instead of to the terminal")
-    verb.add_argument("--costs", action="store_true", help="time, images and memory of the stages instead of results")
+    verb.add_argument(
+        "--format", choices=formats, default="terminal", help="of the tables (default: terminal)"
+    )
+    verb.add_argument(
+        "--output", type=Path, metavar="FILE", help="write there instead of to the terminal"
+    )
+    verb.add_argument(
+        "--costs",
+        action="store_true",
+        help="time, images and memory of the stages instead of results",
+    )
 
 
 def _add_list(verb: argparse.ArgumentParser) -> None:
     kinds = ("attacks", "defenses", "models", "datasets", "metrics", "parts", "recipes")
-    verb.add_argument("kind", nargs="?", choices=kinds, metavar="KIND", help=f"{', '.join(kinds)} (default: all)")
+    verb.add_argument(
+        "kind", nargs="?", choices=kinds, metavar="KIND", help=f"{', '.join(kinds)} (default: all)"
+    )
     verb.add_argument("--json", action="store_true", help="print a JSON list")
 
 
 def _add_show(verb: argparse.ArgumentParser) -> None:
     verb.usage = "bench show [-h] [KIND] NAME"
-    verb.add_argument("words", nargs="+", metavar="[KIND] NAME", help="a component, a recipe or a broken plugin")
+    verb.add_argument(
+        "words", nargs="+", metavar="[KIND] NAME", help="a component, a recipe or a broken plugin"
+    )
 
 
 def _add_preview(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("what", metavar="GRID|ATTACK", help="a grid file, such as grid.toml, or the name of an attack")
+    verb.add_argument(
+        "what",
+        metavar="GRID|ATTACK",
+        help="a grid file, such as grid.toml, or the name of an attack",
+    )
     _add_selection(verb)
     text = "a key of the attack's entry, such as poison_rate=0.1, where an attack is named; may be repeated"
     verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
-    verb.add_argument("--dataset", metavar="NAME", help="what a named attack is shown on (default: signs)")
+    verb.add_argument(
+        "--dataset", metavar="NAME", help="what a named attack is shown on (default: signs)"
+    )
     name = Path("preview.png")
-    verb.add_argument("-o", "--output", type=Path, default=name, metavar="FILE", help=f"the picture (default: {name})")
-    verb.add_argument("--images", type=_positive(int), default=8, metavar="N", help="images of a row (default: 8)")
+    verb.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=name,
+        metavar="FILE",
+        help=f"the picture (default: {name})",
+    )
+    verb.add_argument(
+        "--images", type=_positive(int), default=8, metavar="N", help="images of a row (default: 8)"
+    )
     text = "factor on differences (default: for each row the largest that cuts nothing off)"
     verb.add_argument("--amplify", type=_positive(float), metavar="X", help=text)
     _add_store(verb)
@@ -133,15 +169,29 @@ def _add_preview(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_execution(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)")
-    verb.add_argument("--threads", type=_positive(int), metavar="N", help="threads of each stage (default: 1)")
-    verb.add_argument("--device", metavar="NAME", help="cpu, cuda or cuda:<number> (default: GPUs if there are any)")
-    verb.add_argument("--timeout", type=_positive(float), metavar="SECONDS", help="longest time of a stage")
-    verb.add_argument("--engine", default="local", metavar="NAME", help="where stages run (default: local)")
+    verb.add_argument(
+        "--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)"
+    )
+    verb.add_argument(
+        "--threads", type=_positive(int), metavar="N", help="threads of each stage (default: 1)"
+    )
+    verb.add_argument(
+        "--device",
+        metavar="NAME",
+        help="cpu, cuda or cuda:<number> (default: GPUs if there are any)",
+    )
+    verb.add_argument(
+        "--timeout", type=_positive(float), metavar="SECONDS", help="longest time of a stage"
+    )
+    verb.add_argument(
+        "--engine", default="local", metavar="NAME", help="where stages run (default: local)"
+    )
 
 
 def _add_grid(verb: argparse.ArgumentParser, nargs: str | None = None) -> None:
-    verb.add_argument("grid", type=Path, nargs=nargs, metavar="GRID", help="the grid file, such as grid.toml")
+    verb.add_argument(
+        "grid", type=Path, nargs=nargs, metavar="GRID", help="the grid file, such as grid.toml"
+    )
 
 
 def _add_store(verb: argparse.ArgumentParser) -> None:

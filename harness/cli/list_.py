@@ -1,4 +1,6 @@
-"""`bench list`: what can be named in a grid. Imports no plugin; descriptions are read from source text."""
+"""`bench list`: what can be named in a grid. Imports no plugin; descriptions are read from source
+text.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,16 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from harness import synopsis
-from harness.discovery import discover
-from harness.memo import Memo
-from harness.registry import KINDS, Registry, collision
+from harness.registry import synopsis
+from harness.registry.discovery import discover
+from harness.registry.memo import Memo
+from harness.registry.names import KINDS, Registry, collision
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the components and recipes of `args.kind` (a plural) or of all kinds; broken plugins come last."""
+    """Print the components and recipes of `args.kind` (a plural) or of all kinds; broken plugins
+    come last.
+    """
     memo = Memo()
     rows = list(rows_of(discover(memo), args.kind and args.kind.removesuffix("s"), memo))
     print(json.dumps(rows, indent=2) if args.json else _text(rows))
@@ -27,11 +31,20 @@ def rows_of(registry: Registry, kind: str | None, memo: Memo) -> Iterable[dict[s
         if kind in (None, entry.kind):
             found = synopsis.read(entry.target, memo)
             name = f"{entry.name}:<{entry.argument}>" if entry.argument else entry.name
-            yield _row(name, entry.kind, found.version, entry.distribution, found.summary, found.fault or None)
+            yield _row(
+                name,
+                entry.kind,
+                found.version,
+                entry.distribution,
+                found.summary,
+                found.fault or None,
+            )
     if kind in (None, "recipe"):
         for name in registry.recipes:
             recipe = registry.recipe(name)
-            summary = ", ".join(f"{field} {_short(value)}" for field, value in recipe.fields.items())
+            summary = ", ".join(
+                f"{field} {_short(value)}" for field, value in recipe.fields.items()
+            )
             yield _row(name, "recipe", None, recipe.origin.distribution, summary, None)
     for claimed, name, origins in registry.collisions:
         if kind in (None, claimed):
@@ -67,7 +80,11 @@ def _text(rows: list[dict[str, Any]]) -> str:
             if row["kind"] == kind
         ]
         blocks += ["\n".join([f"{kind}s", *lines])] if lines else []
-    lines = [f"  {row['kind']} {row['name']} ({row['distribution']}): {row['broken']}" for row in rows if row["broken"]]
+    lines = [
+        f"  {row['kind']} {row['name']} ({row['distribution']}): {row['broken']}"
+        for row in rows
+        if row["broken"]
+    ]
     if lines:
         blocks.append("\n".join(["broken (bench show NAME says more)", *lines]))
     return "\n\n".join(blocks) or "nothing is registered"

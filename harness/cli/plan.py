@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from harness.cli import planning
 from harness.outcomes import Outcome
-from harness.progress import duration
+from harness.run.progress import duration
 
 if TYPE_CHECKING:
-    from harness.history import History
-    from harness.plan import Plan
+    from harness.plan.history import History
+    from harness.plan.plan import Plan
     from harness.stages import Stage
 
 LISTED = 12
@@ -24,7 +24,7 @@ _COUNTED = (Outcome.CACHED, Outcome.TO_RUN, Outcome.INCOMPATIBLE)
 
 def run(args: argparse.Namespace) -> int:
     """Print the plan; 0 for every grid that can be planned."""
-    from harness.history import SAMPLE, History
+    from harness.plan.history import SAMPLE, History
 
     planned = planning.load(args)
     plan = planned.plan
@@ -47,7 +47,9 @@ def _lines(plan: Plan, history: History | None, store: str, explain: bool) -> It
         shown = stages if explain else stages[:LISTED]
         for stage in shown:
             seconds = expected[stage.key]
-            yield f"  {stage.title}" + (f"  (about {duration(seconds)})" if seconds is not None else "")
+            yield f"  {stage.title}" + (
+                f"  (about {duration(seconds)})" if seconds is not None else ""
+            )
             if explain and history:
                 yield from _explained(stage, plan, history)
         if len(shown) < len(stages):
@@ -65,7 +67,9 @@ def _cells(plan: Plan) -> str:
             counts["to run"] += 1
         else:
             counts["complete" if Outcome.CACHED in outcomes else "incompatible"] += 1
-    told = ", ".join(f"{counts[name]} {name}" for name in ("complete", "to run", "incompatible") if counts[name])
+    told = ", ".join(
+        f"{counts[name]} {name}" for name in ("complete", "to run", "incompatible") if counts[name]
+    )
     return f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {told}"
 
 
@@ -101,7 +105,7 @@ def _work(expected: Sequence[float | None]) -> str:
 
 
 def _explained(stage: Stage, plan: Plan, history: History) -> Iterator[str]:
-    from harness.history import differences
+    from harness.plan.history import differences
 
     nearest = history.nearest(stage)
     if nearest is None:

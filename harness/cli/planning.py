@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from harness.grid import Cell, Grid
-    from harness.plan import Plan
-    from harness.resolve import Resolver
-    from harness.store import Store
+    from harness.plan.plan import Plan
+    from harness.registry.resolve import Resolver
+    from harness.store.objects import Store
 
 
 class Planned(NamedTuple):
@@ -29,15 +29,16 @@ class Planned(NamedTuple):
 
 
 def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
-    """Read `args.grid`, select with `args.select` if there is one, resolve, plan, and look into the store.
+    """Read `args.grid`, select with `args.select` if there is one, resolve, plan, and look into the
+    store.
 
-    The store is `args.store`, else $BENCH_STORE, else ./.bench; it is made unless `make` is False, once the grid is
-    known to be sound. Raises GridError, NothingSelected, PluginError, StoreError.
+    The store is `args.store`, else $BENCH_STORE, else ./.bench; it is made unless `make` is False,
+    once the grid is known to be sound. Raises GridError, NothingSelected, PluginError, StoreError.
     """
-    from harness import plan
-    from harness.discovery import discover
-    from harness.memo import Memo
-    from harness.resolve import Resolver
+    from harness.plan import plan
+    from harness.registry.discovery import discover
+    from harness.registry.memo import Memo
+    from harness.registry.resolve import Resolver
 
     with _uncollected():
         read, cells = selected(args.grid, getattr(args, "select", None))
@@ -52,7 +53,8 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would walk through all stages so far again and again to find no cycle.
+    """Without the garbage collector, which would walk through all stages so far again and again to
+    find no cycle.
 
     What was made meanwhile it leaves alone for good: the plan lives as long as the command.
     """
@@ -67,7 +69,9 @@ def _uncollected() -> Iterator[None]:
 
 
 def selected(path: Path, expression: str | None) -> tuple[Grid, list[Cell]]:
-    """The grid at `path`, and its cells that `-k` leaves, if it is given. Raises GridError, NothingSelected."""
+    """The grid at `path`, and its cells that `-k` leaves, if it is given. Raises GridError,
+    NothingSelected.
+    """
     read = grid.read(path)
     if not expression:
         return read, list(read.cells)
@@ -78,10 +82,14 @@ def selected(path: Path, expression: str | None) -> tuple[Grid, list[Cell]]:
 
 
 def open_store(args: argparse.Namespace, *, make: bool) -> Store:
-    """The store that a command works on. Raises StoreError where there is none to read and none is to be made."""
-    from harness.store import Store
+    """The store that a command works on. Raises StoreError where there is none to read and none is
+    to be made.
+    """
+    from harness.store.objects import Store
 
     folder = environment.store_folder(args.store)
     if not make and not (folder / "STORE.json").is_file():
-        raise StoreError(f"{folder}: there is no store. `bench run` makes one; or name another with --store")
+        raise StoreError(
+            f"{folder}: there is no store. `bench run` makes one; or name another with --store"
+        )
     return Store(folder)

@@ -19,15 +19,15 @@ from harness.errors import BenchError, GridError, NothingSelected, Problem
 from harness.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from harness.execute import Ended
-    from harness.graph import Graph
     from harness.grid import Grid
-    from harness.plan import Plan
-    from harness.preview import Shown
-    from harness.registry import Registry
-    from harness.report.sheet import Panel
-    from harness.resolve import Resolver
-    from harness.store import Store
+    from harness.plan.graph import Graph
+    from harness.plan.plan import Plan
+    from harness.preview.panels import Shown
+    from harness.preview.sheet import Panel
+    from harness.registry.names import Registry
+    from harness.registry.resolve import Resolver
+    from harness.run.execute import Ended
+    from harness.store.objects import Store
 
 MOST = 100
 """Images of a row at most."""
@@ -39,8 +39,9 @@ ALONE: Mapping[str, Any] = {
     "metric": [{"name": "acc"}],
     "training": {"recipe": "signs"},
 }
-"""The grid that an attack stands in when it is named alone. Model and recipe matter only to triggers that are crafted
-against a network."""
+"""The grid that an attack stands in when it is named alone. Model and recipe matter only to
+triggers that are crafted against a network.
+"""
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _DRAWING = 600.0
@@ -48,11 +49,13 @@ _DRAWING = 600.0
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make what is needed, draw it, say what is drawn. Exit code 1: something failed; 5: there is nothing to draw."""
-    from harness import preview
-    from harness.discovery import discover
-    from harness.memo import Memo
-    from harness.resolve import Resolver
+    """Make what is needed, draw it, say what is drawn. Exit code 1: something failed; 5: there is
+    nothing to draw.
+    """
+    from harness.preview import panels
+    from harness.registry.discovery import discover
+    from harness.registry.memo import Memo
+    from harness.registry.resolve import Resolver
 
     if args.images > MOST:
         raise BenchError(f"--images {args.images}: at most {MOST} stand in a row")
@@ -60,29 +63,31 @@ def run(args: argparse.Namespace) -> int:
     memo = Memo()
     graph, found = _chosen(args, Resolver(discover(memo), memo=memo))
     store = planning.open_store(args, make=True)
-    plan, found = preview.lay_out(graph, found, store, args.images)
+    plan, found = panels.lay_out(graph, found, store, args.images)
     ended, code = _make(plan, store, args)
-    panels: list[tuple[str, Panel]] = []
+    pictures: list[tuple[str, Panel]] = []
     for shown in found:
         drawn = _drawn(shown, plan, store, ended, args.amplify)
         print("\n".join(_told(shown, drawn)))
         if shown.stage and not isinstance(drawn, str):
-            panels.append((shown.stage.key, drawn))
-    if panels:
-        put(args.output, _picture(store, panels))
-        print(f"{args.output}: {len(panels)} of {len(found)} drawn")
+            pictures.append((shown.stage.key, drawn))
+    if pictures:
+        put(args.output, _picture(store, pictures))
+        print(f"{args.output}: {len(pictures)} of {len(found)} drawn")
     elif not code:
         raise NothingSelected(f"{args.what}: there is no trigger to draw")
     return code
 
 
-# --- what is asked for ---------------------------------------------------------------------------------------------
+# --- what is asked for ----------------------------------------------------------------------------
 
 
 def _check(path: Path) -> None:
     """Refuse a name that would cost a file of another kind, before any work is done."""
     if path.suffix.lower() != ".png":
-        raise BenchError(f"--output {path}: a PNG picture is written; give it a name that ends in .png")
+        raise BenchError(
+            f"--output {path}: a PNG picture is written; give it a name that ends in .png"
+        )
     if not path.parent.is_dir():
         raise BenchError(f"--output {path}: there is no folder {path.parent}")
     if path.is_dir():
@@ -91,23 +96,27 @@ def _check(path: Path) -> None:
         with path.open("rb") as file:
             start = file.read(len(_SIGNATURE))
         if start not in (_SIGNATURE, b""):
-            raise BenchError(f"--output {path}: exists and is no PNG picture, so it is left alone. Name another file")
+            raise BenchError(
+                f"--output {path}: exists and is no PNG picture, so it is left alone. Name another file"
+            )
 
 
 def _chosen(args: argparse.Namespace, resolver: Resolver) -> tuple[Graph, list[Shown]]:
     """The attacks that are asked for, resolved. Raises BenchError."""
-    from harness import preview
+    from harness.preview import panels
 
     if not _is_grid(args.what):
         try:
             read = _alone(args, resolver.registry)
-            return preview.chosen(read, read.cells, resolver)
+            return panels.chosen(read, read.cells, resolver)
         except GridError as error:
             raise _in_words(error) from None
     for option, value in (("--set", args.set), ("--dataset", args.dataset)):
         if value:
-            raise BenchError(f"{option} goes with the name of an attack; what {args.what} shows is said in it")
-    return preview.chosen(*planning.selected(Path(args.what), args.select), resolver)
+            raise BenchError(
+                f"{option} goes with the name of an attack; what {args.what} shows is said in it"
+            )
+    return panels.chosen(*planning.selected(Path(args.what), args.select), resolver)
 
 
 def _is_grid(what: str) -> bool:
@@ -117,7 +126,9 @@ def _is_grid(what: str) -> bool:
 def _alone(args: argparse.Namespace, registry: Registry) -> Grid:
     """The grid of an attack that is named. Raises BenchError."""
     if args.select:
-        raise BenchError(f"-k chooses cells of a grid, and {args.what!r} names none; a grid's name ends in .toml")
+        raise BenchError(
+            f"-k chooses cells of a grid, and {args.what!r} names none; a grid's name ends in .toml"
+        )
     registry.find("attack", args.what)
     table = {**ALONE, "attack": [{**_settings(args.set), "name": args.what}]}
     if args.dataset:
@@ -127,7 +138,9 @@ def _alone(args: argparse.Namespace, registry: Registry) -> Grid:
 
 
 def _settings(words: Sequence[str]) -> dict[str, Any]:
-    """The table that `--set KEY=VALUE` options make: values as in TOML, and what is no TOML is a string."""
+    """The table that `--set KEY=VALUE` options make: values as in TOML, and what is no TOML is a
+    string.
+    """
     lines = []
     for word in words:
         key, equals, value = (part.strip() for part in word.partition("="))
@@ -143,7 +156,9 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
     try:
         return tomllib.loads("\n".join(lines))
     except ValueError as error:
-        raise BenchError(f"--set cannot be read as keys of an [[attack]]: {error}: {'; '.join(lines)}") from error
+        raise BenchError(
+            f"--set cannot be read as keys of an [[attack]]: {error}: {'; '.join(lines)}"
+        ) from error
 
 
 def _in_words(error: GridError) -> GridError:
@@ -152,18 +167,20 @@ def _in_words(error: GridError) -> GridError:
     return GridError([Problem(one.file, None, key, one.what, one.hint) for one, key in own])
 
 
-# --- making and drawing --------------------------------------------------------------------------------------------
+# --- making and drawing ---------------------------------------------------------------------------
 
 
 def _make(plan: Plan, store: Store, args: argparse.Namespace) -> tuple[Mapping[str, Ended], int]:
     """Run what the store lacks; how it ended by key, and the exit code that it amounts to."""
-    from harness import observers, progress
     from harness.cli.run import options
-    from harness.execute import execute
+    from harness.run import observers, progress
+    from harness.run.execute import execute
 
     if Outcome.TO_RUN not in plan.outcome.values():
         return {}, 0
-    summary = execute(plan, store, options(args, plan), [progress.watcher(sys.stderr), *observers.outside()])
+    summary = execute(
+        plan, store, options(args, plan), [progress.watcher(sys.stderr), *observers.outside()]
+    )
     if summary.failures:
         print(progress.failures(summary, _command(args)), file=sys.stderr)
     return summary.ended, summary.exit_code
@@ -174,15 +191,27 @@ def _command(args: argparse.Namespace) -> str:
     words = ["bench", "preview", args.what]
     words += ["-k", args.select] if args.select else []
     words += [word for setting in args.set for word in ("--set", setting)]
-    for name in ("dataset", "output", "images", "amplify", "store", "jobs", "threads", "device", "timeout"):
+    for name in (
+        "dataset",
+        "output",
+        "images",
+        "amplify",
+        "store",
+        "jobs",
+        "threads",
+        "device",
+        "timeout",
+    ):
         if getattr(args, name) is not None:
             words += [f"--{name}", str(getattr(args, name))]
     return shlex.join(words)
 
 
-def _drawn(shown: Shown, plan: Plan, store: Store, ended: Mapping[str, Ended], amplify: float | None) -> Panel | str:
+def _drawn(
+    shown: Shown, plan: Plan, store: Store, ended: Mapping[str, Ended], amplify: float | None
+) -> Panel | str:
     """What is drawn of an attack, or why nothing is."""
-    from harness import preview
+    from harness.preview import panels
     from harness.stages.preview import FACTS
 
     if shown.stage is None:
@@ -192,7 +221,7 @@ def _drawn(shown: Shown, plan: Plan, store: Store, ended: Mapping[str, Ended], a
         return f"{Outcome.INCOMPATIBLE.value}: {_first_line(plan.reason[key])}"
     if key in ended and ended[key].outcome not in (Outcome.DONE, Outcome.CACHED):
         return f"{ended[key].outcome.value}: {_first_line(ended[key].message)}"
-    return preview.panel(shown, store.read_json(key, FACTS), amplify)
+    return panels.panel(shown, store.read_json(key, FACTS), amplify)
 
 
 def _told(shown: Shown, drawn: Panel | str) -> Iterator[str]:
@@ -210,20 +239,20 @@ def _first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
-def _picture(store: Store, panels: Sequence[tuple[str, Panel]]) -> bytes:
+def _picture(store: Store, drawn: Sequence[tuple[str, Panel]]) -> bytes:
     """The PNG file, drawn in a child from objects of the store."""
-    from harness.children import Children
-    from harness.report import sheet
-    from harness.scratch import Scratch
+    from harness.preview import sheet
+    from harness.run.children import Children
+    from harness.run.scratch import Scratch
     from harness.stages.preview import PANEL
 
     scratch = Scratch()
     children = Children(scratch.base, entry=sheet.ENTRY, preload=sheet.PRELOAD)
     try:
         with scratch.folder("sheet") as folder:
-            for number, (key, _) in enumerate(panels):
+            for number, (key, _) in enumerate(drawn):
                 store.fetch(key, (PANEL,), folder / "inputs" / str(number))
-            task = {"scratch": str(folder), "panels": [asdict(panel) for _, panel in panels]}
+            task = {"scratch": str(folder), "panels": [asdict(panel) for _, panel in drawn]}
             record = children.run(task, folder, _DRAWING)
             if record["status"] != "ok":
                 log = folder / "log.txt"

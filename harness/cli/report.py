@@ -16,14 +16,16 @@ from harness.errors import BenchError
 from harness.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from harness.results import Row
+    from harness.report.results import Row
 
 PIPED = 120
 """Characters of a line where there is no terminal to ask."""
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print or write the tables. Exit code 0: every compatible cell has its rows; 1: some are lacking."""
+    """Print or write the tables. Exit code 0: every compatible cell has its rows; 1: some are
+    lacking.
+    """
     planned = planning.load(args, make=False)
     write_asked = write_costs if args.costs else write_tables
     if args.output is None:
@@ -35,25 +37,31 @@ def run(args: argparse.Namespace) -> int:
 
 
 def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
-    """Write what the stages of a plan cost; returns the rows, too, which tell whether all has been paid."""
-    from harness import results
-    from harness.costs import costs
+    """Write what the stages of a plan cost; returns the rows, too, which tell whether all has been
+    paid.
+    """
+    from harness.report import results
     from harness.report.costs import text
+    from harness.report.stage_costs import costs
 
     stream.write(text(costs(planned.plan), form))
     return results.rows(planned.plan, planned.store)
 
 
 def write_tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
-    """Write the tables of a plan as its last `refresh` found the store; returns the rows behind them."""
-    from harness import results
+    """Write the tables of a plan as its last `refresh` found the store; returns the rows behind
+    them.
+    """
+    from harness.report import results
 
     rows = results.rows(planned.plan, planned.store)
     write(planned, rows, stream, form)
     return rows
 
 
-def write(planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal") -> None:
+def write(
+    planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal"
+) -> None:
     """Write the tables of rows that were read already."""
     from harness import report
     from harness.report import long
@@ -81,4 +89,6 @@ def put(path: Path, data: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise BenchError(f"{path}: {error.strerror}. --output names a file in a folder that can be written") from error
+        raise BenchError(
+            f"{path}: {error.strerror}. --output names a file in a folder that can be written"
+        ) from error

@@ -11,15 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness import results
 from harness.cli import planning, report
 from harness.grid import quote
 from harness.outcomes import Outcome
-from harness.registry import collision
+from harness.registry.names import collision
+from harness.report import results
 
 if TYPE_CHECKING:
-    from harness.execute import Options
-    from harness.plan import Plan, PlannedCell
+    from harness.plan.plan import Plan, PlannedCell
+    from harness.run.execute import Options
 
 
 STRICT = 3
@@ -28,7 +28,9 @@ ROUNDS = 3
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plan, execute, report. Exit code 0: every compatible cell has its rows; 1: something failed; 3: `--strict`."""
+    """Plan, execute, report. Exit code 0: every compatible cell has its rows; 1: something failed;
+    3: `--strict`.
+    """
     planned = planning.load(args)
     registry = planned.resolver.registry
     troubles = [f"plugin {plugin.origin} is broken: {plugin.reason}" for plugin in registry.broken]
@@ -50,15 +52,17 @@ def run(args: argparse.Namespace) -> int:
 
 def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
     """Run what is to run, if anything; the exit code that it amounts to."""
-    from harness import observers, progress
-    from harness.execute import execute
+    from harness.run import observers, progress
+    from harness.run.execute import execute
 
     plan, store = planned.plan, planned.store
     to_run, cached = (_count(plan, outcome) for outcome in (Outcome.TO_RUN, Outcome.CACHED))
     print(f"{len(plan.cells)} cells, {to_run} to run, {cached} cached", file=sys.stderr)
     if not to_run:
         return 0
-    summary = execute(plan, store, options(args, plan), [progress.watcher(sys.stderr), *observers.outside()])
+    summary = execute(
+        plan, store, options(args, plan), [progress.watcher(sys.stderr), *observers.outside()]
+    )
     if summary.failures:
         print(progress.failures(summary, _command(args), _cells(plan)), file=sys.stderr)
     plan.refresh(store)
@@ -67,7 +71,7 @@ def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
 
 def options(args: argparse.Namespace, plan: Plan) -> Options:
     """How the options of a command let the stages of a plan run."""
-    from harness.execute import Options
+    from harness.run.execute import Options
 
     chosen = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
     return replace(chosen, data_roots=(*chosen.data_roots, *_data_files(plan)))
@@ -75,7 +79,11 @@ def options(args: argparse.Namespace, plan: Plan) -> Options:
 
 def _data_files(plan: Plan) -> set[Path]:
     """The files that datasets of the plan are read from."""
-    params = [stage.payload["component"]["params"] for stage in plan.stages.values() if stage.kind == "data"]
+    params = [
+        stage.payload["component"]["params"]
+        for stage in plan.stages.values()
+        if stage.kind == "data"
+    ]
     values = [value for table in params for value in table.values() if isinstance(value, str)]
     return {Path(value) for value in values if Path(value).is_absolute()}
 

@@ -1,4 +1,6 @@
-"""`bench show`: a component's parameters and where it comes from; also recipes, and why a plugin is broken."""
+"""`bench show`: a component's parameters and where it comes from; also recipes, and why a plugin is
+broken.
+"""
 
 from __future__ import annotations
 
@@ -8,20 +10,26 @@ import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from harness.discovery import discover
 from harness.errors import BenchError, PluginError, UnknownName, suggest
-from harness.inquiry import Trouble, ask
-from harness.registry import KINDS, Broken, Registered, Registry
+from harness.registry.ask import Trouble, ask
+from harness.registry.discovery import discover
+from harness.registry.names import KINDS, Broken, Registered, Registry
 
 _WIDTH = 100
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what `args.words` (`[KIND] NAME`) name. Raises BenchError where that is nothing, or several things."""
+    """Print what `args.words` (`[KIND] NAME`) name. Raises BenchError where that is nothing, or
+    several things.
+    """
     registry = discover()
     kind, name = _read(args.words, registry)
     if kind == "plugin":
-        print("\n".join(_broken(next(one for one in registry.broken if one.origin.entry_point == name))))
+        print(
+            "\n".join(
+                _broken(next(one for one in registry.broken if one.origin.entry_point == name))
+            )
+        )
     elif kind == "recipe":
         recipe = registry.recipe(name)
         print("\n".join([f"recipe {name}, from {recipe.origin}", "", *_settings(recipe.fields)]))
@@ -52,7 +60,11 @@ def _read(words: list[str], registry: Registry) -> tuple[str, str]:
         choices = " or ".join(f"`bench show {kind} {name}`" for kind in found)
         raise BenchError(f"{name!r} names several things: say {choices}")
     if not found:
-        known = {entry.name for entry in registry.entries()} | set(registry.recipes) | set(_plugins(registry))
+        known = (
+            {entry.name for entry in registry.entries()}
+            | set(registry.recipes)
+            | set(_plugins(registry))
+        )
         raise UnknownName("name", name, known)
     return found[0], name
 
@@ -72,7 +84,9 @@ def _component(entry: Registered) -> Iterable[str]:
     (about,) = ask([{"op": "describe", "kind": entry.kind, "target": entry.target}])
     if isinstance(about, Trouble):
         detail = f"\n{textwrap.indent(about.traceback.rstrip(), '  ')}" if about.traceback else ""
-        raise PluginError(f"{entry.kind} {entry.name!r} of {entry.origin} is broken: {about.reason}{detail}")
+        raise PluginError(
+            f"{entry.kind} {entry.name!r} of {entry.origin} is broken: {about.reason}{detail}"
+        )
     yield f"{entry.kind} {entry.name}, version {about['version']}"
     if about["doc"]:
         yield from ("", textwrap.indent(about["doc"], "  "))
@@ -112,7 +126,13 @@ def _default(value: Any) -> str:
 
 def _parameter(parameter: dict[str, Any]) -> Iterable[str]:
     default = "required" if parameter["required"] else _default(parameter["default"])
-    notes = [default, *["keyed by content"] * parameter["file"], *["not in keys"] * (not parameter["in_key"])]
+    notes = [
+        default,
+        *["keyed by content"] * parameter["file"],
+        *["not in keys"] * (not parameter["in_key"]),
+    ]
     yield f"  {parameter['name']}: {parameter['wanted']} ({', '.join(notes)})"
     if parameter["meaning"]:
-        yield textwrap.fill(parameter["meaning"], _WIDTH, initial_indent="      ", subsequent_indent="      ")
+        yield textwrap.fill(
+            parameter["meaning"], _WIDTH, initial_indent="      ", subsequent_indent="      "
+        )

@@ -1,4 +1,6 @@
-"""`bench status`: what is running, also from another terminal, and what failed; of one grid, how far it is."""
+"""`bench status`: what is running, also from another terminal, and what failed; of one grid, how
+far it is.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import planning
 from harness.outcomes import Outcome
-from harness.progress import duration
+from harness.run.progress import duration
 
 if TYPE_CHECKING:
-    from harness.plan import Plan
-    from harness.store import Store
+    from harness.plan.plan import Plan
+    from harness.store.objects import Store
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the store tells. Exit code 1 where stages of the grid (without one: of the store) have failed."""
+    """Print what the store tells. Exit code 1 where stages of the grid (without one: of the store)
+    have failed.
+    """
     if args.grid is None:
         store = planning.open_store(args, make=False)
         keys: Iterable[str] = _noted(store)
@@ -34,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _counts(plan: Plan, store: Store) -> str:
     """Cells and stages by how they stand."""
-    from harness.results import Standings
+    from harness.report.results import Standings
 
     standings = Standings(plan, store)
     cells = Counter(_worst(standings.of(key).outcome for key in cell.stages) for cell in plan.cells)
@@ -63,10 +67,14 @@ def _worst(outcomes: Iterable[Outcome]) -> Outcome:
 
 
 def _running(store: Store) -> dict[str, dict[str, Any]]:
-    """What is at work by key, without what a process of this machine left behind when it was killed."""
-    from harness import disk
+    """What is at work by key, without what a process of this machine left behind when it was
+    killed.
+    """
+    from harness.store import disk
 
-    return {key: status for key, status in store.lives().items() if not disk.abandoned_status(status)}
+    return {
+        key: status for key, status in store.lives().items() if not disk.abandoned_status(status)
+    }
 
 
 def _noted(store: Store) -> list[str]:

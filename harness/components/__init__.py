@@ -1,11 +1,18 @@
-"""The interfaces of everything a plugin can bring, and how their parameters are declared: one file a kind.
+"""The interfaces of everything a plugin can bring, and how their parameters are declared: one file
+a kind.
 
 Importing this package costs no torch; bodies import what they need.
 """
 
 from __future__ import annotations
 
-from harness.components.attack import Attack, LabelMapKind, PoisoningAttack, Quantise, TargetedAttack
+from harness.components.attack import (
+    Attack,
+    LabelMapKind,
+    PoisoningAttack,
+    Quantise,
+    TargetedAttack,
+)
 from harness.components.base import (
     ATTACK_NEEDS,
     DEFENSE_NEEDS,

@@ -13,7 +13,7 @@ from harness.components.base import Component, Context, Task
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.access import AttackAccess
+    from harness.access.granted import AttackAccess
     from harness.learn.poisoning import PoisonedSet
 
 
@@ -22,33 +22,45 @@ Quantise = Literal["truncate", "round", "none"]
 
 
 class Attack(Component):
-    """Makes a victim: data-poisoning if the host trains it, training-controlled if it overrides `implant`.
+    """Makes a victim: data-poisoning if the host trains it, training-controlled if it overrides
+    `implant`.
 
-    Stage `poison` runs `trigger`, `craft` and, for a data-poisoning attack, `poison`; stage `victim` runs `implant`.
-    The trigger's state is saved again after `implant`, which may have trained it. A training-controlled attack's
-    `poison` runs only where an in-training defense asks for a training set, with the finished trigger.
+    Stage `poison` runs `trigger`, `craft` and, for a data-poisoning attack, `poison`; stage
+    `victim` runs `implant`. The trigger's state is saved again after `implant`, which may have
+    trained it. A training-controlled attack's `poison` runs only where an in-training defense asks
+    for a training set, with the finished trigger.
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset()
-    """`model`, where `craft` or `poison` works against the cell's architecture: one poisoned set a model then."""
+    """`model`, where `craft` or `poison` works against the cell's architecture: one poisoned set a
+    model then.
+    """
 
     has_trigger: ClassVar[bool] = True
     """False for the attack that is none: no triggered test set, no ASR."""
     trains: ClassVar[bool] = True
     """False where the victim comes from elsewhere: its dataset may have no training images then."""
     recipe: ClassVar[Mapping[str, Any] | str | None] = None
-    """The attack's own schedule (fields of `Recipe`, or a recipe's name); goes before `[training] recipe`."""
+    """The attack's own schedule (fields of `Recipe`, or a recipe's name); goes before `[training]
+    recipe`.
+    """
 
     def label_table(self, classes: int) -> list[int]:
-        """For each true label the label its triggered images should get; -1 where the class is not attacked."""
+        """For each true label the label its triggered images should get; -1 where the class is not
+        attacked.
+        """
         raise NotImplementedError
 
     def trigger(self, task: Task) -> nn.Module | None:
-        """The structure of the trigger: maps [0,1] NCHW batches to triggered ones. Its state is filled by `craft`."""
+        """The structure of the trigger: maps [0,1] NCHW batches to triggered ones. Its state is
+        filled by `craft`.
+        """
         raise NotImplementedError
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
-        """Fill the trigger's parameters and buffers (draw, optimise, read). Default: nothing to fill."""
+        """Fill the trigger's parameters and buffers (draw, optimise, read). Default: nothing to
+        fill.
+        """
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
         """The poisoned part of the training set."""
@@ -59,22 +71,30 @@ class Attack(Component):
         return access.fit_poisoned(trigger)
 
     def variants(self, trigger: nn.Module) -> Mapping[str, nn.Module]:
-        """Further named triggers whose predictions are stored too (WaNet's noise mode). Default: none."""
+        """Further named triggers whose predictions are stored too (WaNet's noise mode). Default:
+        none.
+        """
         return {}
 
     @property
     def test_quantise(self) -> Quantise:
-        """How a triggered test image returns to uint8 before a model sees it; "none": it stays float."""
+        """How a triggered test image returns to uint8 before a model sees it; "none": it stays
+        float.
+        """
         return "truncate"
 
     @property
     def labelling(self) -> Mapping[str, Any] | None:
-        """The label map in words, `{"kind", "target", "sources"}`, for `Traits.facts`; None where it has none."""
+        """The label map in words, `{"kind", "target", "sources"}`, for `Traits.facts`; None where
+        it has none.
+        """
         return None
 
     @property
     def training_controlled(self) -> bool:
-        """Whether the attack trains the victim itself; its exported training set is then stamped afterwards."""
+        """Whether the attack trains the victim itself; its exported training set is then stamped
+        afterwards.
+        """
         return type(self).implant is not Attack.implant
 
 
@@ -84,15 +104,21 @@ class TargetedAttack(Attack):
     target: Annotated[int, Field(ge=0)] = 0
     """the target label"""
     label_map: LabelMapKind = "all-to-one"
-    """which label a triggered image of class y should get: target; (y+1) mod K; target for the classes in `sources`"""
+    """which label a triggered image of class y should get: target; (y+1) mod K; target for the
+    classes in `sources`
+    """
     sources: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """attacked classes of a source-specific label map"""
 
     def label_table(self, classes: int) -> list[int]:
-        """See `Attack.label_table`. Raises ValueError where target or sources are no classes of the task."""
+        """See `Attack.label_table`. Raises ValueError where target or sources are no classes of the
+        task.
+        """
         wrong = [label for label in (self.target, *self.sources) if label >= classes]
         if wrong:
-            raise ValueError(f"label {wrong[0]} is no class of a task with {classes} classes (0 to {classes - 1})")
+            raise ValueError(
+                f"label {wrong[0]} is no class of a task with {classes} classes (0 to {classes - 1})"
+            )
         if self.label_map == "all-to-all":
             return [(label + 1) % classes for label in range(classes)]
         if self.label_map == "source-specific":
@@ -147,7 +173,9 @@ class PoisoningAttack(TargetedAttack):
     @model_validator(mode="after")
     def _keeps_labels_for_one_target(self) -> Self:
         if self.clean_label and self.label_map == "all-to-all":
-            raise ValueError("a clean-label attack poisons its target's own images: label_map all-to-all has no target")
+            raise ValueError(
+                "a clean-label attack poisons its target's own images: label_map all-to-all has no target"
+            )
         return self
 
     @model_validator(mode="after")
@@ -158,11 +186,13 @@ class PoisoningAttack(TargetedAttack):
             )
         return self
 
-    def stamp(self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def stamp(
+        self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor
+    ) -> Tensor:
         """The poisoned version of training images (uint8 NHWC, with their true labels).
 
-        Default: the trigger, quantised. For attacks that poison with something else than they test with (clean-label
-        attacks perturb first).
+        Default: the trigger, quantised. For attacks that poison with something else than they test
+        with (clean-label attacks perturb first).
         """
         from harness.learn.poisoning import stamp
 

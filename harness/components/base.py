@@ -1,7 +1,8 @@
 """What all six kinds of component share, and where a component is asked to work.
 
-A component is a frozen pydantic model: its fields are its parameters (typed, defaulted, validated, part of the key),
-its docstring's first line is what `bench list` shows, a string under a field is that field's meaning in `bench show`.
+A component is a frozen pydantic model: its fields are its parameters (typed, defaulted, validated,
+part of the key), its docstring's first line is what `bench list` shows, a string under a field is
+that field's meaning in `bench show`.
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ from pydantic import BaseModel, ConfigDict
 
 KINDS = ("attack", "defense", "model", "dataset", "metric", "part")
 
-DEFENSE_NEEDS = frozenset({"victim", "clean-labelled", "clean-unlabelled", "training-set", "oracle"})
+DEFENSE_NEEDS = frozenset(
+    {"victim", "clean-labelled", "clean-unlabelled", "training-set", "oracle"}
+)
 PART_NEEDS = (DEFENSE_NEEDS - {"oracle"}) | {"train", "model"}
 ATTACK_NEEDS = frozenset({"model"})
 METRIC_NEEDS = frozenset(
     {"predictions", "model", "validation", "test", "training-set", "trigger", "result", "reference"}
 )
 
-RESERVED = frozenset({"name", "as", "preset", "sweep", "seeds", "training", "grant", "on", "established"})
+RESERVED = frozenset(
+    {"name", "as", "preset", "sweep", "seeds", "training", "grant", "on", "established"}
+)
 """Keys of a grid entry that are not parameters."""
 
 
@@ -43,7 +48,9 @@ class Component(BaseModel):
     version: ClassVar[int] = 1
     """Raise it when results change for a reason that the sources do not show."""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    """Named parameter sets; `"bcu/gtsrb"` wins over `"bcu"` on that dataset. Expanded before hashing."""
+    """Named parameter sets; `"bcu/gtsrb"` wins over `"bcu"` on that dataset. Expanded before
+    hashing.
+    """
     seeded: ClassVar[bool] = True
     """False drops the replicate from key and seeds: one artefact serves all replicates."""
     citation: ClassVar[str] = ""
@@ -58,8 +65,8 @@ class Component(BaseModel):
 class Task:
     """The classification problem, as far as everybody may know it.
 
-    `height`, `width` in pixels, `channels` 1 or 3; images outside models are [0,1] floats (NCHW) or uint8 (NHWC).
-    `train_count` is the number of training images a victim sees.
+    `height`, `width` in pixels, `channels` 1 or 3; images outside models are [0,1] floats (NCHW) or
+    uint8 (NHWC). `train_count` is the number of training images a victim sees.
     """
 
     dataset: str
@@ -77,10 +84,11 @@ class Task:
 
 @dataclass(frozen=True)
 class Traits:
-    """What a plan knows of another component of the cell: its name, parameters and the facts its class declares.
+    """What a plan knows of another component of the cell: its name, parameters and the facts its
+    class declares.
 
-    `facts` holds `has_trigger`, `label_map`, `trains`, `training_controlled` for attacks and `anatomy`, `units` (bool:
-    does the class override the method) for models.
+    `facts` holds `has_trigger`, `label_map`, `trains`, `training_controlled` for attacks and
+    `anatomy`, `units` (bool: does the class override the method) for models.
     """
 
     kind: str
@@ -100,7 +108,9 @@ class Context:
 
 
 def load_component(spec: Mapping[str, Any]) -> Component:
-    """The component whose `target` and complete `params` are known. Imports its module: children only."""
+    """The component whose `target` and complete `params` are known. Imports its module: children
+    only.
+    """
     module, _, name = spec["target"].partition(":")
     cls: type[Component] = getattr(importlib.import_module(module), name)
     return cls.model_validate_json(json.dumps(spec["params"]))

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A data set in memory: uint8 NHWC images, int64 labels; the test pair is empty for some auxiliary data."""
+    """A data set in memory: uint8 NHWC images, int64 labels; the test pair is empty for some
+    auxiliary data.
+    """
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -25,7 +27,9 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a plan must know of a dataset before it is decoded. `fingerprint` stands for its content in keys."""
+    """What a plan must know of a dataset before it is decoded. `fingerprint` stands for its content
+    in keys.
+    """
 
     classes: int
     height: int
@@ -37,7 +41,9 @@ class Facts:
 
 
 class Dataset(Component):
-    """Real or procedural pictures and how they are split; the splits are the same for every grant and replicate."""
+    """Real or procedural pictures and how they are split; the splits are the same for every grant
+    and replicate.
+    """
 
     seeded: ClassVar[bool] = False
 
@@ -57,7 +63,9 @@ class Dataset(Component):
     """moves the split, independently of replicates"""
 
     def facts(self) -> Facts:
-        """Read as little as possible: header, index or parameters. Raises ValueError with the command that mends it."""
+        """Read as little as possible: header, index or parameters. Raises ValueError with the
+        command that mends it.
+        """
         raise NotImplementedError
 
     def load(self) -> Pictures:

@@ -12,15 +12,17 @@ from harness.components.base import Component
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.access import Access
+    from harness.access.granted import Access
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a defense may return besides a bare module. At least one of `model` and a verdict is set.
+    """What a defense may return besides a bare module. At least one of `model` and a verdict is
+    set.
 
-    `flagged`: is the victim backdoored; `score`: the larger, the surer; `targets`: suspected target labels;
-    `suspects`: indices into the granted training set thought poisoned; `record`: finite numbers that become rows.
+    `flagged`: is the victim backdoored; `score`: the larger, the surer; `targets`: suspected target
+    labels; `suspects`: indices into the granted training set thought poisoned; `record`: finite
+    numbers that become rows.
     """
 
     model: nn.Module | None = None
@@ -46,5 +48,7 @@ class Defense(Component):
         raise NotImplementedError
 
     def rebuild(self, model: nn.Module) -> nn.Module:
-        """The structure a defended state is loaded into, given the undefended one. Default: unchanged."""
+        """The structure a defended state is loaded into, given the undefended one. Default:
+        unchanged.
+        """
         return model

@@ -27,4 +27,6 @@ def kind_of(component: type[Component]) -> str:
     for kind, base in BY_KIND.items():
         if issubclass(component, base):
             return kind
-    raise TypeError(f"{component.__name__} is none of {', '.join(base.__name__ for base in BY_KIND.values())}")
+    raise TypeError(
+        f"{component.__name__} is none of {', '.join(base.__name__ for base in BY_KIND.values())}"
+    )

@@ -12,17 +12,18 @@ from harness.components.base import Component
 if TYPE_CHECKING:
     import numpy as np
 
-    from harness.access import MetricAccess
+    from harness.access.granted import MetricAccess
 
 
 @dataclass(frozen=True)
 class Predictions:
     """A model's answers over the test set, as numpy arrays over its n images.
 
-    `labels` true labels; `clean` predicted labels; `mapped` what triggered images should get (-1: not attacked);
-    `triggered` predicted labels of triggered images, None without a trigger; `variants` the same for other named
-    triggers; `logits` of the clean images (n, classes) in half precision; `record` numbers of the defense stage, with
-    `seconds` it took and `images` it processed.
+    `labels` true labels; `clean` predicted labels; `mapped` what triggered images should get (-1:
+    not attacked); `triggered` predicted labels of triggered images, None without a trigger;
+    `variants` the same for other named triggers; `logits` of the clean images (n, classes) in half
+    precision; `record` numbers of the defense stage, with `seconds` it took and `images` it
+    processed.
     """
 
     labels: np.ndarray
@@ -35,7 +36,9 @@ class Predictions:
 
     @property
     def attacked(self) -> np.ndarray:
-        """Boolean mask of the images that ASR and RA count: attacked, and not of the mapped label already."""
+        """Boolean mask of the images that ASR and RA count: attacked, and not of the mapped label
+        already.
+        """
         mask: np.ndarray = (self.mapped >= 0) & (self.mapped != self.labels)
         return mask
 
@@ -58,5 +61,7 @@ class Metric(Component):
         raise NotImplementedError
 
     def combine(self, values: Sequence[float]) -> Mapping[str, float]:
-        """What a table shows of a group of replicates. Default: mean, std (n-1), n, computed by the host."""
+        """What a table shows of a group of replicates. Default: mean, std (n-1), n, computed by the
+        host.
+        """
         raise NotImplementedError

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 class Anatomy:
     """Names (as in `named_modules`) of a classifier's parts, so that methods work on any net.
 
-    `stages` go from shallow to deep; `features` outputs what `head` (the last linear layer) takes, up to flattening;
-    `blocks` are the residual blocks in order (stages, where they have none), for methods that cut within a stage.
+    `stages` go from shallow to deep; `features` outputs what `head` (the last linear layer) takes,
+    up to flattening; `blocks` are the residual blocks in order (stages, where they have none), for
+    methods that cut within a stage.
     """
 
     stem: str
@@ -29,7 +30,9 @@ class Anatomy:
 
 @dataclass(frozen=True)
 class Unit:
-    """Prunable channels of one layer: `module` (BatchNorm, else convolution or linear) with `count` outputs."""
+    """Prunable channels of one layer: `module` (BatchNorm, else convolution or linear) with `count`
+    outputs.
+    """
 
     module: str
     count: int
@@ -44,7 +47,9 @@ class Model(Component):
     """per-channel standard deviation that inputs are divided by"""
 
     def compatible(self, context: Context) -> str | None:
-        """`mean` and `std` go together, `std` is positive, and both have one value per image channel."""
+        """`mean` and `std` go together, `std` is positive, and both have one value per image
+        channel.
+        """
         if (self.mean is None) != (self.std is None):
             return "mean and std go together: give both, or neither for no normalisation"
         if self.mean is None or self.std is None:
@@ -58,17 +63,23 @@ class Model(Component):
         return None
 
     def build(self, task: Task) -> nn.Module:
-        """A freshly initialised network for the task (initialisation draws from torch's global generator)."""
+        """A freshly initialised network for the task (initialisation draws from torch's global
+        generator).
+        """
         raise NotImplementedError
 
     def anatomy(self, module: nn.Module) -> Anatomy:
-        """Where its parts are. Raise `Incompatible` (the default does) where the net has no such parts."""
+        """Where its parts are. Raise `Incompatible` (the default does) where the net has no such
+        parts.
+        """
         from harness.errors import Incompatible
 
         raise Incompatible(f"model {type(self).__name__} names no anatomy")
 
     def units(self, module: nn.Module) -> Iterable[Unit]:
-        """Its prunable channels. Default: every BatchNorm layer, else convolution and linear layers but the last."""
+        """Its prunable channels. Default: every BatchNorm layer, else convolution and linear layers
+        but the last.
+        """
         from harness.learn.layers import prunable_units
 
         return prunable_units(module)

@@ -17,15 +17,18 @@ from harness.components.kinds import kind_of
 C = TypeVar("C", bound=Component)
 
 IN_PLACE = "component"
-"""The only key of the table that stands for a reference whose component the host has put in place."""
+"""The only key of the table that stands for a reference whose component the host has put in place.
+"""
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A parameter that names a component: resolved like a grid entry, an upstream stage in the plan.
+    """A parameter that names a component: resolved like a grid entry, an upstream stage in the
+    plan.
 
-    An attack that fills a parameter is no stage but the component itself. The host puts it in place once it is
-    resolved: `target` is then its class, `params` are complete, and `component` is there.
+    An attack that fills a parameter is no stage but the component itself. The host puts it in place
+    once it is resolved: `target` is then its class, `params` are complete, and `component` is
+    there.
     """
 
     kind: str
@@ -38,7 +41,9 @@ class Reference:
     def component(self) -> Component:
         """The component itself. Raises ValueError where the host has not put it in place."""
         if self.target is None:
-            raise ValueError(f"{self.kind} {self.name!r} is only named here; the host puts attacks alone in place")
+            raise ValueError(
+                f"{self.kind} {self.name!r} is only named here; the host puts attacks alone in place"
+            )
         return load_component({"target": self.target, "params": self.params})
 
     @classmethod
@@ -56,14 +61,23 @@ class Reference:
         if isinstance(value, Mapping) and set(value) == {IN_PLACE}:
             return cls(**value[IN_PLACE])
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-            raise ValueError(f'a {kind} is wanted here: "name" or {{name = "...", <its parameters>}}')
+            raise ValueError(
+                f'a {kind} is wanted here: "name" or {{name = "...", <its parameters>}}'
+            )
         params = {key: item for key, item in value.items() if key not in ("name", "preset")}
         return cls(kind, value["name"], value.get("preset"), params)
 
     def table(self) -> dict[str, Any]:
         """The table that `read` understands."""
         if self.target is not None:
-            return {IN_PLACE: {"kind": self.kind, "name": self.name, "target": self.target, "params": self.params}}
+            return {
+                IN_PLACE: {
+                    "kind": self.kind,
+                    "name": self.name,
+                    "target": self.target,
+                    "params": self.params,
+                }
+            }
         preset = {"preset": self.preset} if self.preset else {}
         return {"name": self.name, **preset, **self.params}
 
@@ -89,22 +103,27 @@ class ReferenceMark:
             return Reference(self.kind, value.name, value.preset, value.params)
         return Reference.read(self.kind, value)
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> core_schema.CoreSchema:
         return core_schema.no_info_plain_validator_function(
-            self.read, serialization=core_schema.plain_serializer_function_ser_schema(Reference.table)
+            self.read,
+            serialization=core_schema.plain_serializer_function_ser_schema(Reference.table),
         )
 
 
 class Use(Generic[C]):
     """The type of a parameter that is a component: `teacher: Use[Defense] = use("ft", epochs=10)`.
 
-    The body reads what was made of it with `access.part("teacher")`: a `Part` gives its module; a `Dataset` an
-    `ImageSet` of its training images, resized to the task; a `Model` a fresh network; a `Defense` (of a defense) the
-    defended module, made from the owner's victim with the owner's grant. An `Attack` is no stage: the owner calls its
-    methods, `self.<name>.component.trigger(task)`, and what it needs or uses is granted to the owner.
+    The body reads what was made of it with `access.part("teacher")`: a `Part` gives its module; a
+    `Dataset` an `ImageSet` of its training images, resized to the task; a `Model` a fresh network;
+    a `Defense` (of a defense) the defended module, made from the owner's victim with the owner's
+    grant. An `Attack` is no stage: the owner calls its methods,
+    `self.<name>.component.trigger(task)`, and what it needs or uses is granted to the owner.
     """
 
-    # What a `Reference` has, for type checkers: to them a field declared `Use[Attack]` is one of these.
+    # What a `Reference` has, for type checkers: to them a field declared `Use[Attack]` is one of
+    # these.
     name: str
     target: str | None
     component: C
@@ -133,12 +152,18 @@ class FileMark:
 
 
 File = Annotated[Path, Field(strict=False), FileMark()]
-"""A path parameter keyed by content. Relative paths are looked up beside the grid, then in `$BENCH_DATA`."""
+"""A path parameter keyed by content. Relative paths are looked up beside the grid, then in
+`$BENCH_DATA`.
+"""
 
 
 class FolderMark(OutsideKeyMark):
-    """Marks the path of a folder, which moves no number by itself: what is in it is the component's to fingerprint."""
+    """Marks the path of a folder, which moves no number by itself: what is in it is the component's
+    to fingerprint.
+    """
 
 
 Folder = Annotated[Path, Field(strict=False), FolderMark()]
-"""A folder, looked up like a `File`, and not part of the key. It need not exist: a dataset may be put there."""
+"""A folder, looked up like a `File`, and not part of the key. It need not exist: a dataset may be
+put there.
+"""

@@ -10,18 +10,24 @@ from harness.components.base import Component, Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.access import PartAccess
+    from harness.access.granted import PartAccess
 
 
 class Part(Component):
-    """Fills a parameter of another component with a module made in a stage of its own (a robust model, a decoder)."""
+    """Fills a parameter of another component with a module made in a stage of its own (a robust
+    model, a decoder).
+    """
 
     needs: ClassVar[AbstractSet[str]] = frozenset()
-    """What the owner is granted at most, or, in an attack, `train`; and `model` to work with the cell's architecture.
-    A part that needs nothing is made once for all datasets of the same image size and class count."""
+    """What the owner is granted at most, or, in an attack, `train`; and `model` to work with the
+    cell's architecture. A part that needs nothing is made once for all datasets of the same image
+    size and class count.
+    """
 
     def build(self, task: Task, model: nn.Module | None) -> nn.Module:
-        """The structure that the stored state is loaded into; `model` is a network of the cell, if `needs` names it."""
+        """The structure that the stored state is loaded into; `model` is a network of the cell, if
+        `needs` names it.
+        """
         raise NotImplementedError
 
     def make(self, access: PartAccess) -> nn.Module:

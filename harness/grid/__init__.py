@@ -1,6 +1,8 @@
-"""`grid.toml` -> validated `Grid` -> cells. Structure only: no component is looked up, imported or resolved here.
+"""`grid.toml` -> validated `Grid` -> cells. Structure only: no component is looked up, imported or
+resolved here.
 
-`read` collects every problem of a file and raises them together, each with file, line, key and what would be right.
+`read` collects every problem of a file and raises them together, each with file, line, key and what
+would be right.
 """
 
 from __future__ import annotations
@@ -10,4 +12,16 @@ from harness.grid.nodes import Place
 from harness.grid.reading import described, read
 from harness.grid.selection import nothing, quote, select
 
-__all__ = ["Cell", "Entry", "Grid", "Place", "Seeds", "Table", "described", "nothing", "quote", "read", "select"]
+__all__ = [
+    "Cell",
+    "Entry",
+    "Grid",
+    "Place",
+    "Seeds",
+    "Table",
+    "described",
+    "nothing",
+    "quote",
+    "read",
+    "select",
+]

@@ -1,4 +1,6 @@
-"""From entries to cells: the product of all axes, or the union of the products that `[[block]]` tables name."""
+"""From entries to cells: the product of all axes, or the union of the products that `[[block]]`
+tables name.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,15 @@ from itertools import product
 
 from harness.grid import checks
 from harness.grid.checks import Report
-from harness.grid.entries import Entries, combinations, merged_seeds, put_on, read_settings, read_sweep, vary
+from harness.grid.entries import (
+    Entries,
+    combinations,
+    merged_seeds,
+    put_on,
+    read_settings,
+    read_sweep,
+    vary,
+)
 from harness.grid.model import CELL_KINDS, Cell, Entry, Seeds
 from harness.grid.nodes import Node, same, shown
 
@@ -33,7 +43,9 @@ def read_cells(root: Node, entries: Entries, report: Report) -> list[Cell]:
     for block in blocks:
         for chosen in product(*(block.entries[kind] for kind in CELL_KINDS)):
             dataset, model, attack, defense = chosen
-            own = merged_seeds(defense.seeds, attack.seeds, model.seeds, dataset.seeds, block.seeds, seeds)
+            own = merged_seeds(
+                defense.seeds, attack.seeds, model.seeds, dataset.seeds, block.seeds, seeds
+            )
             for pair in own.pairs:
                 union.add(block, Cell(dataset, model, attack, defense, *pair))
     return union.cells()
@@ -46,7 +58,9 @@ def _block(node: Node, entries: Entries, report: Report) -> Block:
         report.add(node.table["metric"].place, "a block has no metrics", hint)
     known = checks.table(report, Node(node.place, known), _KEYS) if known else {}
     axes = {
-        key: checks.table(report, known.get(key), CELL_KINDS, f"write {key}.attack.poison_rate = ...")
+        key: checks.table(
+            report, known.get(key), CELL_KINDS, f"write {key}.attack.poison_rate = ..."
+        )
         for key in ("set", "sweep")
     }
     chosen = {}
@@ -54,7 +68,11 @@ def _block(node: Node, entries: Entries, report: Report) -> Block:
         fixed = read_settings(report, axes["set"].get(kind), kind)
         swept = read_sweep(report, axes["sweep"].get(kind), kind)
         for key in fixed.keys() & swept.keys():
-            report.add(fixed[key].place, f"{key} is set here and swept at {swept[key][0].place}", "keep one of the two")
+            report.add(
+                fixed[key].place,
+                f"{key} is set here and swept at {swept[key][0].place}",
+                "keep one of the two",
+            )
             del swept[key]
         selected = _selected(report, known.get(kind), entries[kind], kind)
         variants = _Variants(report, selected, fixed, swept)
@@ -62,7 +80,9 @@ def _block(node: Node, entries: Entries, report: Report) -> Block:
     return Block(node, chosen, checks.seeds(report, known.get("seeds")))
 
 
-def _selected(report: Report, node: Node | None, entries: Sequence[Entry], kind: str) -> list[Entry]:
+def _selected(
+    report: Report, node: Node | None, entries: Sequence[Entry], kind: str
+) -> list[Entry]:
     """The entries whose label, or label before its sweep, the block lists; all where it lists none."""
     if node is None:
         return list(entries)
@@ -76,11 +96,16 @@ def _selected(report: Report, node: Node | None, entries: Sequence[Entry], kind:
 class _Variants:
     """What a block's `set` and `sweep` make of the entries of one kind.
 
-    A defense on another one that the block has too starts from that one's variants; otherwise from the grid's.
+    A defense on another one that the block has too starts from that one's variants; otherwise from
+    the grid's.
     """
 
     def __init__(
-        self, report: Report, selected: Sequence[Entry], fixed: Mapping[str, Node], swept: Mapping[str, Sequence[Node]]
+        self,
+        report: Report,
+        selected: Sequence[Entry],
+        fixed: Mapping[str, Node],
+        swept: Mapping[str, Sequence[Node]],
     ) -> None:
         self.report, self.selected, self.fixed, self.swept = report, selected, fixed, swept
         self.done: dict[Entry, list[Entry]] = {}
@@ -96,15 +121,24 @@ class _Variants:
             own = [vary(entry, fixed, combination) for combination in combinations(swept)]
             if entry.on is not None and entry.on in self.selected:
                 starts = self.of(entry.on)
-                own = [put_on(variant, start, len(starts) > 1) for variant in own for start in starts]
+                own = [
+                    put_on(variant, start, len(starts) > 1) for variant in own for start in starts
+                ]
             self.done[entry] = own
         return self.done[entry]
 
     def _refuse_swept_twice(self, entry: Entry) -> None:
-        for key, node in {**self.fixed, **{key: values[0] for key, values in self.swept.items()}}.items():
+        for key, node in {
+            **self.fixed,
+            **{key: values[0] for key, values in self.swept.items()},
+        }.items():
             if key in entry.swept:
                 what = f"{key} is swept by the {entry.kind} {shown(entry.base)} already ({entry.at(key)})"
-                self.report.add(node.place, what, f"leave that {entry.kind} out of the block, or pick values by label")
+                self.report.add(
+                    node.place,
+                    what,
+                    f"leave that {entry.kind} out of the block, or pick values by label",
+                )
 
 
 class _Union:
@@ -120,7 +154,10 @@ class _Union:
         key = (*labels, cell.victim_seed, cell.defense_seed)
         if key not in self.found:
             dataset, model, attack, defense = map(self._one, cell.entries)
-            self.found[key] = block, Cell(dataset, model, attack, defense, cell.victim_seed, cell.defense_seed)
+            self.found[key] = (
+                block,
+                Cell(dataset, model, attack, defense, cell.victim_seed, cell.defense_seed),
+            )
             return
         first, other = self.found[key]
         for mine, theirs in zip(cell.entries, other.entries, strict=True):
@@ -137,7 +174,9 @@ class _Union:
         return self.entries[entry.content]
 
     def _conflict(self, block: Block, mine: Entry, first: Block, theirs: Entry) -> None:
-        keys = [key for key in {**theirs.params, **mine.params} if not self._agree(key, mine, theirs)]
+        keys = [
+            key for key in {**theirs.params, **mine.params} if not self._agree(key, mine, theirs)
+        ]
         key = keys[0] if keys else "on"
         place = mine.at(key) if key in mine.origins else block.node.place
         what = f"two blocks share a cell with the {mine.kind} {shown(mine.label)}; its {key} differs ({theirs.at(key)})"

@@ -1,4 +1,6 @@
-"""Checks of single values of a grid. Each adds what is wrong to a report and returns what can be used, or None."""
+"""Checks of single values of a grid. Each adds what is wrong to a report and returns what can be
+used, or None.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from harness.grid.nodes import Node, Place, described, same, shown, storable
 class Report:
     """Every problem found so far, each once.
 
-    `partial` says that a part of the grid could not be read, so that what seems to be missing may stand there.
+    `partial` says that a part of the grid could not be read, so that what seems to be missing may
+    stand there.
     """
 
     def __init__(self) -> None:
@@ -32,7 +35,9 @@ class Report:
     def sorted(self) -> list[Problem]:
         """The problems by file, in the order in which files were first named, then by line."""
         files = list(dict.fromkeys(problem.file for problem in self._problems))
-        return sorted(self._problems, key=lambda problem: (files.index(problem.file), problem.line or 0))
+        return sorted(
+            self._problems, key=lambda problem: (files.index(problem.file), problem.line or 0)
+        )
 
     def __len__(self) -> int:
         return len(self._problems)
@@ -65,8 +70,12 @@ def boolean(report: Report, node: Node | None) -> bool:
     return node.value is True
 
 
-def table(report: Report, node: Node | None, known: Sequence[str] = (), hint: str = "") -> dict[str, Node]:
-    """The entries of a table whose keys are `known`; any keys where nothing is known. Unknown keys are left out."""
+def table(
+    report: Report, node: Node | None, known: Sequence[str] = (), hint: str = ""
+) -> dict[str, Node]:
+    """The entries of a table whose keys are `known`; any keys where nothing is known. Unknown keys
+    are left out.
+    """
     if node is None:
         return {}
     if not isinstance(node.value, dict):
@@ -81,13 +90,22 @@ def table(report: Report, node: Node | None, known: Sequence[str] = (), hint: st
 
 
 def values(report: Report, node: Node, what: str, hint: str) -> list[Node]:
-    """The items of a list that is not empty and has no equal items. `what` is one item, as in "a seed"."""
+    """The items of a list that is not empty and has no equal items. `what` is one item, as in "a
+    seed".
+    """
     if not isinstance(node.value, list):
         one = shown(node.plain())
-        wrong_type(report, node, "a list", f"write [{one}]" if len(one) <= 40 and storable(node.value) else hint)
+        wrong_type(
+            report,
+            node,
+            "a list",
+            f"write [{one}]" if len(one) <= 40 and storable(node.value) else hint,
+        )
         return []
     if not node.items:
-        report.add(node.place, f"the list is empty, so nothing would run: it needs {what} at least", hint)
+        report.add(
+            node.place, f"the list is empty, so nothing would run: it needs {what} at least", hint
+        )
     kept: list[Node] = []
     for item in node.items:
         twin = next((other for other in kept if same(other.plain(), item.plain())), None)
@@ -102,7 +120,9 @@ def values(report: Report, node: Node, what: str, hint: str) -> list[Node]:
 
 def strings(report: Report, node: Node, what: str, hint: str) -> list[Node]:
     """Like `values`, of strings."""
-    return [item for item in values(report, node, what, hint) if string(report, item, hint) is not None]
+    return [
+        item for item in values(report, node, what, hint) if string(report, item, hint) is not None
+    ]
 
 
 def raw(report: Report, node: Node) -> Any:
@@ -114,7 +134,11 @@ def raw(report: Report, node: Node) -> Any:
         if isinstance(current.value, list | dict) or storable(current.value):
             continue
         if isinstance(current.value, float):
-            report.add(current.place, f"{current.value} is no value to compare or repeat", "write a finite number")
+            report.add(
+                current.place,
+                f"{current.value} is no value to compare or repeat",
+                "write a finite number",
+            )
         else:
             report.add(
                 current.place,
@@ -151,14 +175,19 @@ def fraction(report: Report, node: Node) -> float | None:
 
 
 def seeds(report: Report, node: Node | None) -> Seeds | None:
-    """`[0, 1]`, which moves victim and defense together, or `{victim = [...], defense = [...]}`, their product."""
+    """`[0, 1]`, which moves victim and defense together, or `{victim = [...], defense = [...]}`,
+    their product.
+    """
     if node is None:
         return None
     if isinstance(node.value, dict):
         sides = table(report, node, ("victim", "defense"))
         if not node.value:
             report.add(node.place, "the table names no seeds", _SEEDS)
-        victim, defense = (_seed_list(report, sides[side]) if side in sides else [0] for side in ("victim", "defense"))
+        victim, defense = (
+            _seed_list(report, sides[side]) if side in sides else [0]
+            for side in ("victim", "defense")
+        )
         pairs = tuple((v, d) for v in victim for d in defense)
     else:
         pairs = tuple((seed, seed) for seed in _seed_list(report, node))
@@ -174,7 +203,9 @@ def _seed_list(report: Report, node: Node) -> list[int]:
         if isinstance(item.value, bool) or not isinstance(item.value, int):
             wrong_type(report, item, "a seed", "a seed is a whole number, 0 or more")
         elif item.value < 0:
-            report.add(item.place, f"{item.value} is out of range", "a seed is a whole number, 0 or more")
+            report.add(
+                item.place, f"{item.value} is out of range", "a seed is a whole number, 0 or more"
+            )
         else:
             found.append(item.value)
     return found
@@ -186,7 +217,9 @@ _GRANT = f'{_AMOUNT}, or {{dataset = "gtsrb", count = 2500}}'
 
 
 def grant(report: Report, node: Node | None) -> dict[str, Any]:
-    """What a defender gets of each sort of clean images: a count, a fraction, or images of another dataset."""
+    """What a defender gets of each sort of clean images: a count, a fraction, or images of another
+    dataset.
+    """
     entries = table(report, node, GRANTS, hint="write grant.clean = 2500")
     for amount in entries.values():
         if isinstance(amount.value, dict):
@@ -222,7 +255,11 @@ def _amount(report: Report, node: Node, hint: str) -> None:
         wrong_type(report, node, "a count or a fraction", hint)
     elif (value < 1) if isinstance(value, int) else not 0 < value <= 1:
         whole = isinstance(value, float) and value > 1 and value.is_integer()
-        report.add(node.place, f"{value} is out of range", f"write {int(value)} for a count" if whole else hint)
+        report.add(
+            node.place,
+            f"{value} is out of range",
+            f"write {int(value)} for a count" if whole else hint,
+        )
 
 
 def label(report: Report, node: Node, known: Iterable[str], kind: str) -> bool:
@@ -230,5 +267,7 @@ def label(report: Report, node: Node, known: Iterable[str], kind: str) -> bool:
     names = list(dict.fromkeys(known))
     if node.value in names:
         return True
-    report.missing(node.place, f"no [[{kind}]] is labelled {shown(node.value)}", suggest(node.value, names))
+    report.missing(
+        node.place, f"no [[{kind}]] is labelled {shown(node.value)}", suggest(node.value, names)
+    )
     return False

@@ -1,4 +1,6 @@
-"""The `[[dataset]]`, `[[model]]`, `[[attack]]`, `[[defense]]` and `[[metric]]` tables: checked, swept and chained."""
+"""The `[[dataset]]`, `[[model]]`, `[[attack]]`, `[[defense]]` and `[[metric]]` tables: checked,
+swept and chained.
+"""
 
 from __future__ import annotations
 
@@ -57,19 +59,42 @@ def _draft(kind: str, node: Node, report: Report) -> Draft | None:
     if "name" not in known:
         close = difflib.get_close_matches("name", list(node.table), 1)
         hint = f'write name = "..."; `bench list {kind}s` shows the known ones'
-        report.add(node.place, "name is missing", f"{shown(close[0])} should read name" if close else hint)
+        report.add(
+            node.place, "name is missing", f"{shown(close[0])} should read name" if close else hint
+        )
     plain = {key: child for key, child in node.table.items() if key not in RESERVED}
     params = checks.raws(report, plain)
     sweep = read_sweep(report, known.get("sweep"), kind)
     for key in [key for key in sweep if key in plain]:
-        report.add(plain[key].place, f"{key} is set here and swept at {sweep[key][0].place}", "keep one of the two")
+        report.add(
+            plain[key].place,
+            f"{key} is set here and swept at {sweep[key][0].place}",
+            "keep one of the two",
+        )
         del sweep[key]
     rest = _reserved(report, known)  # checked even where the entry has no usable name
     base = alias or name
     if base is None:
         return None
-    entry = Entry(kind, name or base, base, {}, base, params=params, on=None, place=node.place, node=node, **rest)
-    return Draft(kind, node, entry, sweep, known.get("on") if checks.string(report, known.get("on"), _ON) else None)
+    entry = Entry(
+        kind,
+        name or base,
+        base,
+        {},
+        base,
+        params=params,
+        on=None,
+        place=node.place,
+        node=node,
+        **rest,
+    )
+    return Draft(
+        kind,
+        node,
+        entry,
+        sweep,
+        known.get("on") if checks.string(report, known.get("on"), _ON) else None,
+    )
 
 
 _ON = 'write on = "ft": the label (`as`, else name) of another [[defense]]'
@@ -87,10 +112,14 @@ def _misplaced(report: Report, kind: str, key: str, node: Node) -> None:
 
 def _reserved(report: Report, known: Mapping[str, Node]) -> dict[str, Any]:
     """The fields of an entry that come straight from its reserved keys."""
-    established = checks.table(report, known.get("established"), ("asr", "acc"), "write established.asr = 0.9")
+    established = checks.table(
+        report, known.get("established"), ("asr", "acc"), "write established.asr = 0.9"
+    )
     floors = {key: checks.fraction(report, child) for key, child in established.items()}
     return {
-        "preset": checks.string(report, known.get("preset"), 'write preset = "..."; `bench show` lists the presets'),
+        "preset": checks.string(
+            report, known.get("preset"), 'write preset = "..."; `bench show` lists the presets'
+        ),
         "training": checks.training(report, known.get("training")),
         "grant": checks.grant(report, known["grant"]) if "grant" in known else None,
         "established": {key: floor for key, floor in floors.items() if floor is not None},
@@ -106,7 +135,9 @@ def read_sweep(report: Report, node: Node | None, kind: str) -> dict[str, list[N
             hint = f"write a [[{kind}]] for each, with its own `as`"
             report.add(listed.place, f"{key} is no parameter, so it cannot be swept", hint)
             continue
-        values = checks.values(report, listed, "one value", f"write sweep.{key} = [1, 2], or {key} = 1 to set it")
+        values = checks.values(
+            report, listed, "one value", f"write sweep.{key} = [1, 2], or {key} = 1 to set it"
+        )
         for value in values:
             checks.raw(report, value)
         if values:
@@ -126,11 +157,15 @@ def vary(entry: Entry, fixed: Combination, swept: Combination) -> Entry:
     values = {key: node.plain() for key, node in swept.items()}
     params = {**entry.params, **{key: node.plain() for key, node in fixed.items()}, **values}
     shows = {**entry.swept, **values}
-    return replace(entry, params=params, swept=shows, label=label_of(entry.base, shows), origins=origins)
+    return replace(
+        entry, params=params, swept=shows, label=label_of(entry.base, shows), origins=origins
+    )
 
 
 def put_on(entry: Entry, start: Entry, among_several: bool) -> Entry:
-    """`entry` starting from the model of `start`; the label says from which where it starts from each of several."""
+    """`entry` starting from the model of `start`; the label says from which where it starts from
+    each of several.
+    """
     swept = {key: value for key, value in entry.swept.items() if key != "on"}
     if among_several or ("on" in entry.swept and start.label == entry.swept["on"]):
         swept = {"on": start.label, **swept}
@@ -149,7 +184,9 @@ class _Chains:
         self.done: dict[Draft, list[Entry]] = {}
 
     def entries(self, draft: Draft, trail: tuple[Draft, ...]) -> list[Entry]:
-        """Its entries; a problem in the chain leaves them unchained, so that their labels stay known."""
+        """Its entries; a problem in the chain leaves them unchained, so that their labels stay
+        known.
+        """
         if draft not in self.done:
             own = [vary(draft.entry, {}, combination) for combination in combinations(draft.sweep)]
             starts = self._starts(draft, draft.on, (*trail, draft)) if draft.on is not None else []
@@ -158,7 +195,9 @@ class _Chains:
         return self.done[draft]
 
     def _starts(self, draft: Draft, on: Node, trail: tuple[Draft, ...]) -> list[Entry]:
-        """The entries that `on` names; none (and a problem) where it names none or goes in a circle."""
+        """The entries that `on` names; none (and a problem) where it names none or goes in a
+        circle.
+        """
         named = [other for other in self.drafts if other.entry.base == on.value]
         exact = not named
         if exact:
@@ -191,10 +230,18 @@ def _without_twins(found: Sequence[tuple[Draft, Entry]], report: Report) -> list
         if twin is entry:
             continue
         if other is draft:
-            report.add(entry.place, f"two values of its sweep give the label {shown(entry.label)}", "keep one of them")
+            report.add(
+                entry.place,
+                f"two values of its sweep give the label {shown(entry.label)}",
+                "keep one of them",
+            )
             continue
         what = f"a second [[{entry.kind}]] is labelled {shown(entry.label)}; the first stands at {twin.place}"
-        report.add(entry.place, what, f'give it a label of its own, such as as = "{entry.base}-2", or take one out')
+        report.add(
+            entry.place,
+            what,
+            f'give it a label of its own, such as as = "{entry.base}-2", or take one out',
+        )
     return [entry for _, entry in first.values()]
 
 

@@ -9,7 +9,7 @@ from harness.errors import suggest
 from harness.grid.checks import Report, string, wrong_type
 from harness.grid.model import KINDS
 from harness.grid.nodes import Node, Place, build, described, shown
-from harness.toml_lines import fault, index
+from harness.grid.toml_lines import fault, index
 
 _LISTS = (*KINDS, "table", "block")
 _TABLES = ("defender", "training")
@@ -18,8 +18,9 @@ TOP = ("title", "seeds", "extends", *KINDS, *_TABLES, "table", "block")
 
 
 def load(path: Path, report: Report) -> Node | None:
-    """The grid at `path` merged over those it extends; None where it could not be read. Keys of a wrong shape are left
-    out, so that what remains is a table of strings, tables and lists of tables.
+    """The grid at `path` merged over those it extends; None where it could not be read. Keys of a
+    wrong shape are left out, so that what remains is a table of strings, tables and lists of
+    tables.
     """
     return _load(path, report, ())
 
@@ -38,7 +39,11 @@ def _load(path: Path, report: Report, trail: tuple[Path, ...]) -> Node | None:
     if base.resolve() in resolved:
         names = " -> ".join(link.name for link in (*trail[resolved.index(base.resolve()) :], base))
         report.partial = True
-        report.add(extends.place, f"the files extend each other in a circle: {names}", "take one `extends` out")
+        report.add(
+            extends.place,
+            f"the files extend each other in a circle: {names}",
+            "take one `extends` out",
+        )
         return root
     if not base.is_file():
         report.partial = True
@@ -73,7 +78,11 @@ def _parse(path: Path, report: Report) -> Node | None:
     try:
         return build(tomllib.loads(text), path, index(text))
     except RecursionError:
-        report.add(Place(path, 1, ""), "lists or tables are nested too deeply", "a grid needs three levels or so")
+        report.add(
+            Place(path, 1, ""),
+            "lists or tables are nested too deeply",
+            "a grid needs three levels or so",
+        )
     except ValueError as error:
         line, message = fault(error, text)
         report.add(Place(path, line, ""), f"not TOML: {message}", _quoted_line(text, line))
@@ -84,7 +93,9 @@ def _quoted_line(text: str, line: int) -> str:
     """The faulty line, for a reader without the file at hand, and the commonest reason."""
     lines = text.splitlines()
     written = lines[line - 1].strip() if line <= len(lines) else ""
-    return (f"the line is: {written[:80]} -- " if written else "") + "text needs quotes, a key and its value one line"
+    return (
+        f"the line is: {written[:80]} -- " if written else ""
+    ) + "text needs quotes, a key and its value one line"
 
 
 def _absent(path: Path) -> str:
@@ -114,10 +125,17 @@ def _shape(root: Node, report: Report) -> dict[str, Node]:
             report.add(node.place, f"unknown key {shown(key)}", suggest(key, TOP))
         elif key in _LISTS:
             if isinstance(node.value, list):
-                kept[key] = Node(node.place, [item for item in node.items if _is_table(report, item, key)])
+                kept[key] = Node(
+                    node.place, [item for item in node.items if _is_table(report, item, key)]
+                )
             else:
                 report.partial = True
-                wrong_type(report, node, "a list of tables", f"write [[{key}]], with two brackets, before its keys")
+                wrong_type(
+                    report,
+                    node,
+                    "a list of tables",
+                    f"write [[{key}]], with two brackets, before its keys",
+                )
         elif key in _TABLES and not isinstance(node.value, dict):
             wrong_type(report, node, "a table", f"write [{key}], with one bracket, before its keys")
         else:
@@ -129,8 +147,16 @@ def _is_table(report: Report, node: Node, key: str) -> bool:
     if isinstance(node.value, dict):
         return True
     report.partial = True
-    example = f" and below it name = {shown(node.value)}" if isinstance(node.value, str) else " before its keys"
-    report.add(node.place, f"{described(node.plain())} where a table is needed", f"write [[{key}]]{example}")
+    example = (
+        f" and below it name = {shown(node.value)}"
+        if isinstance(node.value, str)
+        else " before its keys"
+    )
+    report.add(
+        node.place,
+        f"{described(node.plain())} where a table is needed",
+        f"write [[{key}]]{example}",
+    )
     return False
 
 
@@ -168,7 +194,9 @@ def _label(entry: Node) -> object:
 
 
 def _merge_entry(base: Node, child: Node) -> Node:
-    """Like `_merge`, but a parameter set by the child is no longer swept, and one that it sweeps no longer set."""
+    """Like `_merge`, but a parameter set by the child is no longer swept, and one that it sweeps no
+    longer set.
+    """
     swept = child.table["sweep"].table if "sweep" in child.table else {}
     kept = {key: node for key, node in base.table.items() if key not in swept}
     if "sweep" in kept:
@@ -181,7 +209,9 @@ def _merge_entry(base: Node, child: Node) -> Node:
 
 
 def _merge(base: Node, child: Node) -> Node:
-    """Tables key by key; anything else is replaced. A reference to another component brings its own parameters."""
+    """Tables key by key; anything else is replaced. A reference to another component brings its own
+    parameters.
+    """
     if not (isinstance(base.value, dict) and isinstance(child.value, dict)):
         return child
     names = [node.table["name"].value for node in (base, child) if "name" in node.table]

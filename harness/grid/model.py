@@ -1,4 +1,6 @@
-"""What a grid file means once it is read: entries, cells and tables. Structure only; no component is looked up."""
+"""What a grid file means once it is read: entries, cells and tables. Structure only; no component
+is looked up.
+"""
 
 from __future__ import annotations
 
@@ -37,10 +39,12 @@ class Seeds:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One `[[dataset]]`, `[[model]]`, `[[attack]]`, `[[defense]]` or `[[metric]]`, or one value of its sweeps.
+    """One `[[dataset]]`, `[[model]]`, `[[attack]]`, `[[defense]]` or `[[metric]]`, or one value of
+    its sweeps.
 
-    `params` has every parameter that the grid sets, swept ones included. `swept` has those that a sweep set, in order;
-    for a defense on a swept defense it begins with "on", that defense's label, which is no parameter.
+    `params` has every parameter that the grid sets, swept ones included. `swept` has those that a
+    sweep set, in order; for a defense on a swept defense it begins with "on", that defense's label,
+    which is no parameter.
     """
 
     kind: str
@@ -60,17 +64,23 @@ class Entry:
     origins: Mapping[str, Node] = field(default_factory=dict, repr=False)
 
     def at(self, *keys: str | int) -> Place:
-        """Where `keys` of this entry stand: the line of a sweep's value or a block's setting if that set them."""
+        """Where `keys` of this entry stand: the line of a sweep's value or a block's setting if
+        that set them.
+        """
         if keys and keys[0] in self.origins:
             return self.origins[str(keys[0])].at(*keys[1:])
         return self.node.at(*keys) if self.node else self.place.below(*keys)
 
     @cached_property
     def content(self) -> str:
-        """Everything but place and seeds as text: equal for entries that mean the same work under the same label."""
+        """Everything but place and seeds as text: equal for entries that mean the same work under
+        the same label.
+        """
         names = [self.kind, self.name, self.label, self.preset, self.on and self.on.content]
         tables = [self.params, self.training, self.grant, self.established]
-        return json.dumps([*names, *tables], sort_keys=True, default=str)  # str: dates, which are problems already
+        return json.dumps(
+            [*names, *tables], sort_keys=True, default=str
+        )  # str: dates, which are problems already
 
 
 @dataclass(frozen=True)
@@ -100,15 +110,18 @@ class Cell:
     @property
     def name(self) -> str:
         """`cifar10/resnet18/badnets/ft/0.1`: labels, victim seed, defense seed."""
-        return "/".join([*(entry.label for entry in self.entries), f"{self.victim_seed}.{self.defense_seed}"])
+        return "/".join(
+            [*(entry.label for entry in self.entries), f"{self.victim_seed}.{self.defense_seed}"]
+        )
 
 
 @dataclass(frozen=True)
 class Table:
-    """How results are laid out. Axes: the kinds, `<kind>.<parameter>` of sweeps, seed, victim-seed, defense-seed.
+    """How results are laid out. Axes: the kinds, `<kind>.<parameter>` of sweeps, seed, victim-seed,
+    defense-seed.
 
-    `metrics` has the labels of the metrics to show. `average` adds the average over the rows. `reference` is an
-    existing file with published numbers.
+    `metrics` has the labels of the metrics to show. `average` adds the average over the rows.
+    `reference` is an existing file with published numbers.
     """
 
     title: str | None
@@ -123,7 +136,9 @@ class Table:
 
 @dataclass(frozen=True)
 class Grid:
-    """A grid file, read. `entries` has every entry that a cell uses, also those only named by `on`, and the metrics."""
+    """A grid file, read. `entries` has every entry that a cell uses, also those only named by `on`,
+    and the metrics.
+    """
 
     path: Path
     title: str
@@ -143,7 +158,11 @@ class Grid:
 
 def label_of(base: str, swept: Mapping[str, Any]) -> str:
     """`base`, or `base[delta=20, f=6]` with what sweeps set."""
-    return f"{base}[{', '.join(f'{key}={text(value)}' for key, value in swept.items())}]" if swept else base
+    return (
+        f"{base}[{', '.join(f'{key}={text(value)}' for key, value in swept.items())}]"
+        if swept
+        else base
+    )
 
 
 def text(value: Any) -> str:

@@ -1,4 +1,6 @@
-"""A parsed grid file in which every value knows the file and line it stands in, also after files were merged."""
+"""A parsed grid file in which every value knows the file and line it stands in, also after files
+were merged.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import Problem
-from harness.toml_lines import Keys, Lines
+from harness.grid.toml_lines import Keys, Lines
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands: `line` is 1-based (None: the file could not be read), `key` a dotted path.
+    """Where something stands: `line` is 1-based (None: the file could not be read), `key` a dotted
+    path.
 
     Indices in `key` count from 0, as in `attack[2].poison_rate` for the third `[[attack]]`.
     """
@@ -31,7 +34,9 @@ class Place:
         return Problem(self.file, self.line, self.key, what, hint)
 
     def below(self, *keys: str | int) -> Place:
-        """The place of `keys` under this one, for keys that the file does not mention: the same line."""
+        """The place of `keys` under this one, for keys that the file does not mention: the same
+        line.
+        """
         return Place(self.file, self.line, dotted(keys, self.key)) if keys else self
 
     def __str__(self) -> str:
@@ -40,7 +45,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Node:
-    """One value of a grid: `value` is a dict of nodes, a list of nodes, or what `tomllib` made of a scalar."""
+    """One value of a grid: `value` is a dict of nodes, a list of nodes, or what `tomllib` made of a
+    scalar.
+    """
 
     place: Place
     value: Any
@@ -64,7 +71,9 @@ class Node:
         return self.value
 
     def at(self, *keys: str | int) -> Place:
-        """The place of what stands under `keys`, or of its nearest ancestor (the key is spelt out all the same)."""
+        """The place of what stands under `keys`, or of its nearest ancestor (the key is spelt out
+        all the same).
+        """
         node = self
         for position, key in enumerate(keys):
             children: Mapping[Any, Node] = dict(enumerate(node.items)) | node.table
@@ -78,9 +87,13 @@ def build(value: Any, file: Path, lines: Lines, path: Keys = ()) -> Node:
     """`value` as `tomllib` parsed it, with the places that `lines` knows."""
     place = Place(file, lines.at(path), dotted(path))
     if isinstance(value, dict):
-        return Node(place, {key: build(item, file, lines, (*path, key)) for key, item in value.items()})
+        return Node(
+            place, {key: build(item, file, lines, (*path, key)) for key, item in value.items()}
+        )
     if isinstance(value, list):
-        return Node(place, [build(item, file, lines, (*path, number)) for number, item in enumerate(value)])
+        return Node(
+            place, [build(item, file, lines, (*path, number)) for number, item in enumerate(value)]
+        )
     return Node(place, value)
 
 
@@ -105,13 +118,24 @@ def shown(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(shown, value))}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{dotted((key,))} = {shown(item)}" for key, item in value.items()) + "}"
+        return (
+            "{"
+            + ", ".join(f"{dotted((key,))} = {shown(item)}" for key, item in value.items())
+            + "}"
+        )
     return str(value)
 
 
 def described(value: Any) -> str:
     """What a value of a wrong type is, for a message: `"12" (a string)`."""
-    kinds = {bool: "a boolean", int: "an integer", float: "a float", str: "a string", list: "a list", dict: "a table"}
+    kinds = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a float",
+        str: "a string",
+        list: "a list",
+        dict: "a table",
+    }
     text = shown(value)
     text = text if len(text) <= 40 else text[:37] + "..."
     return f"{text} ({kinds.get(type(value), 'a date or time')})"
@@ -130,4 +154,6 @@ def same(one: Any, other: Any) -> bool:
 
 def storable(value: Any) -> bool:
     """Whether a scalar can be a setting: a string, a boolean, an integer or a finite float."""
-    return isinstance(value, bool | int | str) or (isinstance(value, float) and math.isfinite(value))
+    return isinstance(value, bool | int | str) or (
+        isinstance(value, float) and math.isfinite(value)
+    )

@@ -15,14 +15,15 @@ from harness.grid.files import load
 from harness.grid.model import Cell, Entry, Grid
 from harness.grid.nodes import Node, build
 from harness.grid.tables import read_tables
-from harness.toml_lines import Lines
+from harness.grid.toml_lines import Lines
 
 
 def read(path: Path) -> Grid:
     """The grid that the file at `path` describes.
 
-    Raises `GridError` with every problem of the file and of those that it extends. Parameters, presets and recipes are
-    not checked here but where their components are known; `Entry.at` and `Grid.place` say where they stand.
+    Raises `GridError` with every problem of the file and of those that it extends. Parameters,
+    presets and recipes are not checked here but where their components are known; `Entry.at` and
+    `Grid.place` say where they stand.
     """
     report = Report()
     root = load(Path(path), report)
@@ -32,7 +33,8 @@ def read(path: Path) -> Grid:
 
 
 def described(table: Mapping[str, Any], origin: str) -> Grid:
-    """The grid that a table with the keys of a grid file describes; problems name `origin` in place of a file.
+    """The grid that a table with the keys of a grid file describes; problems name `origin` in place
+    of a file.
 
     Raises as `read`. Relative files are looked up in the current folder.
     """
@@ -62,6 +64,10 @@ def _grid(path: Path, root: Node, report: Report) -> Grid:
 
 def _used(cells: Sequence[Cell], metrics: Sequence[Entry]) -> tuple[Entry, ...]:
     """Every entry that a cell needs, each once, by kind."""
-    axes = [[cell.dataset for cell in cells], [cell.model for cell in cells], [cell.attack for cell in cells]]
+    axes = [
+        [cell.dataset for cell in cells],
+        [cell.model for cell in cells],
+        [cell.attack for cell in cells],
+    ]
     defenses = [defense for cell in cells for defense in cell.chain]
     return tuple(dict.fromkeys(entry for axis in (*axes, defenses, metrics) for entry in axis))

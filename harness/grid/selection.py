@@ -1,9 +1,10 @@
 """The expression of `-k`: words joined by `and`, `or`, `not` and parentheses choose cells.
 
-A word matches a cell when it equals, ignoring case, a label, label before its sweep, or name of its dataset, model,
-attack or defense; a seed (`0`: victim or defense; `0.1`: both; `victim-seed=0`); a swept parameter (`delta=20`,
-`attack.delta=20`); an entry with its kind (`attack=badnets`); or the cell's whole name. `*` stands for any characters.
-Quote words with spaces or parentheses: `defense="Ours (GTSRB)"`.
+A word matches a cell when it equals, ignoring case, a label, label before its sweep, or name of its
+dataset, model, attack or defense; a seed (`0`: victim or defense; `0.1`: both; `victim-seed=0`); a
+swept parameter (`delta=20`, `attack.delta=20`); an entry with its kind (`attack=badnets`); or the
+cell's whole name. `*` stands for any characters. Quote words with spaces or parentheses:
+`defense="Ours (GTSRB)"`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ Matcher = Callable[[frozenset[str]], bool]
 
 
 def select(cells: Iterable[Cell], expression: str) -> list[Cell]:
-    """The cells that `expression` chooses, in their order; maybe none. Raises `BenchError` where it cannot be read."""
+    """The cells that `expression` chooses, in their order; maybe none. Raises `BenchError` where it
+    cannot be read.
+    """
     matches = _Parser(expression).parse()
     return [cell for cell in cells if matches(tags(cell))]
 
@@ -55,7 +58,9 @@ def quote(word: str) -> str:
 
 
 def nothing(cells: Sequence[Cell], expression: str) -> NothingSelected:
-    """The error for an expression that chose no cell: it names the words that match none, with near ones."""
+    """The error for an expression that chose no cell: it names the words that match none, with near
+    ones.
+    """
     known: dict[str, None] = {}
     for cell in cells:
         for entry in cell.entries:
@@ -64,8 +69,14 @@ def nothing(cells: Sequence[Cell], expression: str) -> NothingSelected:
     parser = _Parser(expression)
     parser.parse()
     lost = [word for word in parser.words if not any(_matcher(word)(found) for found in everything)]
-    reasons = [f"no cell has {_unescaped(word)!r}. {suggest(_unescaped(word), list(known))}" for word in lost]
-    reason = "\n    ".join(reasons) or "each of its words matches some cell, but no cell matches all of it"
+    reasons = [
+        f"no cell has {_unescaped(word)!r}. {suggest(_unescaped(word), list(known))}"
+        for word in lost
+    ]
+    reason = (
+        "\n    ".join(reasons)
+        or "each of its words matches some cell, but no cell matches all of it"
+    )
     return NothingSelected(f"-k {expression!r} selects none of {len(cells)} cells: {reason}")
 
 
@@ -105,12 +116,22 @@ class _Parser:
         while position < end:
             match = _TOKEN.match(self.expression, position)
             if match is None:
-                start = position + len(self.expression[position:]) - len(self.expression[position:].lstrip())
+                start = (
+                    position
+                    + len(self.expression[position:])
+                    - len(self.expression[position:].lstrip())
+                )
                 raise _error(self.expression, start, "a quote is opened here and never closed")
             kind = str(match.lastgroup)
             written = match[kind]
-            is_word = kind in ("double", "single") or (kind == "word" and written.lower() not in _WORDS)
-            yield (match["key"] or "") + (written if is_word else written.lower()), is_word, match.start(kind)
+            is_word = kind in ("double", "single") or (
+                kind == "word" and written.lower() not in _WORDS
+            )
+            yield (
+                (match["key"] or "") + (written if is_word else written.lower()),
+                is_word,
+                match.start(kind),
+            )
             position = match.end()
 
     def _any(self) -> Matcher:
@@ -152,6 +173,8 @@ class _Parser:
 
 
 def _error(expression: str, column: int, what: str) -> BenchError:
-    hint = 'write words joined by and, or, not and parentheses, such as "badnets and not (ft or anp)"'
+    hint = (
+        'write words joined by and, or, not and parentheses, such as "badnets and not (ft or anp)"'
+    )
     marked = f"    {expression}\n    {' ' * column}^"
     return BenchError(f"-k cannot be read at column {column + 1}: {what}\n{marked}\n    {hint}")

@@ -19,8 +19,12 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 """Where the grids of the box lie, and their reference values."""
 
 
-def read_tables(root: Node, cells: Sequence[Cell], metrics: Sequence[Entry], report: Report) -> list[Table]:
-    """The tables of a grid; one with a row for each attack and a column for each defense where it names none."""
+def read_tables(
+    root: Node, cells: Sequence[Cell], metrics: Sequence[Entry], report: Report
+) -> list[Table]:
+    """The tables of a grid; one with a row for each attack and a column for each defense where it
+    names none.
+    """
     nodes = root.table["table"].items if "table" in root.table else []
     if not nodes:
         return [_default(cells, metrics, root.place)]
@@ -32,11 +36,15 @@ def _default(cells: Sequence[Cell], metrics: Sequence[Entry], place: Place) -> T
     several = [kind for kind in ("dataset", "model") if len(_labels(cells, kind)) > 1]
     over = ("seed",) if any(_seeds(cells).values()) else ()
     labels = tuple(metric.label for metric in metrics)
-    return Table(None, (*several, "attack"), ("defense", "metric"), over, False, None, labels, place)
+    return Table(
+        None, (*several, "attack"), ("defense", "metric"), over, False, None, labels, place
+    )
 
 
 class _Reader:
-    def __init__(self, report: Report, cells: Sequence[Cell], metrics: Sequence[Entry], parameters: list[str]) -> None:
+    def __init__(
+        self, report: Report, cells: Sequence[Cell], metrics: Sequence[Entry], parameters: list[str]
+    ) -> None:
         self.report, self.cells, self.metrics, self.parameters = report, cells, metrics, parameters
 
     def table(self, node: Node) -> Table:
@@ -57,7 +65,9 @@ class _Reader:
         )
 
     def _axes(self, table: Node, node: Node | None, key: str) -> tuple[str, ...]:
-        example = {"rows": '["attack"]', "columns": '["defense", "metric"]', "over": '["seed"]'}[key]
+        example = {"rows": '["attack"]', "columns": '["defense", "metric"]', "over": '["seed"]'}[
+            key
+        ]
         if node is None:
             if key != "over":
                 self.report.add(table.place, f"{key} is missing", f"write {key} = {example}")
@@ -77,7 +87,9 @@ class _Reader:
             self.report.missing(node.place, what, suggest(node.value, axes))
             return False
         if key == "over" and kind == "metric":
-            self.report.add(node.place, "different metrics have no average", 'put "metric" into rows or columns')
+            self.report.add(
+                node.place, "different metrics have no average", 'put "metric" into rows or columns'
+            )
             return False
         return True
 
@@ -85,10 +97,16 @@ class _Reader:
         """One axis has one role. `seed` is both other seed axes, so it stands alone."""
         seen: dict[str, tuple[str, Node]] = {}
         for key in _LISTS:
-            for item in (item for item in known[key].items if isinstance(item.value, str)) if key in known else ():
+            for item in (
+                (item for item in known[key].items if isinstance(item.value, str))
+                if key in known
+                else ()
+            ):
                 axes = _SEEDS[1:] if item.value == "seed" else (item.value,)
                 role, other = next((seen[axis] for axis in axes if axis in seen), (key, item))
-                reported = item.value == other.value and (role == key or (key == "over" and item.value == "metric"))
+                reported = item.value == other.value and (
+                    role == key or (key == "over" and item.value == "metric")
+                )
                 if not reported:
                     self._twice(item, other)
                 seen.update({axis: (key, item) for axis in axes if axis not in seen})
@@ -108,7 +126,12 @@ class _Reader:
         names = checks.strings(self.report, node, "one metric", hint)
         known = [name for metric in self.metrics for name in (metric.base, metric.label)]
         wanted = [name.value for name in names if checks.label(self.report, name, known, "metric")]
-        chosen = [metric for name in wanted for metric in self.metrics if name in (metric.base, metric.label)]
+        chosen = [
+            metric
+            for name in wanted
+            for metric in self.metrics
+            if name in (metric.base, metric.label)
+        ]
         return list(dict.fromkeys(chosen))
 
     def _averages(self, node: Node, named: set[str], metrics: Sequence[Entry]) -> None:
@@ -126,15 +149,27 @@ class _Reader:
         for path in (beside, BENCHMARKS / written):
             if path.is_file():
                 return path
-        what = f"{shown(written)} is a directory" if beside.is_dir() else f"there is no file {shown(written)}"
+        what = (
+            f"{shown(written)} is a directory"
+            if beside.is_dir()
+            else f"there is no file {shown(written)}"
+        )
         folder = beside if beside.is_dir() else beside.parent
         names = sorted(file.name for file in folder.glob("*.csv")) if folder.is_dir() else []
-        hint = suggest(beside.name, names) if names else "name a CSV file by its path from this grid file"
-        self.report.add(node.place, what, f"{hint} (looked for {beside} and {BENCHMARKS / written})")
+        hint = (
+            suggest(beside.name, names)
+            if names
+            else "name a CSV file by its path from this grid file"
+        )
+        self.report.add(
+            node.place, what, f"{hint} (looked for {beside} and {BENCHMARKS / written})"
+        )
         return None
 
 
-def _unnamed(named: set[str], cells: Sequence[Cell], metrics: Sequence[Entry]) -> dict[str, list[str]]:
+def _unnamed(
+    named: set[str], cells: Sequence[Cell], metrics: Sequence[Entry]
+) -> dict[str, list[str]]:
     """The axes, with their values, that have several values but no name in a table."""
     found: dict[str, list[str]] = {}
     for kind in KINDS:
@@ -146,12 +181,18 @@ def _unnamed(named: set[str], cells: Sequence[Cell], metrics: Sequence[Entry]) -
             found[kind] = bases
             continue
         for parameter in _distinct(key for entry in entries for key in entry.swept):
-            values = _distinct(text(e.swept[parameter]) if parameter in e.swept else "unset" for e in entries)
+            values = _distinct(
+                text(e.swept[parameter]) if parameter in e.swept else "unset" for e in entries
+            )
             if len(values) > 1 and f"{kind}.{parameter}" not in named:
                 found[f"{kind}.{parameter}"] = values
-    missing = {axis: seeds for axis, seeds in _seeds(cells).items() if seeds and not named & {axis, "seed"}}
+    missing = {
+        axis: seeds for axis, seeds in _seeds(cells).items() if seeds and not named & {axis, "seed"}
+    }
     if len(missing) == 2:
-        return found | {"seed": _distinct(f"{cell.victim_seed}.{cell.defense_seed}" for cell in cells)}
+        return found | {
+            "seed": _distinct(f"{cell.victim_seed}.{cell.defense_seed}" for cell in cells)
+        }
     return found | missing
 
 
@@ -175,14 +216,21 @@ def _distinct(values: Iterable[str]) -> list[str]:
 def _parameters(root: Node, cells: Sequence[Cell], metrics: Sequence[Entry]) -> list[str]:
     """`<kind>.<parameter>` for all parameters that the grid sets or sweeps anywhere.
 
-    Those only set count too: a small version of a grid may set what its parent sweeps and keep the parent's tables.
+    Those only set count too: a small version of a grid may set what its parent sweeps and keep the
+    parent's tables.
     """
-    found = [f"{entry.kind}.{key}" for cell in cells for entry in cell.entries for key in entry.swept]
+    found = [
+        f"{entry.kind}.{key}" for cell in cells for entry in cell.entries for key in entry.swept
+    ]
     found += [f"metric.{key}" for metric in metrics for key in metric.swept]
     blocks = root.table["block"].items if "block" in root.table else []
     for kind in KINDS:
         for entry in root.table[kind].items if kind in root.table else []:
-            found += [f"{kind}.{key}" for key in (*entry.table, *_under(entry, "sweep")) if key not in RESERVED]
+            found += [
+                f"{kind}.{key}"
+                for key in (*entry.table, *_under(entry, "sweep"))
+                if key not in RESERVED
+            ]
         if kind in CELL_KINDS:
             ways = [(block, way) for block in blocks for way in ("set", "sweep")]
             found += [f"{kind}.{key}" for block, way in ways for key in _under(block, way, kind)]

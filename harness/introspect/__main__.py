@@ -27,7 +27,9 @@ _GRACE = 5
 
 
 def main(arguments: list[str]) -> None:
-    """Answer every question of the file, then leave without waiting for whatever a plugin has started."""
+    """Answer every question of the file, then leave without waiting for whatever a plugin has
+    started.
+    """
     request, reply, seconds = arguments
     # The parent keeps the time. If it is gone, the alarm ends this process.
     signal.alarm(int(float(seconds)) + _GRACE)
@@ -41,7 +43,9 @@ def main(arguments: list[str]) -> None:
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"ok": ...}`, or `{"error": {type, message, traceback, problems}}`. Never raises for what a plugin does."""
+    """`{"ok": ...}`, or `{"error": {type, message, traceback, problems}}`. Never raises for what a
+    plugin does.
+    """
     try:
         body = dict(question)
         operation = body.pop("op")
@@ -51,8 +55,16 @@ def answer(question: Mapping[str, Any]) -> dict[str, Any]:
         listed = [[list(path), what, hint] for path, what, hint in error.listed]
         return {"error": {"type": "problems", "message": str(error), "problems": listed}}
     except (Exception, SystemExit) as error:
-        text = str(error) if not isinstance(error, SystemExit) else f"called sys.exit({error.code!r})"
-        return {"error": {"type": type(error).__name__, "message": text, "traceback": traceback.format_exc()}}
+        text = (
+            str(error) if not isinstance(error, SystemExit) else f"called sys.exit({error.code!r})"
+        )
+        return {
+            "error": {
+                "type": type(error).__name__,
+                "message": text,
+                "traceback": traceback.format_exc(),
+            }
+        }
     return {"ok": result}
 
 

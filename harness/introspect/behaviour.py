@@ -12,9 +12,13 @@ from harness.errors import PluginError
 
 def compatible(target: str, params: Mapping[str, Any], context: Mapping[str, Any]) -> str | None:
     """The reason why a component cannot work in a context (as JSON), or None."""
-    reason: Any = load_component({"target": target, "params": params}).compatible(read_context(context))
+    reason: Any = load_component({"target": target, "params": params}).compatible(
+        read_context(context)
+    )
     if reason is not None and not isinstance(reason, str):
-        raise PluginError(f"{target}: compatible() returned {reason!r}, where a reason or None is wanted")
+        raise PluginError(
+            f"{target}: compatible() returned {reason!r}, where a reason or None is wanted"
+        )
     return reason
 
 
@@ -24,7 +28,9 @@ def combine(target: str, params: Mapping[str, Any], values: Sequence[float]) -> 
     assert isinstance(metric, Metric)
     combined: Any = metric.combine(list(values))
     if not isinstance(combined, Mapping) or not combined:
-        raise PluginError(f"{target}: combine() returned {combined!r}, where numbers by name are wanted")
+        raise PluginError(
+            f"{target}: combine() returned {combined!r}, where numbers by name are wanted"
+        )
     numbers = {str(name): float(value) for name, value in combined.items()}
     if strange := [name for name, value in numbers.items() if not math.isfinite(value)]:
         what = f"{numbers[strange[0]]} for {strange[0]!r}"
@@ -34,5 +40,7 @@ def combine(target: str, params: Mapping[str, Any], values: Sequence[float]) -> 
 
 def read_context(table: Mapping[str, Any]) -> Context:
     """The context that `dataclasses.asdict` made a table of."""
-    traits = {role: Traits(**table[role]) for role in ("model", "attack", "defense") if table.get(role)}
+    traits = {
+        role: Traits(**table[role]) for role in ("model", "attack", "defense") if table.get(role)
+    }
     return Context(task=Task(**table["task"]), **traits)

@@ -18,7 +18,7 @@ from harness.components import (
 )
 from harness.errors import PluginError, suggest
 from harness.introspect.problems import name_is_reserved
-from harness.registry import KEBAB
+from harness.registry.names import KEBAB
 
 _MUST: Mapping[str, tuple[str, ...]] = {
     "attack": ("label_table", "trigger", "poison"),
@@ -29,11 +29,17 @@ _MUST: Mapping[str, tuple[str, ...]] = {
 }
 """The methods without which a component of a kind can do nothing."""
 
-_NEEDS = {"attack": ATTACK_NEEDS, "defense": DEFENSE_NEEDS, "metric": METRIC_NEEDS, "part": PART_NEEDS}
+_NEEDS = {
+    "attack": ATTACK_NEEDS,
+    "defense": DEFENSE_NEEDS,
+    "metric": METRIC_NEEDS,
+    "part": PART_NEEDS,
+}
 
 
 def load(kind: str, target: str) -> type[Component]:
-    """The class that `module:Class` names, checked. Raises PluginError for a class that breaks the contract.
+    """The class that `module:Class` names, checked. Raises PluginError for a class that breaks the
+    contract.
 
     Whatever importing the module raises comes out as it is.
     """
@@ -71,7 +77,9 @@ def _field_faults(kind: str, component: type[Component]) -> list[str]:
         if reason := name_is_reserved(name):
             wrong.append(f"no parameter can be called {name!r}: {reason}")
         elif name in dir(base) and name not in base.model_fields:
-            wrong.append(f"no parameter can be called {name!r}: every {kind} has a member of that name")
+            wrong.append(
+                f"no parameter can be called {name!r}: every {kind} has a member of that name"
+            )
     return wrong
 
 
@@ -82,7 +90,8 @@ def _method_faults(kind: str, component: type[Component]) -> list[str]:
         return [] if len(own) == 1 else ["a metric has either score() or measure()"]
     must = list(_MUST[kind])
     if kind == "attack":
-        # An attack without a trigger has nothing to stamp; one that trains the victim itself may poison nothing.
+        # An attack without a trigger has nothing to stamp; one that trains the victim itself may
+        # poison nothing.
         assert issubclass(component, Attack)
         must = must if component.has_trigger else []
     missing = [method for method in must if not overrides(component, method, base)]
@@ -95,8 +104,13 @@ def _needs_faults(kind: str, component: type[Component]) -> list[str]:
         return []
     needs = getattr(component, "needs", ())
     if isinstance(needs, str) or not all(isinstance(need, str) for need in needs):
-        return [f'needs = {needs!r} is not a set of strings, such as {{"victim", "clean-labelled"}}']
-    return [f"needs names {need!r}. {suggest(need, sorted(allowed))}" for need in sorted(set(needs) - allowed)]
+        return [
+            f'needs = {needs!r} is not a set of strings, such as {{"victim", "clean-labelled"}}'
+        ]
+    return [
+        f"needs names {need!r}. {suggest(need, sorted(allowed))}"
+        for need in sorted(set(needs) - allowed)
+    ]
 
 
 def _attribute_faults(component: type[Component]) -> list[str]:
@@ -119,10 +133,14 @@ def _preset_faults(component: type[Component]) -> list[str]:
         return [f"presets = {presets!r} is not a table of tables"]
     wrong = []
     for name, table in presets.items():
-        if not isinstance(name, str) or not all(KEBAB.fullmatch(word) for word in name.split("/", 1)):
+        if not isinstance(name, str) or not all(
+            KEBAB.fullmatch(word) for word in name.split("/", 1)
+        ):
             wrong.append(f'preset {name!r} is not called like "bcu" or "bcu/gtsrb"')
         elif not isinstance(table, Mapping):
             wrong.append(f"preset {name!r} is not a table of parameters")
         elif unknown := sorted(set(table) - set(component.model_fields)):
-            wrong.append(f"preset {name!r} sets {unknown[0]!r}. {suggest(unknown[0], list(component.model_fields))}")
+            wrong.append(
+                f"preset {name!r} sets {unknown[0]!r}. {suggest(unknown[0], list(component.model_fields))}"
+            )
     return wrong

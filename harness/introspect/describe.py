@@ -21,7 +21,9 @@ def describe(kind: str, target: str) -> dict[str, Any]:
         "version": component.version,
         "citation": component.citation,
         "seeded": component.seeded,
-        "needs": sorted(component.needs) if issubclass(component, (Attack, Defense, Metric, Part)) else [],
+        "needs": sorted(component.needs)
+        if issubclass(component, (Attack, Defense, Metric, Part))
+        else [],
         "recipe": as_json(component.recipe) if issubclass(component, Attack) else None,
         "presets": as_json(component.presets),
         "parameters": [_parameter(component, name, field) for name, field in _ordered(component)],

@@ -1,4 +1,6 @@
-"""Files behind parameters: where they lie, what they hold, and which ones a component reads on its own."""
+"""Files behind parameters: where they lie, what they hold, and which ones a component reads on its
+own.
+"""
 
 from __future__ import annotations
 
@@ -47,14 +49,20 @@ def locate(field: str, path: Path, base: Path) -> Path:
     if folders := [place for place in places if place.is_dir()]:
         raise ParameterError(((field,), f"{folders[0]} is a folder", "a file is wanted"))
     looked = " nor ".join(map(str, places))
-    hint = "a relative path is looked up beside the grid, then in $BENCH_DATA" if not path.is_absolute() else ""
+    hint = (
+        "a relative path is looked up beside the grid, then in $BENCH_DATA"
+        if not path.is_absolute()
+        else ""
+    )
     raise ParameterError(((field,), f"there is no file {looked}", hint))
 
 
 def locate_folder(path: Path, base: Path) -> Path:
-    """The absolute path of a `Folder`: `~` is one's home; beside the grid (`base`), else in `$BENCH_DATA`.
+    """The absolute path of a `Folder`: `~` is one's home; beside the grid (`base`), else in
+    `$BENCH_DATA`.
 
-    Where there is neither, the one beside the grid, which is for the component to make or to complain about.
+    Where there is neither, the one beside the grid, which is for the component to make or to
+    complain about.
     """
     path = path.expanduser()
     places = [base / path]
@@ -74,9 +82,11 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def opened() -> Iterator[dict[str, Any]]:
-    """Collect the stamps of data files and folders that are read meanwhile; Python's own are left out.
+    """Collect the stamps of data files and folders that are read meanwhile; Python's own are left
+    out.
 
-    Whoever remembers an answer must notice when one of them changes. Reads by compiled code are not seen.
+    Whoever remembers an answer must notice when one of them changes. Reads by compiled code are not
+    seen.
     """
     global _hooked
     if not _hooked:
@@ -94,11 +104,17 @@ def opened() -> Iterator[dict[str, Any]]:
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if _listening and event in ("open", "os.listdir", "os.scandir") and isinstance(arguments[0], (str, bytes, Path)):
+    if (
+        _listening
+        and event in ("open", "os.listdir", "os.scandir")
+        and isinstance(arguments[0], (str, bytes, Path))
+    ):
         for heard in _listening:
             heard.add(str(Path(os.fsdecode(arguments[0])).absolute()))
 
 
 def _is_code(path: str) -> bool:
     inside = (sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc", str(Path.cwd()))
-    return path.endswith((".py", ".pyc")) or any(path.startswith(folder + os.sep) for folder in inside)
+    return path.endswith((".py", ".pyc")) or any(
+        path.startswith(folder + os.sep) for folder in inside
+    )

@@ -1,4 +1,6 @@
-"""A table of parameters validated against its class: coerced, defaults filled in, files hashed, facts asked."""
+"""A table of parameters validated against its class: coerced, defaults filled in, files hashed,
+facts asked.
+"""
 
 from __future__ import annotations
 
@@ -44,11 +46,13 @@ def resolve(
     bases: Mapping[str, str] = MappingProxyType({}),
     in_place: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """What a plan needs of one component; JSON, with the stamps of the files that the answer rests on.
+    """What a plan needs of one component; JSON, with the stamps of the files that the answer rests
+    on.
 
-    Relative files are looked up in `bases[parameter]`, else in `base`. Where an attack fills a parameter, the answer is
-    `{"wanted": references}` until it is given `in_place`, as the table of a component that was resolved before.
-    Raises ParameterError for parameters that cannot be, PluginError for a class that breaks the contract.
+    Relative files are looked up in `bases[parameter]`, else in `base`. Where an attack fills a
+    parameter, the answer is `{"wanted": references}` until it is given `in_place`, as the table of
+    a component that was resolved before. Raises ParameterError for parameters that cannot be,
+    PluginError for a class that breaks the contract.
     """
     component = load(kind, target)
     table = expand(component, preset, dataset, params)
@@ -57,7 +61,11 @@ def resolve(
     if argument_value is not None:
         table = _with_argument(component, str(argument), argument_value, table)
     instance = _instance(component, table)
-    if wanted := {name: one for name, one in references(instance).items() if one.kind == "attack" and not one.target}:
+    if wanted := {
+        name: one
+        for name, one in references(instance).items()
+        if one.kind == "attack" and not one.target
+    }:
         return {"component": {"wanted": _requests(wanted)}, "files": {}}
     read: dict[str, Any] = {}
     instance, digests = _find_files(instance, lambda name: Path(bases.get(name, base)), read)
@@ -76,7 +84,11 @@ def expand(
     """
     if preset is None:
         return dict(params)
-    names = [preset.partition("/")[0], preset, *([f"{preset}/{dataset}"] if dataset and "/" not in preset else [])]
+    names = [
+        preset.partition("/")[0],
+        preset,
+        *([f"{preset}/{dataset}"] if dataset and "/" not in preset else []),
+    ]
     found = [name for name in dict.fromkeys(names) if name in component.presets]
     if not found or ("/" in preset and preset not in component.presets):
         hint = suggest(preset, sorted(component.presets)) if component.presets else "It has none."
@@ -87,9 +99,13 @@ def expand(
     return {**table, **params}
 
 
-def _with_argument(component: type[Component], argument: str, value: str, table: dict[str, Any]) -> dict[str, Any]:
+def _with_argument(
+    component: type[Component], argument: str, value: str, table: dict[str, Any]
+) -> dict[str, Any]:
     if argument not in component.model_fields:
-        raise PluginError(f"{component.__name__} is registered with argument = {argument!r}, which it does not have")
+        raise PluginError(
+            f"{component.__name__} is registered with argument = {argument!r}, which it does not have"
+        )
     if table.get(argument, value) != value:
         what = f"{table[argument]!r} contradicts the name, which says {argument} = {value!r}"
         raise ParameterError(((argument,), what, "say it once"))
@@ -111,18 +127,26 @@ def _find_files(
     digests: dict[str, Any] = {}
     for name, field in type(instance).model_fields.items():
         if is_folder(field):
-            found[name] = files.lay_out(getattr(instance, name), partial(files.locate_folder, base=base(name)))
+            found[name] = files.lay_out(
+                getattr(instance, name), partial(files.locate_folder, base=base(name))
+            )
         if is_file(field):
-            found[name] = files.lay_out(getattr(instance, name), partial(files.locate, name, base=base(name)))
+            found[name] = files.lay_out(
+                getattr(instance, name), partial(files.locate, name, base=base(name))
+            )
             if is_outside_key(field):
                 continue
             with files.opened() as stamps:
-                digests[name] = as_json(files.lay_out(found[name], lambda path: {"sha256": files.sha256(path)}))
+                digests[name] = as_json(
+                    files.lay_out(found[name], lambda path: {"sha256": files.sha256(path)})
+                )
             read |= stamps
     return instance.model_copy(update=found), digests
 
 
-def _describe(instance: Component, digests: Mapping[str, Any], component: type[Component]) -> dict[str, Any]:
+def _describe(
+    instance: Component, digests: Mapping[str, Any], component: type[Component]
+) -> dict[str, Any]:
     fields = component.model_fields
     found = references(instance)
     _refuse_nested_references(instance, found)
@@ -153,14 +177,21 @@ def _describe(instance: Component, digests: Mapping[str, Any], component: type[C
 def references(instance: Component) -> dict[str, Reference]:
     """The parameters of a component that are components."""
     return {
-        name: value for name in type(instance).model_fields if isinstance(value := getattr(instance, name), Reference)
+        name: value
+        for name in type(instance).model_fields
+        if isinstance(value := getattr(instance, name), Reference)
     }
 
 
 def _requests(found: Mapping[str, Reference]) -> dict[str, Any]:
     """What the parent resolves them by."""
     return {
-        name: {"kind": one.kind, "name": one.name, "preset": one.preset, "params": as_json(one.params)}
+        name: {
+            "kind": one.kind,
+            "name": one.name,
+            "preset": one.preset,
+            "params": as_json(one.params),
+        }
         for name, one in found.items()
     }
 
@@ -168,16 +199,24 @@ def _requests(found: Mapping[str, Reference]) -> dict[str, Any]:
 def _refuse_components(component: type[Component], table: Mapping[str, Any]) -> None:
     """The form of a component in place is the host's: a grid names what it wants."""
     for name, field in component.model_fields.items():
-        if uses(field) and isinstance(value := table.get(name), Mapping) and set(value) == {IN_PLACE}:
+        if (
+            uses(field)
+            and isinstance(value := table.get(name), Mapping)
+            and set(value) == {IN_PLACE}
+        ):
             hint = f'{name} = "..." or {name} = {{name = "...", <its parameters>}}'
-            raise ParameterError(((name,), f"a component is named, not given as {IN_PLACE!r}", hint))
+            raise ParameterError(
+                ((name,), f"a component is named, not given as {IN_PLACE!r}", hint)
+            )
 
 
 def _refuse_nested_references(instance: Component, found: Mapping[str, Reference]) -> None:
     for name, field in type(instance).model_fields.items():
         if uses(field) and name not in found and getattr(instance, name) is not None:
             where = f"{type(instance).__name__}.{name}"
-            raise PluginError(f"{where}: a component as a parameter is Use[...] or Use[...] | None, not in a list")
+            raise PluginError(
+                f"{where}: a component as a parameter is Use[...] or Use[...] | None, not in a list"
+            )
 
 
 def _needs(instance: Component) -> list[str]:
@@ -201,7 +240,10 @@ def _facts(instance: Component) -> dict[str, Any]:
             "trains": instance.trains,
         }
     if isinstance(instance, Model):
-        return {"anatomy": overrides(own, "anatomy", Model), "units": overrides(own, "units", Model)}
+        return {
+            "anatomy": overrides(own, "anatomy", Model),
+            "units": overrides(own, "units", Model),
+        }
     if isinstance(instance, Dataset):
         return _dataset_facts(instance)
     if isinstance(instance, Metric):

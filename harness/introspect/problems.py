@@ -23,14 +23,24 @@ class ParameterError(Exception):
 
     def __init__(self, *listed: tuple[Path, str, str]) -> None:
         self.listed = listed
-        super().__init__("; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what, _ in listed))
+        super().__init__(
+            "; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what, _ in listed)
+        )
 
 
-def from_validation(error: ValidationError, component: type[BaseModel], given: Mapping[str, Any]) -> ParameterError:
-    """Pydantic's errors in our words; several about the same place (the members of a union) become one."""
+def from_validation(
+    error: ValidationError, component: type[BaseModel], given: Mapping[str, Any]
+) -> ParameterError:
+    """Pydantic's errors in our words; several about the same place (the members of a union) become
+    one.
+    """
     found: dict[Path, tuple[str, str]] = {}
     for one in error.errors(include_url=False, include_context=False):
-        path = _place(one["loc"], given) if one["type"] not in ("missing", "extra_forbidden") else tuple(one["loc"])
+        path = (
+            _place(one["loc"], given)
+            if one["type"] not in ("missing", "extra_forbidden")
+            else tuple(one["loc"])
+        )
         found.setdefault(path, _say(one, path, component))
     return ParameterError(*((path, what, hint) for path, (what, hint) in found.items()))
 
@@ -39,7 +49,9 @@ def unknown_parameter(name: str, component: type[BaseModel]) -> tuple[str, str]:
     """What is wrong and what would be right for a name that is no parameter."""
     known = list(component.model_fields)
     hint = suggest(name, known) if known else "It has none."
-    return f"{component.__name__} has no parameter {name!r}", hint.replace("Known:", "Known parameters:")
+    return f"{component.__name__} has no parameter {name!r}", hint.replace(
+        "Known:", "Known parameters:"
+    )
 
 
 def _say(one: Any, path: Path, component: type[BaseModel]) -> tuple[str, str]:
@@ -60,11 +72,17 @@ def _say(one: Any, path: Path, component: type[BaseModel]) -> tuple[str, str]:
 
 
 def _place(loc: Sequence[str | int], given: Mapping[str, Any]) -> Path:
-    """The part of pydantic's location that is a place in what was given: members of unions are named there too."""
+    """The part of pydantic's location that is a place in what was given: members of unions are
+    named there too.
+    """
     path: list[str | int] = []
     value: Any = given
     for step in loc:
-        inside = step in value if isinstance(value, Mapping) else isinstance(value, list) and isinstance(step, int)
+        inside = (
+            step in value
+            if isinstance(value, Mapping)
+            else isinstance(value, list) and isinstance(step, int)
+        )
         if inside:
             path.append(step)
             value = value[step] if isinstance(value, Mapping) or int(step) < len(value) else None
@@ -90,4 +108,8 @@ def shown(value: Any) -> str:
 
 def name_is_reserved(name: str) -> str | None:
     """Why no parameter can have this name, if a grid entry uses it for something else."""
-    return f"{name!r} is a key that every grid entry has ({', '.join(sorted(RESERVED))})" if name in RESERVED else None
+    return (
+        f"{name!r} is a key that every grid entry has ({', '.join(sorted(RESERVED))})"
+        if name in RESERVED
+        else None
+    )

@@ -13,7 +13,14 @@ import annotated_types as at
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from harness.components import FileMark, FolderMark, OutsideKeyMark, Reference, ReferenceMark, Unbound
+from harness.components import (
+    FileMark,
+    FolderMark,
+    OutsideKeyMark,
+    Reference,
+    ReferenceMark,
+    Unbound,
+)
 
 _ONE = {
     bool: "true or false",
@@ -69,7 +76,9 @@ def is_folder(field: FieldInfo) -> bool:
 
 def is_outside_key(field: FieldInfo) -> bool:
     """Whether the field is marked `NotInKey`."""
-    return any(isinstance(mark, OutsideKeyMark) for mark in _marks(field.annotation, field.metadata))
+    return any(
+        isinstance(mark, OutsideKeyMark) for mark in _marks(field.annotation, field.metadata)
+    )
 
 
 def uses(field: FieldInfo) -> str | None:
@@ -98,15 +107,23 @@ def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
     if kind:
         return f'{"an" if kind == "attack" else "a"} {kind}: "name" or {{name = "...", <its parameters>}}'
     if origin is Literal:
-        return ("" if len(arguments) == 1 else "one of ") + ", ".join(json.dumps(value) for value in arguments)
+        return ("" if len(arguments) == 1 else "one of ") + ", ".join(
+            json.dumps(value) for value in arguments
+        )
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_words(argument, marks) for argument in arguments if argument is not type(None))
+        return " or ".join(
+            _words(argument, marks) for argument in arguments if argument is not type(None)
+        )
     if origin in (tuple, list, set, frozenset, Sequence):
         return _list_words(origin, arguments) + _bounds(marks, "entries")
     if origin in (dict, Mapping):
         return "a table"
     if annotation is Path:
-        return "a path to a folder" if any(isinstance(mark, FolderMark) for mark in marks) else "a path to a file"
+        return (
+            "a path to a folder"
+            if any(isinstance(mark, FolderMark) for mark in marks)
+            else "a path to a file"
+        )
     return _ONE.get(annotation, f"a {getattr(annotation, '__name__', annotation)}") + _bounds(marks)
 
 
@@ -114,12 +131,18 @@ def _list_words(origin: Any, arguments: tuple[Any, ...]) -> str:
     if origin is tuple and Ellipsis not in arguments:
         if len(set(arguments)) == 1 and arguments[0] in _MANY:
             return f"a list of {len(arguments)} {_MANY[arguments[0]]}"
-        return f"a list of {len(arguments)}: {'; '.join(_words(argument) for argument in arguments)}"
+        return (
+            f"a list of {len(arguments)}: {'; '.join(_words(argument) for argument in arguments)}"
+        )
     item, marks = arguments[0], ()
     if typing.get_origin(item) is typing.Annotated:
         item, *marks = typing.get_args(item)  # type: ignore[assignment]
     many = _MANY.get(item)
-    return f"a list of {many}{_bounds(_flat(marks))}" if many else f"a list, each {_words(arguments[0])}"
+    return (
+        f"a list of {many}{_bounds(_flat(marks))}"
+        if many
+        else f"a list, each {_words(arguments[0])}"
+    )
 
 
 def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
@@ -149,6 +172,10 @@ def _bounds(marks: Iterable[Any], noun: str = "") -> str:
             high = f"at most {mark.max_length}"
     tail = f" {noun}" if noun else ""
     if low.startswith("at least ") and high.startswith("at most "):
-        return f" between {low[9:]} and {high[8:]}{tail}" if not noun else f" with {low[9:]} to {high[8:]}{tail}"
+        return (
+            f" between {low[9:]} and {high[8:]}{tail}"
+            if not noun
+            else f" with {low[9:]} to {high[8:]}{tail}"
+        )
     both = " and ".join(filter(None, (low, high)))
     return f" {'with' if noun else ''} {both}{tail}".replace("  ", " ") if both else ""

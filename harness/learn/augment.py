@@ -1,8 +1,10 @@
-"""Random crops, flips, rotations and cutouts, of whole batches at once but each image with its own parameters.
+"""Random crops, flips, rotations and cutouts, of whole batches at once but each image with its own
+parameters.
 
-Parameters are drawn on the CPU (so every device sees the same ones) by `draw`; applying them draws nothing. A training
-set rests on its device as padded uint8 images; a cropped and flipped batch is one selection from a view of them that
-has the row of a crop at every pixel. A rotation comes after crop and flip, a cutout last.
+Parameters are drawn on the CPU (so every device sees the same ones) by `draw`; applying them draws
+nothing. A training set rests on its device as padded uint8 images; a cropped and flipped batch is
+one selection from a view of them that has the row of a crop at every pixel. A rotation comes after
+crop and flip, a cutout last.
 """
 
 from __future__ import annotations
@@ -20,17 +22,18 @@ from harness.learn.images import to_float
 from harness.learn.recipes import Recipe
 
 MIRROR_LIMIT = 2**29
-"""Bytes of padded images up to which a mirrored copy is kept beside them: a flip is then free, else it doubles the work
-of a batch."""
+"""Bytes of padded images up to which a mirrored copy is kept beside them: a flip is then free, else
+it doubles the work of a batch.
+"""
 
 
 @dataclass(frozen=True)
 class Moves:
     """What happens to each of n images.
 
-    `row`, `column`: int64 (n,), where in the padded image the crop begins, 0 to twice the padding; `flip`: bool (n,);
-    `angle`: float32 (n,), degrees counter-clockwise, or None where the batch is not rotated; `hole`: int64 (n, 2), row
-    and column of the cutout's centre, or None.
+    `row`, `column`: int64 (n,), where in the padded image the crop begins, 0 to twice the padding;
+    `flip`: bool (n,); `angle`: float32 (n,), degrees counter-clockwise, or None where the batch is
+    not rotated; `hole`: int64 (n, 2), row and column of the cutout's centre, or None.
     """
 
     row: Tensor
@@ -65,7 +68,9 @@ def _happens(probability: float, generator: torch.Generator) -> bool:
 
 
 def send(moves: Sequence[Moves], device: torch.device) -> list[Moves]:
-    """The parameters of several batches on `device`, in one transfer a field: the device is never waited for."""
+    """The parameters of several batches on `device`, in one transfer a field: the device is never
+    waited for.
+    """
     if device.type == "cpu" or not moves:
         return list(moves)
     sizes = [len(one) for one in moves]
@@ -95,12 +100,19 @@ class Resident:
         if self.moving:
             padded = _padded(images, recipe.crop, fill_levels(recipe, self.channels))
             self.mirrored = recipe.flip and padded.numel() <= mirror_limit
-            self.stride, self.image = padded.shape[2], padded.shape[1] * padded.shape[2]  # in pixels
-            self.rows = _rows(torch.cat([padded, padded.flip(2)]) if self.mirrored else padded, self.width)
+            self.stride, self.image = (
+                padded.shape[2],
+                padded.shape[1] * padded.shape[2],
+            )  # in pixels
+            self.rows = _rows(
+                torch.cat([padded, padded.flip(2)]) if self.mirrored else padded, self.width
+            )
             self.down = torch.arange(self.height, device=images.device) * self.stride
 
     def take(self, chosen: Tensor, moves: Moves) -> Tensor:
-        """The images `chosen` (int64 (b,), on the device), moved: [0,1] floats (b, c, height, width)."""
+        """The images `chosen` (int64 (b,), on the device), moved: [0,1] floats (b, c, height,
+        width).
+        """
         if not self.moving:
             return finish(to_float(self.images.index_select(0, chosen)), moves, self.recipe)
         column = moves.column
@@ -120,18 +132,26 @@ class Resident:
 
 
 def augment(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """[0,1] floats (n, c, h, w), augmented as `recipe` says with parameters drawn by a generator on the CPU."""
+    """[0,1] floats (n, c, h, w), augmented as `recipe` says with parameters drawn by a generator on
+    the CPU.
+    """
     count, _, height, width = images.shape
     moves = draw(recipe, count, height, width, generator)
     return move(images, send([moves], images.device)[0], recipe)
 
 
 def move(images: Tensor, moves: Moves, recipe: Recipe) -> Tensor:
-    """[0,1] floats (n, c, h, w), moved as told; gradients flow through. The same bits as from `Resident.take`."""
+    """[0,1] floats (n, c, h, w), moved as told; gradients flow through. The same bits as from
+    `Resident.take`.
+    """
     if recipe.crop:
         levels = fill_levels(recipe, images.shape[1])
         canvas = _padded(images.permute(0, 2, 3, 1), recipe.crop, [level / 255 for level in levels])
-        windows = canvas.unfold(1, images.shape[2], 1).unfold(2, images.shape[3], 1).permute(0, 1, 2, 4, 5, 3)
+        windows = (
+            canvas.unfold(1, images.shape[2], 1)
+            .unfold(2, images.shape[3], 1)
+            .permute(0, 1, 2, 4, 5, 3)
+        )
         rows = torch.arange(len(images), device=images.device)
         images = windows[rows, moves.row, moves.column].permute(0, 3, 1, 2)
     if recipe.flip:
@@ -147,19 +167,28 @@ def finish(images: Tensor, moves: Moves, recipe: Recipe) -> Tensor:
     if moves.angle is not None:
         images = _rotated(images - fill, moves.angle) + fill
     if moves.hole is not None:
-        images = torch.where(_holes(moves.hole, recipe.cutout, images.shape[2], images.shape[3]), fill, images)
+        images = torch.where(
+            _holes(moves.hole, recipe.cutout, images.shape[2], images.shape[3]), fill, images
+        )
     return images.contiguous(memory_format=torch.channels_last)
 
 
 def fill_levels(recipe: Recipe, channels: int) -> list[int]:
-    """The colour of uncovered pixels in grey levels, one a channel. Raises ValueError where the numbers differ."""
+    """The colour of uncovered pixels in grey levels, one a channel. Raises ValueError where the
+    numbers differ.
+    """
     if len(recipe.fill) not in (1, channels):
         raise ValueError(f"fill names {len(recipe.fill)} channels, the images have {channels}")
-    return [round(level * 255) for level in (recipe.fill * channels if len(recipe.fill) == 1 else recipe.fill)]
+    return [
+        round(level * 255)
+        for level in (recipe.fill * channels if len(recipe.fill) == 1 else recipe.fill)
+    ]
 
 
 def _colour(levels: Sequence[float], images: Tensor) -> Tensor:
-    """Those numbers (c,), in type and place of `images`; written on the device, since a copy would wait for it."""
+    """Those numbers (c,), in type and place of `images`; written on the device, since a copy would
+    wait for it.
+    """
     return torch.cat([images.new_full((1,), level) for level in levels])
 
 
@@ -173,7 +202,9 @@ def _padded(images: Tensor, padding: int, fill: Sequence[float]) -> Tensor:
 
 
 def _rows(padded: Tensor, width: int) -> Tensor:
-    """View of (n, h, w, c) with an entry for every pixel: the `width` pixels from there on, (pixels, width * c)."""
+    """View of (n, h, w, c) with an entry for every pixel: the `width` pixels from there on,
+    (pixels, width * c).
+    """
     pixels, channels = padded.numel() // padded.shape[3], padded.shape[3]
     return padded.as_strided((max(0, pixels - width + 1), width * channels), (channels, 1))
 
@@ -184,13 +215,22 @@ def _rotated(images: Tensor, degrees: Tensor) -> Tensor:
     radians = degrees * (math.pi / 180)
     cosine, sine, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
     # where each output pixel comes from, in coordinates that run from -1 to 1 along both sides
-    across, down = torch.stack([cosine, -sine * ratio, zero], 1), torch.stack([sine / ratio, cosine, zero], 1)
-    grid = functional.affine_grid(torch.stack([across, down], 1), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    across, down = (
+        torch.stack([cosine, -sine * ratio, zero], 1),
+        torch.stack([sine / ratio, cosine, zero], 1),
+    )
+    grid = functional.affine_grid(
+        torch.stack([across, down], 1), list(images.shape), align_corners=False
+    )
+    return functional.grid_sample(
+        images, grid, mode="bilinear", padding_mode="zeros", align_corners=False
+    )
 
 
 def _holes(centres: Tensor, side: int, height: int, width: int) -> Tensor:
-    """Boolean (n, 1, height, width): rows from centre - side // 2, `side` of them, and columns likewise."""
+    """Boolean (n, 1, height, width): rows from centre - side // 2, `side` of them, and columns
+    likewise.
+    """
     inside = []
     for axis, size in enumerate((height, width)):
         first = (centres[:, axis] - side // 2).unsqueeze(1)

@@ -22,8 +22,8 @@ Precision = Literal["fp32", "bf16"]
 def probe_precision(asked: str, device: Device) -> Precision:
     """What `asked` ("auto", "fp32" or "bf16") means on `device`.
 
-    auto is bf16 on GPUs of compute capability 8 or more and on CPUs with bf16 instructions: elsewhere bf16 works, but
-    through paths slower than fp32.
+    auto is bf16 on GPUs of compute capability 8 or more and on CPUs with bf16 instructions:
+    elsewhere bf16 works, but through paths slower than fp32.
     """
     if asked in ("fp32", "bf16"):
         return "bf16" if asked == "bf16" else "fp32"
@@ -40,7 +40,9 @@ def probe_precision(asked: str, device: Device) -> Precision:
 
 
 def set_threads(count: int) -> None:
-    """Compute with `count` CPU threads from here on. The number decides the order of sums, hence bits."""
+    """Compute with `count` CPU threads from here on. The number decides the order of sums, hence
+    bits.
+    """
     torch.set_num_threads(count)
     with contextlib.suppress(RuntimeError):  # can be set once only, before the first parallel work
         torch.set_num_interop_threads(1)
@@ -48,7 +50,8 @@ def set_threads(count: int) -> None:
 
 @contextlib.contextmanager
 def global_random(seed: int, device: Device = "cpu") -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of `device` (dropout draws there); afterwards they are as before.
+    """Seed torch's global generators of the CPU and of `device` (dropout draws there); afterwards
+    they are as before.
 
     `torch.manual_seed` would touch every GPU of the machine, and be felt by later code.
     """
@@ -73,14 +76,24 @@ def _cuda_generator(place: torch.device) -> torch.Generator:
 
 @contextlib.contextmanager
 def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
-    """Choose between the fastest kernels and repeatable ones; afterwards torch's flags are as before."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    """Choose between the fastest kernels and repeatable ones; afterwards torch's flags are as
+    before.
+    """
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     cudnn = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
     if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS refuses to be repeatable without
+        os.environ.setdefault(
+            "CUBLAS_WORKSPACE_CONFIG", ":4096:8"
+        )  # cuBLAS refuses to be repeatable without
     try:
         _repeatable(bool(deterministic), deterministic == "warn")
-        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = not deterministic, bool(deterministic)
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = (
+            not deterministic,
+            bool(deterministic),
+        )
         yield
     finally:
         _repeatable(*before)
@@ -88,7 +101,9 @@ def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; the host does not wait for a GPU to take it, which from pageable memory it would."""
+    """`tensor` on `device`; the host does not wait for a GPU to take it, which from pageable memory
+    it would.
+    """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=device.type == "cuda")
@@ -96,7 +111,9 @@ def sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 @contextlib.contextmanager
 def single_precision() -> Iterator[None]:
-    """Let convolutions of fp32 tensors be computed in fp32, where GPUs would round to 10 bits (TF32) unless told."""
+    """Let convolutions of fp32 tensors be computed in fp32, where GPUs would round to 10 bits
+    (TF32) unless told.
+    """
     before = torch.backends.cudnn.allow_tf32
     torch.backends.cudnn.allow_tf32 = False
     try:
@@ -107,14 +124,19 @@ def single_precision() -> Iterator[None]:
 
 def _repeatable(wanted: bool, warn_only: bool) -> None:
     # asked first: torch's setter imports the compiler, a second that nobody else may need
-    now = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    now = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
     if now != (wanted, warn_only):
         torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
 
 
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Put modules and all their parts into evaluation mode; afterwards each part is in the mode it was in."""
+    """Put modules and all their parts into evaluation mode; afterwards each part is in the mode it
+    was in.
+    """
     parts = [part for module in modules for part in module.modules()]
     modes = [part.training for part in parts]
     try:
@@ -133,6 +155,8 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def seeded_build(model: Model, task: Task, seed: int) -> nn.Module:
-    """A network with the initial weights that belong to `seed`, on the CPU; the global generator is left as found."""
+    """A network with the initial weights that belong to `seed`, on the CPU; the global generator is
+    left as found.
+    """
     with global_random(seed):
         return model.build(task)

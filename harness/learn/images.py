@@ -16,15 +16,17 @@ Quantise = Literal["truncate", "round"]
 Device = str | torch.device
 
 SLACK = 2.0**-10
-"""Added, in grey levels, before truncation: 0.8 x + 0.2 p that is 7 exactly must not become 6 by a rounding error of
-single precision, which differs between devices."""
+"""Added, in grey levels, before truncation: 0.8 x + 0.2 p that is 7 exactly must not become 6 by a
+rounding error of single precision, which differs between devices.
+"""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """`images`: uint8 (n, height, width, channels); `labels`: int64 (n,), or None. Both on one device.
+    """`images`: uint8 (n, height, width, channels); `labels`: int64 (n,), or None. Both on one
+    device.
 
     Raises ValueError where they are anything else.
     """
@@ -38,7 +40,9 @@ class ImageSet:
             return
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             seen = f"{self.labels.dtype} {tuple(self.labels.shape)}"
-            raise ValueError(f"labels must be int64 ({len(self.images)},), one an image, not {seen}")
+            raise ValueError(
+                f"labels must be int64 ({len(self.images)},), one an image, not {seen}"
+            )
         if self.labels.device != self.images.device:
             raise ValueError(f"images are on {self.images.device}, labels on {self.labels.device}")
 
@@ -58,7 +62,9 @@ class ImageSet:
     def subset(self, indices: Tensor) -> Self:
         """The images at `indices` (int64, or a boolean mask), in that order."""
         indices = indices.to(self.device)
-        return type(self)(self.images[indices], None if self.labels is None else self.labels[indices])
+        return type(self)(
+            self.images[indices], None if self.labels is None else self.labels[indices]
+        )
 
     def unlabelled(self) -> Self:
         """The images alone."""
@@ -68,14 +74,29 @@ class ImageSet:
         """The set followed by `other`. Raises ValueError unless both have labels or neither has."""
         if (self.labels is None) != (other.labels is None):
             raise ValueError("a set with labels cannot be joined to one without")
-        labels = None if self.labels is None or other.labels is None else torch.cat([self.labels, other.labels])
+        labels = (
+            None
+            if self.labels is None or other.labels is None
+            else torch.cat([self.labels, other.labels])
+        )
         return type(self)(torch.cat([self.images, other.images]), labels)
 
-    def batches(self, size: int, generator: torch.Generator | None = None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Pairs of [0,1] floats (NCHW) and labels; in dataset order, or shuffled by a generator on the CPU."""
-        order = torch.arange(len(self)) if generator is None else torch.randperm(len(self), generator=generator)
+    def batches(
+        self, size: int, generator: torch.Generator | None = None
+    ) -> Iterator[tuple[Tensor, Tensor | None]]:
+        """Pairs of [0,1] floats (NCHW) and labels; in dataset order, or shuffled by a generator on
+        the CPU.
+        """
+        order = (
+            torch.arange(len(self))
+            if generator is None
+            else torch.randperm(len(self), generator=generator)
+        )
         for chosen in torch.split(order.to(self.device), size):
-            yield to_float(self.images[chosen]), None if self.labels is None else self.labels[chosen]
+            yield (
+                to_float(self.images[chosen]),
+                None if self.labels is None else self.labels[chosen],
+            )
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with `images` and, where there are any, `labels`."""
@@ -104,14 +125,18 @@ def to_float(images: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor, quantise: Quantise = "truncate") -> Tensor:
-    """[0,1] floats (n, c, h, w) -> uint8 (n, h, w, c), clipped; `round` goes to the nearest level, halves to even."""
+    """[0,1] floats (n, c, h, w) -> uint8 (n, h, w, c), clipped; `round` goes to the nearest level,
+    halves to even.
+    """
     levels = images.detach().to(torch.float32).permute(0, 2, 3, 1) * 255
     levels = levels.round() if quantise == "round" else levels + SLACK
     return levels.clamp(0, 255).to(torch.uint8).contiguous()
 
 
 def resize(images: Tensor, height: int, width: int, channels: int) -> Tensor:
-    """uint8 NHWC images in another size (antialiased bilinear, rounded) and number of channels (1 or 3)."""
+    """uint8 NHWC images in another size (antialiased bilinear, rounded) and number of channels (1
+    or 3).
+    """
     check_images(images)
     if not len(images):
         return images.new_empty(0, height, width, channels)

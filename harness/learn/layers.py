@@ -13,7 +13,8 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class Normalise(nn.Module):
-    """(x - mean) / std per channel, of [0,1] images (n, c, h, w); `mean` and `std` hold one number, or one a channel.
+    """(x - mean) / std per channel, of [0,1] images (n, c, h, w); `mean` and `std` hold one number,
+    or one a channel.
 
     The numbers are settings of the model, so they are buffers outside its saved state.
     """
@@ -36,7 +37,9 @@ class Normalise(nn.Module):
 
 
 def prunable_units(module: nn.Module) -> Iterator[Unit]:
-    """Every BatchNorm layer; in a net without any, every convolution and linear layer but the last, the classifier."""
+    """Every BatchNorm layer; in a net without any, every convolution and linear layer but the last,
+    the classifier.
+    """
     named = [(name, part) for name, part in module.named_modules() if name]
     norms = [(name, part.num_features) for name, part in named if isinstance(part, NORMS)]
     if norms:

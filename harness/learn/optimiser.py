@@ -17,8 +17,8 @@ RHO, TINY = 0.95, 1e-7
 class Optimiser:
     """A torch optimiser whose learning rate follows a recipe.
 
-    A step is `prepare`, which may depend on the step's number, then `clear`, a backward pass, and `advance`, which do
-    not, so that these can be recorded as a CUDA graph.
+    A step is `prepare`, which may depend on the step's number, then `clear`, a backward pass, and
+    `advance`, which do not, so that these can be recorded as a CUDA graph.
     """
 
     def __init__(
@@ -28,11 +28,16 @@ class Optimiser:
         zero_grad: bool = True,
         rate_tensor: bool | None = None,
     ) -> None:
-        """`rate_tensor`: keep the learning rate beside the parameters, where recorded steps find it; None: on GPUs."""
+        """`rate_tensor`: keep the learning rate beside the parameters, where recorded steps find
+        it; None: on GPUs.
+        """
         self.parameters = list(parameters)
         self.recipe, self.zero_grad = recipe, zero_grad
-        # fused kernels: one pass over all parameters, which is half the time of a step of a small net
-        fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters)
+        # fused kernels: one pass over all parameters, which is half the time of a step of a small
+        # net
+        fused = all(
+            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters
+        )
         if rate_tensor is None:
             rate_tensor = fused and all(p.device.type == "cuda" for p in self.parameters)
         place = self.parameters[0].device if self.parameters else "cpu"
@@ -42,10 +47,14 @@ class Optimiser:
         self.torch: torch.optim.Optimizer
         if recipe.optimizer == "sgd":
             nesterov = recipe.nesterov
-            self.torch = torch.optim.SGD(self.parameters, momentum=recipe.momentum, nesterov=nesterov, **common)
+            self.torch = torch.optim.SGD(
+                self.parameters, momentum=recipe.momentum, nesterov=nesterov, **common
+            )
         elif recipe.optimizer == "adadelta":
             del common["fused"]  # there is no such kernel
-            self.torch = torch.optim.Adadelta(self.parameters, rho=RHO, eps=TINY, capturable=rate_tensor, **common)
+            self.torch = torch.optim.Adadelta(
+                self.parameters, rho=RHO, eps=TINY, capturable=rate_tensor, **common
+            )
         else:
             kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
             self.torch = kind(self.parameters, betas=recipe.betas, capturable=rate_tensor, **common)

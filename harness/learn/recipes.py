@@ -1,4 +1,5 @@
-"""How a network is trained, as settings: every field moves numbers, so every field is part of a key.
+"""How a network is trained, as settings: every field moves numbers, so every field is part of a
+key.
 
 No torch here: the plan and the command line read recipes too.
 """
@@ -20,7 +21,9 @@ Schedule = Literal["constant", "step", "cosine", "one-cycle", "linear", "table",
 RISE = 0.3
 """Share of a one-cycle schedule in which the rate rises, unless `warmup` says otherwise."""
 START, END = 1 / 25, 1 / 250_000
-"""First and last rate of a one-cycle schedule as shares of its peak (Smith & Topin 2018, in torch's proportions)."""
+"""First and last rate of a one-cycle schedule as shares of its peak (Smith & Topin 2018, in torch's
+proportions).
+"""
 CLOSE = 1e-9
 """Slack, in epochs, so that 0.3 of 100 epochs is epoch 30 and not the one after."""
 
@@ -28,8 +31,9 @@ CLOSE = 1e-9
 class Recipe(BaseModel):
     """Optimiser, schedule, sampling, augmentation and precision of one training run.
 
-    Lengths are in epochs unless said otherwise, augmentations in pixels of the image, `lr` is the highest rate of the
-    schedule. Augmentation acts on [0,1] pixels, per sample; what it uncovers gets the colour `fill`.
+    Lengths are in epochs unless said otherwise, augmentations in pixels of the image, `lr` is the
+    highest rate of the schedule. Augmentation acts on [0,1] pixels, per sample; what it uncovers
+    gets the colour `fill`.
     """
 
     model_config = ConfigDict(
@@ -57,20 +61,26 @@ class Recipe(BaseModel):
     """on all parameters, biases and normalisation included"""
 
     schedule: Schedule = "constant"
-    """step: times `gamma` at each milestone; cosine and linear: down to 0; one-cycle: up to `lr` and down; table: the
-    last rate of `rates` begun; piecewise: straight lines between the points of `rates`"""
+    """step: times `gamma` at each milestone; cosine and linear: down to 0; one-cycle: up to `lr`
+    and down; table: the last rate of `rates` begun; piecewise: straight lines between the points of
+    `rates`
+    """
     milestones: Annotated[tuple[Fraction, ...], Listed] = (0.5, 0.75)
     """of step: shares of the horizon, ascending"""
     gamma: Annotated[float, Field(gt=0)] = 0.1
     """of step"""
     rates: Rates = ()
-    """of table and piecewise: (epoch counted from 0, learning rate), ascending; `lr` is not used then"""
+    """of table and piecewise: (epoch counted from 0, learning rate), ascending; `lr` is not used
+    then
+    """
     horizon: Annotated[float, Field(gt=0)] | None = None
     """epochs that the schedule spans; none: the length of the training"""
     warmup: Fraction | None = None
     """share of the horizon in which the rate rises; none: 0.3 for one-cycle, else 0"""
     update: Literal["auto", "epoch", "step"] = "auto"
-    """when the rate moves; auto: every step for one-cycle and linear, else with every epoch (a warm-up is by step)"""
+    """when the rate moves; auto: every step for one-cycle and linear, else with every epoch (a
+    warm-up is by step)
+    """
 
     label_smoothing: Fraction = 0.0
     """share of the target spread evenly over all classes"""
@@ -96,12 +106,16 @@ class Recipe(BaseModel):
     cutout: Annotated[int, Field(ge=0)] = 0
     """side of a square filled at a uniform centre, clipped at the border"""
     fill: Annotated[tuple[Fraction, ...], Listed] = (0.0,)
-    """colour in [0,1] of uncovered pixels: one number, or one a channel; rounded to a multiple of 1/255"""
+    """colour in [0,1] of uncovered pixels: one number, or one a channel; rounded to a multiple of
+    1/255
+    """
 
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """of forward and backward passes; auto: bf16 where the device is fast at it"""
     deterministic: bool | Literal["warn"] = False
-    """refuse (or warn of) operations that may differ between repeats; CPU runs repeat bit for bit without it"""
+    """refuse (or warn of) operations that may differ between repeats; CPU runs repeat bit for bit
+    without it
+    """
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -110,14 +124,18 @@ class Recipe(BaseModel):
         if (self.schedule in ("table", "piecewise")) != bool(self.rates):
             raise ValueError('rates goes with schedule = "table" or "piecewise", and they with it')
         starts = [epoch for epoch, _ in self.rates]
-        if starts != sorted(set(starts)) or any(epoch < 0 or rate < 0 for epoch, rate in self.rates):
+        if starts != sorted(set(starts)) or any(
+            epoch < 0 or rate < 0 for epoch, rate in self.rates
+        ):
             raise ValueError("rates must be pairs (epoch, lr), not negative, with ascending epochs")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must lie in [0, 1), not {list(self.betas)}")
         if len(self.fill) not in (1, 3):
-            raise ValueError(f"fill is one number, or three for colour images, not {len(self.fill)}")
+            raise ValueError(
+                f"fill is one number, or three for colour images, not {len(self.fill)}"
+            )
         return self
 
     def replace(self, **fields: Any) -> Self:
@@ -128,7 +146,9 @@ class Recipe(BaseModel):
         """Optimiser steps in a pass over `count` images. Raises ValueError where there is not one."""
         steps = count // self.batch if self.drop_last else math.ceil(count / self.batch)
         if steps == 0:
-            raise ValueError(f"{count} images make no batch of {self.batch}" + " (drop_last)" * self.drop_last)
+            raise ValueError(
+                f"{count} images make no batch of {self.batch}" + " (drop_last)" * self.drop_last
+            )
         return steps
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -138,7 +158,9 @@ class Recipe(BaseModel):
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
         """The learning rate of the optimiser step `step`, counted from 0."""
         span = self.horizon or self.total_steps(steps_per_epoch) / steps_per_epoch
-        by_step = self.update == "step" or (self.update == "auto" and self.schedule in ("one-cycle", "linear"))
+        by_step = self.update == "step" or (
+            self.update == "auto" and self.schedule in ("one-cycle", "linear")
+        )
         epoch = step / steps_per_epoch if by_step else float(step // steps_per_epoch)
         if self.schedule in ("table", "piecewise"):
             rate = _SHAPES[self.schedule](self, epoch, span)
@@ -146,7 +168,9 @@ class Recipe(BaseModel):
             rate = self.lr * _one_cycle(self, epoch * steps_per_epoch, span * steps_per_epoch)
         else:
             rate = self.lr * _SHAPES[self.schedule](self, epoch, span)
-        rising = 0.0 if self.schedule == "one-cycle" else (self.warmup or 0.0) * span * steps_per_epoch
+        rising = (
+            0.0 if self.schedule == "one-cycle" else (self.warmup or 0.0) * span * steps_per_epoch
+        )
         return rate * min(1.0, (step + 1) / rising) if rising else rate
 
 

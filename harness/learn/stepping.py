@@ -1,11 +1,13 @@
 """How a training step is carried out: operation by operation, or recorded once and replayed.
 
-On a GPU a small step is over sooner than Python can ask for its hundreds of kernels. Recorded as a CUDA graph, all of
-them are one launch; through torch.compile first, there are fewer of them. Either way the same arithmetic is done in the
-same order up to rounding, so the choice is in no key; manifests say what was used.
+On a GPU a small step is over sooner than Python can ask for its hundreds of kernels. Recorded as a
+CUDA graph, all of them are one launch; through torch.compile first, there are fewer of them. Either
+way the same arithmetic is done in the same order up to rounding, so the choice is in no key;
+manifests say what was used.
 
-Only the step itself is recorded (forward, loss, backward, optimiser). Batches are made outside, by Python, so hooks
-that make them may do what they like; a method whose hooks run within a step steps operation by operation.
+Only the step itself is recorded (forward, loss, backward, optimiser). Batches are made outside, by
+Python, so hooks that make them may do what they like; a method whose hooks run within a step steps
+operation by operation.
 """
 
 from __future__ import annotations
@@ -36,24 +38,29 @@ VARIABLE = "BENCH_STEPPING"
 GRAPH_FROM = 100
 """Steps of a run from which recording pays: it costs about a second at most."""
 COMPILE_FROM = 30_000
-"""Steps of a run from which compiling pays: seconds where the compiler's cache on disk knows the network, up to a
-minute where not, against some tenths of a millisecond a step. An estimate: benchmarks/speed/gpu.py measures both."""
+"""Steps of a run from which compiling pays: seconds where the compiler's cache on disk knows the
+network, up to a minute where not, against some tenths of a millisecond a step. An estimate:
+benchmarks/speed/gpu.py measures both.
+"""
 
 WAITED = "called a synchronizing CUDA operation"
 """What torch's debug mode says where the host waits."""
 
 WARM = 3
-"""Steps made before recording: they create the optimiser's state, and let libraries choose their algorithms."""
+"""Steps made before recording: they create the optimiser's state, and let libraries choose their
+algorithms.
+"""
 
 Work = Callable[["Batch"], Tensor]
 
 
 def choose(asked: str, device: torch.device, steps: int, repeatable: bool) -> Stepping:
-    """What `asked` ("auto", or one of `Stepping`) means for a run of so many steps. Raises ValueError for other words.
+    """What `asked` ("auto", or one of `Stepping`) means for a run of so many steps. Raises
+    ValueError for other words.
 
-    auto is what `$BENCH_STEPPING` says, else a matter of length. A CPU gains nothing by either: there, what comes from
-    auto is eager. Runs that must repeat bit for bit are not compiled unless asked, since the compiler picks kernels by
-    how long they took.
+    auto is what `$BENCH_STEPPING` says, else a matter of length. A CPU gains nothing by either:
+    there, what comes from auto is eager. Runs that must repeat bit for bit are not compiled unless
+    asked, since the compiler picks kernels by how long they took.
     """
     wanted = os.environ.get(VARIABLE, "auto") if asked == "auto" else asked
     if wanted not in ("auto", *get_args(Stepping)):
@@ -68,11 +75,15 @@ def choose(asked: str, device: torch.device, steps: int, repeatable: bool) -> St
 
 
 def recordable(model: nn.Module) -> bool:
-    """Whether nothing is attached to the network that Python must run at every step: hooks of modules or parameters."""
+    """Whether nothing is attached to the network that Python must run at every step: hooks of
+    modules or parameters.
+    """
     attached = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     hooked = any(getattr(part, name, None) for part in model.modules() for name in attached)
     marks = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    return not hooked and not any(getattr(p, name, None) for p in model.parameters() for name in marks)
+    return not hooked and not any(
+        getattr(p, name, None) for p in model.parameters() for name in marks
+    )
 
 
 class Recorder(Protocol):
@@ -94,7 +105,9 @@ class Recorder(Protocol):
 
 @cache
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which steps are recorded: one, because libraries keep working memory for every stream they saw."""
+    """The stream on which steps are recorded: one, because libraries keep working memory for every
+    stream they saw.
+    """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
@@ -116,7 +129,9 @@ class CUDARecorder:
         with torch.cuda.stream(self.stream), waits() as places:
             result = work()
         outside.wait_stream(self.stream)
-        self.hindrance = self.broken or (f"the step waits for the device at {places[0]}" if places else None)
+        self.hindrance = self.broken or (
+            f"the step waits for the device at {places[0]}" if places else None
+        )
         return result
 
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
@@ -135,7 +150,9 @@ class CUDARecorder:
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
-    """Where the host waits for a GPU, as `file:line`, each time it does, as far as torch tells; known at the end."""
+    """Where the host waits for a GPU, as `file:line`, each time it does, as far as torch tells;
+    known at the end.
+    """
     before, places = torch.cuda.get_sync_debug_mode(), list[str]()
     try:
         with warnings.catch_warnings(record=True) as seen:
@@ -153,12 +170,14 @@ def waits() -> Iterator[list[str]]:
 
 
 class Replayed:
-    """Steps on batches: the first ones done, then one recorded and replayed for every batch of that size.
+    """Steps on batches: the first ones done, then one recorded and replayed for every batch of that
+    size.
 
-    Batches of another size (the last of an epoch), and images that gradients should flow out of, take the `plain` way.
-    So do all if recording fails, or if the step turns out to wait for the device, or to use or change what only Python
-    sees: random numbers drawn on the host, plain attributes of modules. No step is lost then, since recording computes
-    nothing; but after a recording that broke off, torch may refuse to draw random numbers, which ends the run, and may
+    Batches of another size (the last of an epoch), and images that gradients should flow out of,
+    take the `plain` way. So do all if recording fails, or if the step turns out to wait for the
+    device, or to use or change what only Python sees: random numbers drawn on the host, plain
+    attributes of modules. No step is lost then, since recording computes nothing; but after a
+    recording that broke off, torch may refuse to draw random numbers, which ends the run, and may
     keep memory that it could give back.
     """
 
@@ -208,7 +227,9 @@ class Replayed:
         loss = self.recorder.warm(lambda: self.work(batch))
         self.warm += 1
         if host_state(self.model) != before:
-            self.problem = "the step draws random numbers on the host, or changes attributes of modules"
+            self.problem = (
+                "the step draws random numbers on the host, or changes attributes of modules"
+            )
         elif self.warm == WARM:
             self.problem = self.recorder.hindrance
         return loss
@@ -234,7 +255,9 @@ def _like(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def host_state(model: nn.Module) -> tuple[Any, ...]:
-    """What a step could depend on that is no tensor of the device: generators of the host, plain attributes."""
+    """What a step could depend on that is no tensor of the device: generators of the host, plain
+    attributes.
+    """
     kinds = (bool, int, float, str)
     plain = [
         (number, name, value)
@@ -249,14 +272,19 @@ def host_state(model: nn.Module) -> tuple[Any, ...]:
         drawn["key"].tobytes(),
         torch.random.get_rng_state().numpy().tobytes(),
         plain,
-        [(id(tensor), tensor.requires_grad) for tensor in itertools.chain(model.parameters(), model.buffers())],
+        [
+            (id(tensor), tensor.requires_grad)
+            for tensor in itertools.chain(model.parameters(), model.buffers())
+        ],
     )
 
 
 class Compiled:
-    """A network through torch.compile, for batches of one size; where that does not work, the network itself.
+    """A network through torch.compile, for batches of one size; where that does not work, the
+    network itself.
 
-    The whole network has to be one graph, with its backward pass, before any of it runs: a failure leaves no trace.
+    The whole network has to be one graph, with its backward pass, before any of it runs: a failure
+    leaves no trace.
     """
 
     def __init__(self, model: nn.Module, backend: str = "inductor") -> None:
@@ -268,7 +296,9 @@ class Compiled:
         def forward(images: Tensor) -> Tensor:
             return cast(Tensor, model(images))
 
-        self._call: Callable[[Tensor], Tensor] = torch.compile(forward, fullgraph=True, dynamic=False, backend=backend)
+        self._call: Callable[[Tensor], Tensor] = torch.compile(
+            forward, fullgraph=True, dynamic=False, backend=backend
+        )
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits."""

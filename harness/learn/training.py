@@ -1,7 +1,7 @@
 """The one training loop. What methods add to it, they add through `Hooks`.
 
-Data rests on the device as uint8; an epoch asks the device for nothing (one number at its end, to see that the loss is
-finite), and no evaluation happens inside.
+Data rests on the device as uint8; an epoch asks the device for nothing (one number at its end, to
+see that the loss is finite), and no evaluation happens inside.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.learn.augment import Moves, Resident, move, send
-from harness.learn.device import Precision, global_random, kernels, probe_precision, sent, single_precision
+from harness.learn.device import (
+    Precision,
+    global_random,
+    kernels,
+    probe_precision,
+    sent,
+    single_precision,
+)
 from harness.learn.images import Device, ImageSet, to_float
 from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
@@ -41,9 +48,10 @@ class Diverged(RuntimeError):
 class Batch:
     """One step's data.
 
-    `images`: [0,1] floats (b, c, h, w) on the device; `labels`: int64 (b,) on the device, None for unlabelled data;
-    `indices`: int64 (b,), places in the training set, on the CPU so that reading them never waits for the device;
-    `epoch` and `step` are counted from 0, `step` over the whole run.
+    `images`: [0,1] floats (b, c, h, w) on the device; `labels`: int64 (b,) on the device, None for
+    unlabelled data; `indices`: int64 (b,), places in the training set, on the CPU so that reading
+    them never waits for the device; `epoch` and `step` are counted from 0, `step` over the whole
+    run.
     """
 
     images: Tensor
@@ -55,10 +63,12 @@ class Batch:
 
 @dataclass(frozen=True)
 class Extra:
-    """Parameters trained along with the model by an optimiser of their own: a generator, a perturbation.
+    """Parameters trained along with the model by an optimiser of their own: a generator, a
+    perturbation.
 
-    `recipe` holds the fields in which optimiser and schedule differ from the model's. `zero_grad=False` never clears
-    the gradients: each step sees their running sum, as published code of input-aware attacks does.
+    `recipe` holds the fields in which optimiser and schedule differ from the model's.
+    `zero_grad=False` never clears the gradients: each step sees their running sum, as published
+    code of input-aware attacks does.
     """
 
     parameters: Iterable[nn.Parameter]
@@ -68,13 +78,15 @@ class Extra:
 
 @dataclass(frozen=True)
 class Hooks:
-    """What a method changes in the loop. Hooks return new batches (`dataclasses.replace`); they may train.
+    """What a method changes in the loop. Hooks return new batches (`dataclasses.replace`); they may
+    train.
 
-    `before_augment` and `after_augment` see every batch in fp32, with gradients flowing from what they compute into the
-    loss; a hook that changes the number of images gets `indices` of its own making. `loss(model, batch)` returns a
-    scalar and runs under the run's precision. `mode(model)` is called after `model.train()` at the start of each
-    epoch: put frozen parts into evaluation mode there. `after_step(batch)` follows the optimisers (gradients are still
-    there), `after_epoch(epoch)` each epoch.
+    `before_augment` and `after_augment` see every batch in fp32, with gradients flowing from what
+    they compute into the loss; a hook that changes the number of images gets `indices` of its own
+    making. `loss(model, batch)` returns a scalar and runs under the run's precision. `mode(model)`
+    is called after `model.train()` at the start of each epoch: put frozen parts into evaluation
+    mode there. `after_step(batch)` follows the optimisers (gradients are still there),
+    `after_epoch(epoch)` each epoch.
     """
 
     before_augment: Callable[[Batch], Batch] | None = None
@@ -90,8 +102,8 @@ class Hooks:
 class History:
     """What a run did: mean loss of each epoch, images processed, optimiser steps, precision used.
 
-    `stepping` says how most steps were carried out (see `harness.learn.stepping`), and why not otherwise where another
-    way was tried.
+    `stepping` says how most steps were carried out (see `harness.learn.stepping`), and why not
+    otherwise where another way was tried.
     """
 
     losses: tuple[float, ...]
@@ -117,19 +129,26 @@ def fit(
 ) -> History:
     """Train `model` in place on `data`; afterwards it is on `device`, in evaluation mode.
 
-    Only parameters that require gradients are trained. `generator` is asked for the streams "order", "augment" and
-    "noise" (dropout and whatever else draws from torch's global generators, which are left as found), once each.
-    `deadline` is called at every step and raises when time is up; `progress(steps done, steps in all, mean loss of the
-    epoch or None)` now and then; `count(images)` after each epoch. `stepping` ("auto", "eager", "graph", "compiled")
-    is how steps are carried out, and `recorder` what records them: neither moves results beyond rounding.
+    Only parameters that require gradients are trained. `generator` is asked for the streams
+    "order", "augment" and "noise" (dropout and whatever else draws from torch's global generators,
+    which are left as found), once each. `deadline` is called at every step and raises when time is
+    up; `progress(steps done, steps in all, mean loss of the epoch or None)` now and then;
+    `count(images)` after each epoch. `stepping` ("auto", "eager", "graph", "compiled") is how steps
+    are carried out, and `recorder` what records them: neither moves results beyond rounding.
 
-    Raises Diverged when the mean loss of an epoch is not finite, ValueError where data, recipe and hooks do not fit.
+    Raises Diverged when the mean loss of an epoch is not finite, ValueError where data, recipe and
+    hooks do not fit.
     """
     place = torch.device(device)
     run = _Run(model, data, recipe, hooks or Hooks(), generator, place)
     run.replay(stepping, recorder)
     seed = int(torch.randint(2**62, (), generator=generator("noise")))
-    with global_random(seed, device), kernels(recipe.deterministic), single_precision(), torch.enable_grad():
+    with (
+        global_random(seed, device),
+        kernels(recipe.deterministic),
+        single_precision(),
+        torch.enable_grad(),
+    ):
         try:
             for epoch in range(run.epochs):
                 loss, images = run.epoch(epoch, deadline, progress)
@@ -157,7 +176,9 @@ class _Run:
         device: torch.device,
     ) -> None:
         if hooks.loss is None and data.labels is None:
-            raise ValueError("the data has no labels: cross-entropy needs them, or give a loss hook")
+            raise ValueError(
+                "the data has no labels: cross-entropy needs them, or give a loss hook"
+            )
         self.model, self.recipe, self.hooks, self.device = model, recipe, hooks, device
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         data = data.to(device)
@@ -177,7 +198,9 @@ class _Run:
         self.plan: _Plan | None = None
 
     def replay(self, asked: str, recorder: Callable[[torch.device], Recorder]) -> None:
-        """Have steps recorded, if that is asked for or pays, and if nothing in a step belongs to a method."""
+        """Have steps recorded, if that is asked for or pays, and if nothing in a step belongs to a
+        method.
+        """
         chosen = choose(asked, self.device, self.steps, bool(self.recipe.deterministic))
         hooks = self.hooks
         inside = (hooks.loss, hooks.mode, hooks.after_step, hooks.after_epoch)
@@ -186,10 +209,13 @@ class _Run:
         if chosen == "compiled":
             self.forward = Compiled(self.model)
         work = partial(self._descend, self.forward)
-        self.replayed = Replayed(partial(self._descend, self.model), work, self.model, recorder(self.device))
+        self.replayed = Replayed(
+            partial(self._descend, self.model), work, self.model, recorder(self.device)
+        )
 
     def close(self) -> None:
-        """Let go of what the device holds for the run: it refers to itself, and the garbage collector may be late.
+        """Let go of what the device holds for the run: it refers to itself, and the garbage
+        collector may be late.
 
         Gradients go, too: those of recorded steps lie in memory of the recording.
         """
@@ -210,21 +236,32 @@ class _Run:
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         extra = self.hooks.extra
         if not trainable and not extra:
-            raise ValueError(f"nothing to train: no parameter of {type(self.model).__name__} requires a gradient")
+            raise ValueError(
+                f"nothing to train: no parameter of {type(self.model).__name__} requires a gradient"
+            )
         own = [Optimiser(trainable, self.recipe)] if trainable else []
-        return own + [Optimiser(one.parameters, self.recipe.replace(**one.recipe), one.zero_grad) for one in extra]
+        return own + [
+            Optimiser(one.parameters, self.recipe.replace(**one.recipe), one.zero_grad)
+            for one in extra
+        ]
 
     def _cross_entropy(self, model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
             raise ValueError("a hook returned a batch without labels, which cross-entropy needs")
         logits = model(batch.images).float()
-        return functional.cross_entropy(logits, batch.labels, label_smoothing=self.recipe.label_smoothing)
+        return functional.cross_entropy(
+            logits, batch.labels, label_smoothing=self.recipe.label_smoothing
+        )
 
     def _indices(self) -> Tensor:
         """The order of the coming epoch, on the CPU."""
         if self.recipe.replacement:
             return torch.randint(self.count, (self.count,), generator=self.order)
-        return torch.randperm(self.count, generator=self.order) if self.recipe.shuffle else torch.arange(self.count)
+        return (
+            torch.randperm(self.count, generator=self.order)
+            if self.recipe.shuffle
+            else torch.arange(self.count)
+        )
 
     def epoch(
         self,
@@ -252,7 +289,9 @@ class _Run:
         return float(total) / images, images
 
     def _drawn(self) -> _Plan:
-        """The coming epoch's batches, or of what is left of the run: places here and on the device, and moves there."""
+        """The coming epoch's batches, or of what is left of the run: places here and on the device,
+        and moves there.
+        """
         steps = min(self.steps_per_epoch, self.steps - self.step)
         here = torch.split(self._indices(), self.recipe.batch)[:steps]
         drawn = [self.resident.draw(len(chosen), self.moves) for chosen in here]
@@ -265,7 +304,9 @@ class _Run:
         if before is None:
             batch = Batch(self.resident.take(there, moves), labels, here, epoch, self.step)
         else:
-            batch = before(Batch(to_float(self.resident.images[there]), labels, here, epoch, self.step))
+            batch = before(
+                Batch(to_float(self.resident.images[there]), labels, here, epoch, self.step)
+            )
             if len(batch.images) != len(moves):
                 moves = send([self.resident.draw(len(batch.images), self.moves)], self.device)[0]
             batch.images = move(batch.images, moves, self.recipe)
@@ -284,10 +325,14 @@ class _Run:
         """What of a step can be recorded: nothing here depends on the step's number."""
         for optimiser in self.optimisers:
             optimiser.clear()
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(
+            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
+        ):
             loss = self.loss(model, batch)  # type: ignore[arg-type]
         if loss.ndim != 0:
-            raise ValueError(f"the loss hook returned a tensor {tuple(loss.shape)}; a scalar is wanted")
+            raise ValueError(
+                f"the loss hook returned a tensor {tuple(loss.shape)}; a scalar is wanted"
+            )
         loss.backward()  # type: ignore[no-untyped-call]
         for optimiser in self.optimisers:
             optimiser.advance()
@@ -298,7 +343,9 @@ class _Run:
         if not math.isfinite(loss):
             rate = self.recipe.lr_at(self.step - 1, self.steps_per_epoch)
             where = f"in epoch {epoch + 1} of {self.epochs}"
-            raise Diverged(f"the loss was {loss} {where}, at learning rate {rate:g}; try a lower one, or clip_norm")
+            raise Diverged(
+                f"the loss was {loss} {where}, at learning rate {rate:g}; try a lower one, or clip_norm"
+            )
         self.losses.append(loss)
         self.images += images
         if self.hooks.after_epoch is not None:

@@ -20,22 +20,28 @@ PROBES = 32
 
 
 def save_state(module: nn.Module, path: Path) -> None:
-    """Write parameters and persistent buffers. Tied tensors are written once a name, layouts as plain NCHW.
+    """Write parameters and persistent buffers. Tied tensors are written once a name, layouts as
+    plain NCHW.
 
-    Raises ValueError where the state holds something that is no tensor, or a tensor without a size yet.
+    Raises ValueError where the state holds something that is no tensor, or a tensor without a size
+    yet.
     """
     state: dict[str, Tensor] = {}
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor) or nn.parameter.is_lazy(value):
             kind = type(value).__name__
-            raise ValueError(f"{name!r} of {type(module).__name__} is a {kind}: only tensors with a size can be saved")
+            raise ValueError(
+                f"{name!r} of {type(module).__name__} is a {kind}: only tensors with a size can be saved"
+            )
         # a clone each: safetensors refuses tensors that share memory, as tied weights and views do
         state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
     save_file(state, path)
 
 
 def load_state(module: nn.Module, path: Path) -> None:
-    """Fill `module` with what `save_state` wrote. Raises ValueError, naming tensors, unless structures agree."""
+    """Fill `module` with what `save_state` wrote. Raises ValueError, naming tensors, unless
+    structures agree.
+    """
     state = load_file(path)
     own: dict[str, Tensor] = module.state_dict()
     differing = [
@@ -43,7 +49,11 @@ def load_state(module: nn.Module, path: Path) -> None:
         for name in own.keys() & state.keys()
         if state[name].shape != own[name].shape
     ]
-    problems = {"missing": own.keys() - state.keys(), "not wanted": state.keys() - own.keys(), "shape": differing}
+    problems = {
+        "missing": own.keys() - state.keys(),
+        "not wanted": state.keys() - own.keys(),
+        "shape": differing,
+    }
     told = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
     if told:
         raise ValueError(f"{path.name} does not fit {type(module).__name__}: {'; '.join(told)}")
@@ -58,7 +68,8 @@ def _some(names: Iterable[str], most: int = 4) -> str:
 
 @torch.no_grad()
 def same_logits(a: nn.Module, b: nn.Module, task: Task) -> bool:
-    """Whether two networks, each on its own device, give the same finite outputs on random images of the task.
+    """Whether two networks, each on its own device, give the same finite outputs on random images
+    of the task.
 
     Agreement is up to what a change of memory layout moves in single precision.
     """

@@ -1,4 +1,6 @@
-"""The axes of a table: what value a row has on each, and the rule that nothing is averaged over without being named."""
+"""The axes of a table: what value a row has on each, and the rule that nothing is averaged over
+without being named.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from harness.errors import BenchError
 from harness.grid import Table
 from harness.grid.model import KINDS, label_of, text
 from harness.outcomes import Outcome
-from harness.results import Row
+from harness.report.results import Row
 
 SEEDS = ("victim-seed", "defense-seed")
 UNSET = "–"
@@ -24,7 +26,9 @@ class Axes:
         self.table = table
         self.named = {*table.rows, *table.columns, *table.over}
         self.apart = {axis for axis in self.named if "." in axis}
-        """Swept parameters that are axes of their own: the labels of their components go without them."""
+        """Swept parameters that are axes of their own: the labels of their components go without
+        them.
+        """
         self.shown = list(dict.fromkeys((*table.rows, *table.columns)))
         self.order = {axis: _numbered(self.value(row, axis) for row in rows) for axis in self.shown}
 
@@ -41,7 +45,9 @@ class Axes:
         hidden = {name.partition(".")[2] for name in self.apart if name.startswith(f"{axis}.")}
         label = str(getattr(row, axis))
         if hidden & swept.keys():
-            label = label_of(row.bases[axis], {key: value for key, value in swept.items() if key not in hidden})
+            label = label_of(
+                row.bases[axis], {key: value for key, value in swept.items() if key not in hidden}
+            )
         return f"{label} ({row.part})" if axis == "metric" and row.part else label
 
     def header(self, row: Row, axes: Iterable[str]) -> Header:
@@ -57,16 +63,28 @@ class Axes:
         return sorted(set(headers), key=rank)
 
     def check(self, group: Sequence[Row]) -> None:
-        """Raise BenchError where rows that one number is to stand for differ in something the table does not name."""
+        """Raise BenchError where rows that one number is to stand for differ in something the table
+        does not name.
+        """
         for kind in KINDS:
             if kind in self.named:
                 continue
-            self._same(group, kind, [row.bases.get(kind) or str(getattr(row, kind)) for row in group])
+            self._same(
+                group, kind, [row.bases.get(kind) or str(getattr(row, kind)) for row in group]
+            )
             for key in dict.fromkeys(key for row in group for key in _swept(row, kind)):
                 if f"{kind}.{key}" not in self.named:
-                    self._same(group, f"{kind}.{key}", [text(_swept(row, kind).get(key, UNSET)) for row in group])
+                    self._same(
+                        group,
+                        f"{kind}.{key}",
+                        [text(_swept(row, kind).get(key, UNSET)) for row in group],
+                    )
             if kind == "metric":
-                self._same(group, kind, [f"{row.metric} ({row.part})" if row.part else row.metric for row in group])
+                self._same(
+                    group,
+                    kind,
+                    [f"{row.metric} ({row.part})" if row.part else row.metric for row in group],
+                )
         for axis in SEEDS:
             if not self.named & {axis, "seed"}:
                 self._same(group, axis, [self.value(row, axis) for row in group])
@@ -77,13 +95,16 @@ class Axes:
             listed = ", ".join(distinct[:8]) + (", ..." if len(distinct) > 8 else "")
             roles = "rows or columns" if axis == "metric" else "rows, columns or over"
             problem = self.table.place.problem(
-                f"averages over {axis}, which it does not name", f'add "{axis}" to {roles}; its values here: {listed}'
+                f"averages over {axis}, which it does not name",
+                f'add "{axis}" to {roles}; its values here: {listed}',
             )
             raise BenchError(str(problem))
 
 
 def with_parts(rows: Sequence[Row]) -> list[Row]:
-    """Rows in which a metric that gives several numbers has them all in every cell, also where it has none yet."""
+    """Rows in which a metric that gives several numbers has them all in every cell, also where it
+    has none yet.
+    """
     from dataclasses import replace
 
     parts: dict[str, dict[str, None]] = {}
@@ -93,12 +114,18 @@ def with_parts(rows: Sequence[Row]) -> list[Row]:
     return [
         row if row.status is Outcome.DONE else replace(row, part=part)
         for row in rows
-        for part in ([row.part] if row.status is Outcome.DONE else parts.get(row.metric, {"": None}))
+        for part in (
+            [row.part] if row.status is Outcome.DONE else parts.get(row.metric, {"": None})
+        )
     ]
 
 
 def _swept(row: Row, kind: str) -> dict[str, object]:
-    return {name.partition(".")[2]: value for name, value in row.swept.items() if name.startswith(f"{kind}.")}
+    return {
+        name.partition(".")[2]: value
+        for name, value in row.swept.items()
+        if name.startswith(f"{kind}.")
+    }
 
 
 def _parameter(row: Row, axis: str) -> str:

@@ -6,7 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
-from harness.costs import COLUMNS, Cost, by_kind
+from harness.report.stage_costs import COLUMNS, Cost, by_kind
 
 SHOWN = 20
 """Single stages that are listed, the costliest; CSV has all."""
@@ -35,11 +35,17 @@ def text(costs: Sequence[Cost], form: str = "terminal") -> str:
     numbers = _NUMBERS + (_ON_GPU if any(cost.device_memory is not None for cost in costs) else ())
     costliest = sorted(costs, key=lambda cost: -cost.seconds)[:SHOWN]
     kinds = by_kind(costs)
-    head, sides = ["kind", "stages", *(name for name, _ in numbers)], ["left", *["right"] * (1 + len(numbers))]
+    head, sides = (
+        ["kind", "stages", *(name for name, _ in numbers)],
+        ["left", *["right"] * (1 + len(numbers))],
+    )
     body = [[cost.kind, str(cost.stages), *(tell(cost) for _, tell in numbers)] for cost in kinds]
     parts = [tabulate(body, head, style, disable_numparse=True, colalign=sides)]
     if len(costs) > 1:
-        head, sides = [*(name for name, _ in numbers), "costliest stages"], [*["right"] * len(numbers), "left"]
+        head, sides = (
+            [*(name for name, _ in numbers), "costliest stages"],
+            [*["right"] * len(numbers), "left"],
+        )
         body = [[*(tell(cost) for _, tell in numbers), cost.title] for cost in costliest]
         parts.append(tabulate(body, head, style, disable_numparse=True, colalign=sides))
     return "\n\n".join(parts) + "\n"

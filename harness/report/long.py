@@ -1,4 +1,6 @@
-"""The long form: every row with every column, so written that two runs can be compared line by line."""
+"""The long form: every row with every column, so written that two runs can be compared line by
+line.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
-from harness.results import Row, columns
+from harness.report.results import Row, columns
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -19,7 +21,8 @@ def render(rows: Sequence[Row]) -> str:
 
 
 def write(rows: Sequence[Row], stream: TextIO) -> None:
-    """CSV with a header; tables as JSON with sorted keys. What varies from run to run is in the last columns.
+    """CSV with a header; tables as JSON with sorted keys. What varies from run to run is in the
+    last columns.
 
     Line by line: the text of a large grid takes more memory than all that it is made of.
     """
@@ -33,7 +36,9 @@ def write(rows: Sequence[Row], stream: TextIO) -> None:
 
 
 def _field(value: Any, memo: dict[int, str]) -> str:
-    """Numbers so that they read back the same; `memo` holds the text of tables that many rows share."""
+    """Numbers so that they read back the same; `memo` holds the text of tables that many rows
+    share.
+    """
     if value is None:
         return ""
     if isinstance(value, str):
@@ -42,4 +47,8 @@ def _field(value: Any, memo: dict[int, str]) -> str:
         if id(value) not in memo:
             memo[id(value)] = json.dumps(value, sort_keys=True, ensure_ascii=False) if value else ""
         return memo[id(value)]
-    return repr(value) if isinstance(value, float) else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    return (
+        repr(value)
+        if isinstance(value, float)
+        else json.dumps(value, sort_keys=True, ensure_ascii=False)
+    )

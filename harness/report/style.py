@@ -1,4 +1,6 @@
-"""How numbers are written: percent and seconds with two decimals, counts whole, everything in one column alike."""
+"""How numbers are written: percent and seconds with two decimals, counts whole, everything in one
+column alike.
+"""
 
 from __future__ import annotations
 
@@ -28,14 +30,18 @@ class Style:
         """`91.23`, or `91.23 ± 0.45`: mean and standard deviation (n-1)."""
         if len(values) == 1:
             return f"{values[0]:.{self.single}f}"
-        return f"{statistics.fmean(values):.{self.mean}f} ± {statistics.stdev(values):.{self.mean}f}"
+        return (
+            f"{statistics.fmean(values):.{self.mean}f} ± {statistics.stdev(values):.{self.mean}f}"
+        )
 
     def write_mean(self, values: Sequence[float]) -> str:
         """The mean alone."""
         return f"{statistics.fmean(values):.{self.mean}f}"
 
     def write_combined(self, told: Mapping[str, float]) -> str:
-        """What a metric's own `combine` gave: `mean` with `std`, one number as it is, others by name."""
+        """What a metric's own `combine` gave: `mean` with `std`, one number as it is, others by
+        name.
+        """
         if "mean" in told and told.keys() <= {"mean", "std", "n"}:
             spread = f" ± {told['std']:.{self.mean}f}" if "std" in told else ""
             return f"{told['mean']:.{self.mean}f}{spread}"

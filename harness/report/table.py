@@ -1,4 +1,6 @@
-"""From rows to a table: groups, averages over named axes, and footnotes for everything that a number does not say."""
+"""From rows to a table: groups, averages over named axes, and footnotes for everything that a
+number does not say.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from harness.grid import Table
 from harness.outcomes import Outcome
 from harness.report.axes import Axes, Header, with_parts
 from harness.report.reference import Reference
+from harness.report.results import Row
 from harness.report.style import Style
-from harness.results import Row
 
 if TYPE_CHECKING:
-    from harness.resolve import Resolver
-    from harness.resolved import Resolved
+    from harness.registry.resolve import Resolver
+    from harness.registry.resolved import Resolved
 
 AVERAGE = "average"
 WORDS = {Outcome.FAILED: "failed", Outcome.TIMED_OUT: "timed out", Outcome.BLOCKED: "blocked"}
@@ -25,7 +27,10 @@ WORDS |= {Outcome.TO_RUN: "…", Outcome.INCOMPATIBLE: "–"}
 """What stands in place of a number, the gravest first."""
 
 SIGNS = {
-    "not established": ("†", "not established: the undefended victim misses the bounds that its attack entry sets"),
+    "not established": (
+        "†",
+        "not established: the undefended victim misses the bounds that its attack entry sets",
+    ),
     "oracle": ("‡", "oracle: the defense was given the trigger and test data"),
     "static": ("§", "static: the training set was stamped after the attack had trained"),
 }
@@ -44,7 +49,9 @@ class Shown:
 
 @dataclass
 class Sheet:
-    """A table ready to be drawn. `cells` by (row header, column header); headers have a text for each axis."""
+    """A table ready to be drawn. `cells` by (row header, column header); headers have a text for
+    each axis.
+    """
 
     title: str
     row_axes: tuple[str, ...]
@@ -62,14 +69,22 @@ class Sheet:
 
 
 def lay_out(
-    table: Table, rows: Sequence[Row], metrics: Mapping[str, Resolved], resolver: Resolver, title: str = ""
+    table: Table,
+    rows: Sequence[Row],
+    metrics: Mapping[str, Resolved],
+    resolver: Resolver,
+    title: str = "",
 ) -> Sheet:
-    """The table over `rows`; `metrics` are the resolved ones by label. Raises BenchError for what has no average."""
+    """The table over `rows`; `metrics` are the resolved ones by label. Raises BenchError for what
+    has no average.
+    """
     return _Layout(table, rows, metrics, resolver).sheet(title)
 
 
 class _Layout:
-    def __init__(self, table: Table, rows: Sequence[Row], metrics: Mapping[str, Resolved], resolver: Resolver) -> None:
+    def __init__(
+        self, table: Table, rows: Sequence[Row], metrics: Mapping[str, Resolved], resolver: Resolver
+    ) -> None:
         self.table, self.metrics, self.resolver = table, metrics, resolver
         place = {label: number for number, label in enumerate(table.metrics)}
         mine = [row for row in rows if row.source == "metric" and row.metric in place]
@@ -79,7 +94,9 @@ class _Layout:
         self.reference = Reference.read(table.reference) if table.reference else None
         self.groups: dict[Group, list[Row]] = defaultdict(list)
         for row in self.rows:
-            self.groups[self.axes.header(row, table.rows), self.axes.header(row, table.columns)].append(row)
+            self.groups[
+                self.axes.header(row, table.rows), self.axes.header(row, table.columns)
+            ].append(row)
         self.styles = {label: self._style(label) for label in table.metrics}
         self.notes: dict[str, str] = {}
         """Signs of footnotes by their text."""
@@ -91,7 +108,9 @@ class _Layout:
         rows = self.axes.sorted((row for row, _ in self.groups), self.table.rows)
         columns = self.axes.sorted((column for _, column in self.groups), self.table.columns)
         combined = self._combined({name: _done(group) for name, group in self.groups.items()})
-        names = [(row, column) for row in rows for column in columns if (row, column) in self.groups]
+        names = [
+            (row, column) for row in rows for column in columns if (row, column) in self.groups
+        ]
         cells = {name: self._shown(self.groups[name], combined.get(name)) for name in names}
         if self.table.average and len(rows) > 1:
             cells |= self._average(rows, columns)
@@ -112,16 +131,26 @@ class _Layout:
 
     def _style(self, label: str) -> Style:
         rows = [row for row in self.rows if row.metric == label]
-        return Style.of(rows[0].unit if rows else "", [row.value for row in rows if row.value is not None])
+        return Style.of(
+            rows[0].unit if rows else "", [row.value for row in rows if row.value is not None]
+        )
 
     def _combined(self, groups: Mapping[Group, Sequence[Row]]) -> dict[Group, str]:
-        """The text of the groups whose metric combines replicates in its own way: one question for all of them."""
+        """The text of the groups whose metric combines replicates in its own way: one question for
+        all of them.
+        """
         own = {name: group for name, group in groups.items() if group and self._combines(group[0])}
         if not own:
             return {}
-        asked = [(self.metrics[group[0].metric], [row.value or 0.0 for row in group]) for group in own.values()]
+        asked = [
+            (self.metrics[group[0].metric], [row.value or 0.0 for row in group])
+            for group in own.values()
+        ]
         answers = zip(own.items(), self.resolver.combine_all(asked), strict=True)
-        return {name: self.styles[group[0].metric].write_combined(told) for (name, group), told in answers}
+        return {
+            name: self.styles[group[0].metric].write_combined(told)
+            for (name, group), told in answers
+        }
 
     def _combines(self, row: Row) -> bool:
         return row.metric in self.metrics and bool(self.metrics[row.metric].facts.get("combines"))
@@ -130,19 +159,31 @@ class _Layout:
         done = _done(group)
         known = self._paper(group)
         if not done:
-            worst = next(outcome for outcome in WORDS if any(row.status is outcome for row in group))
+            worst = next(
+                outcome for outcome in WORDS if any(row.status is outcome for row in group)
+            )
             return replace(known, text=WORDS[worst], signs=(*self._failures(group), *known.signs))
         text = combined or self.styles[group[0].metric].write([row.value or 0.0 for row in done])
         if len(self.counts) > 1:
             text += f" (n={len(done)})"
-        return replace(known, text=text, signs=(*self._marks(group), *self._failures(group), *known.signs))
+        return replace(
+            known, text=text, signs=(*self._marks(group), *self._failures(group), *known.signs)
+        )
 
     def _marks(self, group: Sequence[Row]) -> list[str]:
-        return [sign for mark, (sign, _) in SIGNS.items() if any(mark in row.marks for row in group)]
+        return [
+            sign for mark, (sign, _) in SIGNS.items() if any(mark in row.marks for row in group)
+        ]
 
     def _failures(self, group: Sequence[Row]) -> list[str]:
-        """Footnotes for the replicates without a number. Of what has not run at all the text says enough."""
-        lacking = Counter((row.status, _first(row.reason), row.log) for row in group if row.status is not Outcome.DONE)
+        """Footnotes for the replicates without a number. Of what has not run at all the text says
+        enough.
+        """
+        lacking = Counter(
+            (row.status, _first(row.reason), row.log)
+            for row in group
+            if row.status is not Outcome.DONE
+        )
         signs = []
         for (status, reason, log), count in lacking.items():
             share = f"{count} of {len(group)} " if count < len(group) else ""
@@ -161,7 +202,9 @@ class _Layout:
         else:
             found = list(dict.fromkeys(self.reference.find(row) for row in group))
         if len(found) > 1:
-            return Shown(signs=(self._note("the paper's numbers differ over what is averaged here"),))
+            return Shown(
+                signs=(self._note("the paper's numbers differ over what is averaged here"),)
+            )
         ((value, reason),) = found
         return Shown(reference=value, signs=(self._note(reason),) if reason else ())
 
@@ -172,36 +215,64 @@ class _Layout:
         """The last row: the mean of each column's means, each row counting once."""
         if "metric" in self.table.rows and len({row.metric for row in self.rows}) > 1:
             raise BenchError(
-                str(self.table.place.problem("different metrics have no average", 'put "metric" into columns'))
+                str(
+                    self.table.place.problem(
+                        "different metrics have no average", 'put "metric" into columns'
+                    )
+                )
             )
         header = _average_header(self.table)
         stacks = {
-            column: [self.groups[row, column] for row in rows if (row, column) in self.groups] for column in columns
+            column: [self.groups[row, column] for row in rows if (row, column) in self.groups]
+            for column in columns
         }
         combined = self._combined(
-            {(header, column): [row for group in groups for row in _done(group)] for column, groups in stacks.items()}
+            {
+                (header, column): [row for group in groups for row in _done(group)]
+                for column, groups in stacks.items()
+            }
         )
         found = {}
         for column, groups in stacks.items():
-            means = [sum(row.value or 0.0 for row in done) / len(done) for group in groups if (done := _done(group))]
+            means = [
+                sum(row.value or 0.0 for row in done) / len(done)
+                for group in groups
+                if (done := _done(group))
+            ]
             if not means:
                 continue
             every = [row for group in groups for row in group]
             text = combined.get((header, column)) or self.styles[every[0].metric].write_mean(means)
-            lacking = [self._note(f"over {len(means)} of {len(groups)} rows")] if len(means) < len(groups) else []
+            lacking = (
+                [self._note(f"over {len(means)} of {len(groups)} rows")]
+                if len(means) < len(groups)
+                else []
+            )
             paper = self._paper(every, averaged=True)
-            found[header, column] = replace(paper, text=text, signs=(*self._marks(every), *lacking, *paper.signs))
+            found[header, column] = replace(
+                paper, text=text, signs=(*self._marks(every), *lacking, *paper.signs)
+            )
         return found
 
     def _caption(self, cells: Mapping[Group, Shown]) -> list[str]:
         lines = []
         units = {row.metric: row.unit for row in self.rows if row.unit}
         if "metric" not in _axes(self.table):
-            lines += [f"{label} in {units[label]}" if label in units else label for label in self.table.metrics]
+            lines += [
+                f"{label} in {units[label]}" if label in units else label
+                for label in self.table.metrics
+            ]
         if max(self.counts, default=1) > 1:
             over = ", ".join(self.table.over)
-            spread = "as their metric combines them" if all(map(self._combines, self.rows)) else "mean ± std (n-1)"
-            lines.append(f"{spread} over {over}" + (f", n = {max(self.counts)}" if len(self.counts) == 1 else ""))
+            spread = (
+                "as their metric combines them"
+                if all(map(self._combines, self.rows))
+                else "mean ± std (n-1)"
+            )
+            lines.append(
+                f"{spread} over {over}"
+                + (f", n = {max(self.counts)}" if len(self.counts) == 1 else "")
+            )
         texts = {shown.text for shown in cells.values()}
         if WORDS[Outcome.TO_RUN] in texts:
             lines.append(f"{WORDS[Outcome.TO_RUN]} not run yet")
@@ -211,15 +282,21 @@ class _Layout:
 
     def _footnotes(self) -> list[tuple[str, str]]:
         marks = {mark for row in self.rows for mark in row.marks if row.status is Outcome.DONE}
-        return [SIGNS[mark] for mark in SIGNS if mark in marks] + [(sign, text) for text, sign in self.notes.items()]
+        return [SIGNS[mark] for mark in SIGNS if mark in marks] + [
+            (sign, text) for text, sign in self.notes.items()
+        ]
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """A line where the numbers of one table were not all made with the same torch, device and number of threads."""
+    """A line where the numbers of one table were not all made with the same torch, device and
+    number of threads.
+    """
     places = Counter(place for row in rows for place in row.places)
     if len(places) < 2:
         return []
-    listed = "; ".join(f"{place} ({count} of {len(rows)} values)" for place, count in sorted(places.items()))
+    listed = "; ".join(
+        f"{place} ({count} of {len(rows)} values)" for place, count in sorted(places.items())
+    )
     return [f"these numbers were made in different environments: {listed}"]
 
 
@@ -230,8 +307,9 @@ def _axes(table: Table) -> tuple[str, ...]:
 def _done(group: Sequence[Row]) -> list[Row]:
     """The rows with a number, one for each that was computed.
 
-    Where defense seeds vary and a cell does not depend on them (no defense), several rows are one and the same result:
-    counted apart they would make n too large and the standard deviation too small.
+    Where defense seeds vary and a cell does not depend on them (no defense), several rows are one
+    and the same result: counted apart they would make n too large and the standard deviation too
+    small.
     """
     found: dict[tuple[Any, ...], Row] = {}
     for number, row in enumerate(row for row in group if row.status is Outcome.DONE):

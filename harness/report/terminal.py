@@ -1,4 +1,6 @@
-"""Tables as plain aligned text: readable in a terminal, in a pipe and in a log. Wide ones are cut between columns."""
+"""Tables as plain aligned text: readable in a terminal, in a pipe and in a log. Wide ones are cut
+between columns.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ GAP = "  "
 
 
 def render(sheet: Sheet, width: int = 100) -> str:
-    """The table, in lines of at most `width` characters where a column beside the row headers fits into that."""
+    """The table, in lines of at most `width` characters where a column beside the row headers fits
+    into that.
+    """
     lines = [sheet.title, ""] if sheet.title else []
     if sheet.rows:
         stub = _stub(sheet)
@@ -28,12 +32,16 @@ def render(sheet: Sheet, width: int = 100) -> str:
 
 
 class _Column:
-    """One column: numbers to the right, what comes with them after that; as wide as the end of its header needs."""
+    """One column: numbers to the right, what comes with them after that; as wide as the end of its
+    header needs.
+    """
 
     def __init__(self, sheet: Sheet, column: Header) -> None:
         shown = [sheet.cells.get((row, column), Shown()) for row in sheet.rows]
         numbers = _padded([one.text for one in shown], left=True)
-        tails = _padded([(f" ({one.reference})" if one.reference else "") + "".join(one.signs) for one in shown])
+        tails = _padded(
+            [(f" ({one.reference})" if one.reference else "") + "".join(one.signs) for one in shown]
+        )
         self.lines = [number + tail for number, tail in zip(numbers, tails, strict=True)]
         self.header = headed(sheet, sheet.column_axes, column)
         self.width = max(map(_length, (self.header[-1], *self.lines)))
@@ -55,7 +63,9 @@ def _stub(sheet: Sheet) -> list[str]:
 
 
 def _cut(sheet: Sheet, room: int) -> Iterator[list[_Column]]:
-    """The columns in as many blocks as needed; what the first level of headers holds together stays so if it can."""
+    """The columns in as many blocks as needed; what the first level of headers holds together stays
+    so if it can.
+    """
     groups: dict[str, list[_Column]] = {}
     for header in sheet.columns:
         groups.setdefault(header[0], []).append(_Column(sheet, header))
@@ -131,4 +141,6 @@ def _length(text: str) -> int:
 
 def _wrapped(text: str, width: int) -> list[str]:
     # Paths in footnotes stay in one piece, to be copied.
-    return textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return textwrap.wrap(
+        text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+    )

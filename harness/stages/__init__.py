@@ -1,4 +1,6 @@
-"""The stage kinds: one file each, with a torch-free head that a plan reads and a body that runs in a child."""
+"""The stage kinds: one file each, with a torch-free head that a plan reads and a body that runs in
+a child.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Self
 from harness.keys import Shared, digest
 
 if TYPE_CHECKING:
-    from harness.resolved import Resolved
-    from harness.surroundings import Deadline
+    from harness.access.context import Deadline
+    from harness.registry.resolved import Resolved
 
-SCHEMA = 1
+SCHEMA = 2
 """Part of every key: raised when the layout of what stages leave in the store changes."""
 
 
@@ -33,8 +35,9 @@ class Input:
 class Stage:
     """One node of a plan.
 
-    `spec` is what `key` is the digest of; `code` the sources behind it; `payload` what the body is told beside its
-    inputs (JSON); `guarded` whether the body runs plugin code that must not see the store.
+    `spec` is what `key` is the digest of; `code` the sources behind it; `payload` what the body is
+    told beside its inputs (JSON); `guarded` whether the body runs plugin code that must not see the
+    store.
     """
 
     kind: str
@@ -51,8 +54,8 @@ class Stage:
 class Job:
     """What a stage's body is given.
 
-    `inputs` holds a folder a role; files written to `out` are the artefact; `record` takes facts worth keeping in the
-    manifest (the precision used, images processed).
+    `inputs` holds a folder a role; files written to `out` are the artefact; `record` takes facts
+    worth keeping in the manifest (the precision used, images processed).
     """
 
     payload: Mapping[str, Any]
@@ -67,7 +70,9 @@ class Job:
 
 @dataclass(frozen=True)
 class Cast:
-    """The components of a stage by role, as its key, its sources and its body take them; many stages have the same."""
+    """The components of a stage by role, as its key, its sources and its body take them; many
+    stages have the same.
+    """
 
     standing: Shared
     bodies: Mapping[str, Any]
@@ -77,7 +82,9 @@ class Cast:
 
     @classmethod
     def of(cls, components: Mapping[str, Resolved], code: Mapping[str, str]) -> Self:
-        """`components` by role (`component`, `model`); to `code`, the sources of the stage kind, theirs are added."""
+        """`components` by role (`component`, `model`); to `code`, the sources of the stage kind,
+        theirs are added.
+        """
         standing = Shared({role: component.standing for role, component in components.items()})
         bodies = {role: component.body for role, component in components.items()}
         merged = dict(code)
@@ -97,8 +104,8 @@ def make(
     payload: Mapping[str, Any] | None = None,
     guarded: bool = True,
 ) -> Stage:
-    """A stage with its key: `seed` are the coordinates that determine its draws, `choices` the settings that move
-    numbers.
+    """A stage with its key: `seed` are the coordinates that determine its draws, `choices` the
+    settings that move numbers.
     """
     spec = {
         "schema": SCHEMA,
@@ -109,4 +116,13 @@ def make(
         "choices": choices or {},
         "code": cast.digest,
     }
-    return Stage(kind, digest(spec), title, spec, cast.code, tuple(inputs), {**cast.bodies, **(payload or {})}, guarded)
+    return Stage(
+        kind,
+        digest(spec),
+        title,
+        spec,
+        cast.code,
+        tuple(inputs),
+        {**cast.bodies, **(payload or {})},
+        guarded,
+    )

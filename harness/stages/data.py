@@ -1,6 +1,7 @@
 """Stage `data`: a dataset, decoded once to uint8 and split.
 
-Leaves `train`, `pool`, `validation` and `test` as `.safetensors` with `images` (uint8 NHWC) and `labels` (int64).
+Leaves `train`, `pool`, `validation` and `test` as `.safetensors` with `images` (uint8 NHWC) and
+`labels` (int64).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from harness.seeds import seed
+from harness.access.seeds import seed
 from harness.stages import Job
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many images each split holds; `training`: those of the training set, held back for the pool or not."""
+    """How many images each split holds; `training`: those of the training set, held back for the
+    pool or not.
+    """
 
     train: int
     pool: int
@@ -30,8 +33,8 @@ class Sizes:
 def sizes(params: Mapping[str, Any], train: int, test: int) -> Sizes:
     """The split sizes that a dataset's parameters ask of its original `train` and `test` images.
 
-    Without any training images, which a victim made elsewhere does not want, there is only what the test images give.
-    Raises ValueError where there are too few, with what would be right.
+    Without any training images, which a victim made elsewhere does not want, there is only what the
+    test images give. Raises ValueError where there are too few, with what would be right.
     """
     if (params["take"] or 0) > train:
         raise ValueError(f"take = {params['take']}, but there are {train} training images")
@@ -42,17 +45,25 @@ def sizes(params: Mapping[str, Any], train: int, test: int) -> Sizes:
     from_test = params["pool_from"] == "test"
     held = validation + (0 if from_test else pool)
     if held and not train:
-        raise ValueError('there are no training images to hold back from: pool_from = "test", validation = 0')
+        raise ValueError(
+            'there are no training images to hold back from: pool_from = "test", validation = 0'
+        )
     if train and held >= train:
-        raise ValueError(f"pool and validation hold back {held} of {train} training images: none is left to train on")
+        raise ValueError(
+            f"pool and validation hold back {held} of {train} training images: none is left to train on"
+        )
     if from_test and pool >= test:
-        raise ValueError(f"the pool holds back {pool} of {test} test images: none is left to test on")
+        raise ValueError(
+            f"the pool holds back {pool} of {test} test images: none is left to test on"
+        )
     kept = train - validation - (0 if from_test or params["pool_in_train"] else pool)
     return Sizes(kept, pool, validation, test - (pool if from_test else 0), train - validation)
 
 
 def stratified(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A random order of which every prefix holds the classes in their proportions (to within one image a class)."""
+    """A random order of which every prefix holds the classes in their proportions (to within one
+    image a class).
+    """
     import numpy as np
 
     shuffled = generator.permutation(len(labels))
@@ -80,10 +91,22 @@ def run(job: Job) -> None:
     }
     shape = (facts.height, facts.width, facts.channels)
     for name, (images, labels) in pairs.items():
-        _check(name, images, labels, shape, facts.classes, {"train": facts.train_count, "test": facts.test_count}[name])
-    generator = np.random.Generator(np.random.PCG64(seed(None, spec["name"], "data", "split", str(dataset.split_seed))))
+        _check(
+            name,
+            images,
+            labels,
+            shape,
+            facts.classes,
+            {"train": facts.train_count, "test": facts.test_count}[name],
+        )
+    generator = np.random.Generator(
+        np.random.PCG64(seed(None, spec["name"], "data", "split", str(dataset.split_seed)))
+    )
     for name, (images, labels) in _split(dataset, pairs, generator).items():
-        arrays = {"images": np.ascontiguousarray(images), "labels": np.ascontiguousarray(labels.astype(np.int64))}
+        arrays = {
+            "images": np.ascontiguousarray(images),
+            "labels": np.ascontiguousarray(labels.astype(np.int64)),
+        }
         save_file(arrays, job.out / f"{name}.safetensors")
 
 
@@ -113,8 +136,17 @@ def _split(
     }
 
 
-def _check(name: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, ...], classes: int, count: int) -> None:
-    """A dataset plugin that returns something else than its facts promise fails here, not in a victim."""
+def _check(
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, ...],
+    classes: int,
+    count: int,
+) -> None:
+    """A dataset plugin that returns something else than its facts promise fails here, not in a
+    victim.
+    """
     if str(images.dtype) != "uint8" or images.shape != (count, *shape):
         raise ValueError(
             f"{name} images are {images.dtype} {images.shape}; the dataset's facts promise uint8 {(count, *shape)}"
@@ -124,4 +156,6 @@ def _check(name: str, images: np.ndarray, labels: np.ndarray, shape: tuple[int, 
             f"{name} labels are {labels.dtype} {labels.shape}; whole numbers of shape {(count,)} are wanted"
         )
     if count and (labels.min() < 0 or labels.max() >= classes):
-        raise ValueError(f"{name} labels go from {labels.min()} to {labels.max()}; there are {classes} classes")
+        raise ValueError(
+            f"{name} labels go from {labels.min()} to {labels.max()}; there are {classes} classes"
+        )

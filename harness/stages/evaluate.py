@@ -1,7 +1,8 @@
 """Stage `evaluate`: a model's answers to clean and triggered test images, one a sample.
 
-Leaves `predictions.safetensors`: `labels`, `clean`, `mapped` (and `triggered`, `variant.<name>`) int64 (n), `logits`
-half precision (n, classes). Counts and rates are derived from these, so a new metric needs no second evaluation.
+Leaves `predictions.safetensors`: `labels`, `clean`, `mapped` (and `triggered`, `variant.<name>`)
+int64 (n), `logits` half precision (n, classes). Counts and rates are derived from these, so a new
+metric needs no second evaluation.
 """
 
 from __future__ import annotations
@@ -34,7 +35,11 @@ def run(job: Job) -> None:
     seed_everything(around.coordinates)
     model = open_model(source, job.payload["structure"], task, job.device)
     oracle = open_oracle(
-        job.inputs / "truth", job.inputs / "test" / "test.safetensors", job.payload["attack"], task, job.device
+        job.inputs / "truth",
+        job.inputs / "test" / "test.safetensors",
+        job.payload["attack"],
+        task,
+        job.device,
     )
     test = oracle.test
     assert test.labels is not None
@@ -47,8 +52,16 @@ def run(job: Job) -> None:
         attack = load_component(job.payload["attack"])
         assert isinstance(attack, Attack)
         triggers["triggered"] = oracle.trigger
-        triggers.update({f"{VARIANT}{name}": trigger for name, trigger in attack.variants(oracle.trigger).items()})
+        triggers.update(
+            {
+                f"{VARIANT}{name}": trigger
+                for name, trigger in attack.variants(oracle.trigger).items()
+            }
+        )
         for name, trigger in triggers.items():
             tensors[name], _ = answers(trigger=trigger, quantise=attack.test_quantise)
     job.record["images"] = len(test) * (1 + len(triggers))
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, job.out / "predictions.safetensors")
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()},
+        job.out / "predictions.safetensors",
+    )

@@ -1,7 +1,7 @@
 """Stage `grant`: the clean images that one defender gets.
 
-A nested, stratified prefix of the pool in the order of the defense seed: the first 50 are part of the first 500. Leaves
-`images.safetensors`; without labels where the grant is unlabelled.
+A nested, stratified prefix of the pool in the order of the defense seed: the first 50 are part of
+the first 500. Leaves `images.safetensors`; without labels where the grant is unlabelled.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ def run(job: Job) -> None:
     import numpy as np
     import torch
 
+    from harness.access.context import Coordinates
     from harness.learn.images import ImageSet
     from harness.stages.data import stratified
     from harness.stages.materials import open_images
-    from harness.surroundings import Coordinates
 
     pool = open_images(next(iter((job.inputs / "data").iterdir())))
     assert pool.labels is not None

@@ -1,4 +1,6 @@
-"""Opening what the host copied into a stage's scratch folder, as the objects that components work with."""
+"""Opening what the host copied into a stage's scratch folder, as the objects that components work
+with.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.access import Oracle
+from harness.access.context import Coordinates, Surroundings
+from harness.access.granted import Oracle
 from harness.components import Attack, Defense, Model, Part, Task, load_component
-from harness.surroundings import Coordinates, Surroundings
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +40,10 @@ def surroundings(job: Job) -> Surroundings:
         scratch=job.scratch,
         deadline=job.deadline,
         progress=job.progress,
-        parts={name: _part_opener(job, task, name, part) for name, part in job.payload.get("parts", {}).items()},
+        parts={
+            name: _part_opener(job, task, name, part)
+            for name, part in job.payload.get("parts", {}).items()
+        },
     )
 
 
@@ -63,7 +68,9 @@ def open_images(path: Path) -> ImageSet:
 
 
 def structure(payload: Mapping[str, Any], task: Task) -> nn.Module:
-    """The network that a stored state is loaded into: the model, as every defense since has rebuilt it."""
+    """The network that a stored state is loaded into: the model, as every defense since has rebuilt
+    it.
+    """
     import torch
 
     model = load_component(payload["model"])
@@ -97,7 +104,9 @@ def open_trigger(path: Path, attack: Attack, task: Task, device: str) -> nn.Modu
     return trigger.to(device).eval()
 
 
-def open_oracle(folder: Path, test: Path, attack_spec: Mapping[str, Any], task: Task, device: str) -> Oracle:
+def open_oracle(
+    folder: Path, test: Path, attack_spec: Mapping[str, Any], task: Task, device: str
+) -> Oracle:
     """Trigger, label table and test set."""
     attack = load_component(attack_spec)
     assert isinstance(attack, Attack)
@@ -116,7 +125,11 @@ def images_of(folder: Path, task: Task) -> ImageSet:
 
 def part_model(part: Part, payload: Mapping[str, Any], task: Task) -> nn.Module | None:
     """The network that `Part.build` is handed."""
-    return structure({"model": payload["model"], "rebuilds": []}, task) if "model" in part.needs else None
+    return (
+        structure({"model": payload["model"], "rebuilds": []}, task)
+        if "model" in part.needs
+        else None
+    )
 
 
 def _part_opener(job: Job, task: Task, name: str, part: Mapping[str, Any]) -> Callable[[], Any]:
@@ -151,8 +164,14 @@ def finite(values: Mapping[str, Any], source: str) -> dict[str, float]:
 
     checked: dict[str, float] = {}
     for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise ValueError(f"{source} gave {name or 'a value'} = {value!r}; a finite number is wanted")
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, numbers.Real)
+            or not math.isfinite(value)
+        ):
+            raise ValueError(
+                f"{source} gave {name or 'a value'} = {value!r}; a finite number is wanted"
+            )
         checked[str(name)] = float(value)
     return checked
 
@@ -161,5 +180,7 @@ def whole(values: Sequence[Any], limit: int, source: str) -> list[int]:
     """`values` as ints within 0..limit-1. Raises ValueError naming the first that is not."""
     for value in values:
         if isinstance(value, bool) or int(value) != value or not 0 <= int(value) < limit:
-            raise ValueError(f"{source} holds {value!r}; whole numbers from 0 to {limit - 1} are wanted")
+            raise ValueError(
+                f"{source} holds {value!r}; whole numbers from 0 to {limit - 1} are wanted"
+            )
     return [int(value) for value in values]

@@ -1,7 +1,8 @@
 """Stage `measure`: one metric that needs the model or data.
 
-Leaves `rows.json` (as `score` does) and, where the metric kept arrays, `arrays.safetensors`. The same stage on the
-reference model is upstream of one whose metric needs `reference`: an original model is measured once.
+Leaves `rows.json` (as `score` does) and, where the metric kept arrays, `arrays.safetensors`. The
+same stage on the reference model is upstream of one whose metric needs `reference`: an original
+model is measured once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def run(job: Job) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
-    from harness.access import MetricAccess
+    from harness.access.granted import MetricAccess
     from harness.components import Metric, load_component
     from harness.errors import Incompatible
     from harness.stages.materials import seed_everything, surroundings
@@ -44,7 +45,9 @@ def run(job: Job) -> None:
 
 
 def openers(job: Job, task: Task) -> dict[str, Callable[[], Any]]:
-    """How each granted thing is opened, by its name in `needs`; `poisoned` comes with `training-set`."""
+    """How each granted thing is opened, by its name in `needs`; `poisoned` comes with
+    `training-set`.
+    """
     from safetensors.numpy import load_file
 
     from harness.stages.materials import RESULT, open_images, open_model, open_oracle

@@ -1,8 +1,10 @@
-"""Stage `poison`: an attack crafts its trigger and, where the host trains the victim, poisons the training set.
+"""Stage `poison`: an attack crafts its trigger and, where the host trains the victim, poisons the
+training set.
 
-Leaves `trigger.safetensors` (the trigger's state), `truth.json` (`label_table`, and `rate`, `add` of the poisoned set)
-and `poisoned.safetensors` (`images` uint8 NHWC, `labels`, `indices` into the training set, `cover` if there is any),
-which a training-controlled attack has only once its trigger is finished. No defense is ever given this object.
+Leaves `trigger.safetensors` (the trigger's state), `truth.json` (`label_table`, and `rate`, `add`
+of the poisoned set) and `poisoned.safetensors` (`images` uint8 NHWC, `labels`, `indices` into the
+training set, `cover` if there is any), which a training-controlled attack has only once its trigger
+is finished. No defense is ever given this object.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.stages import Job
 
 if TYPE_CHECKING:
-    from harness.access import AttackAccess
+    from harness.access.granted import AttackAccess
     from harness.components import Attack
     from harness.learn.images import ImageSet
     from harness.learn.poisoning import PoisonedSet
@@ -21,10 +23,10 @@ if TYPE_CHECKING:
 
 def open_attack(job: Job, *, poisoned: PoisonedSet | None) -> tuple[Attack, AttackAccess]:
     """The stage's attack and what it is granted."""
-    from harness.access import AttackAccess
+    from harness.access.context import Coordinates
+    from harness.access.granted import AttackAccess
     from harness.components import Attack, load_component
     from harness.stages.materials import open_images, seed_everything, surroundings
-    from harness.surroundings import Coordinates
 
     attack = load_component(job.payload["component"])
     assert isinstance(attack, Attack)
@@ -64,16 +66,23 @@ def check(poisoned: PoisonedSet, train: ImageSet, classes: int) -> None:
     if not isinstance(poisoned, PoisonedSet):
         raise TypeError(f"`poison` returned {type(poisoned).__name__}; a PoisonedSet is wanted")
     images, labels, indices = poisoned.images, poisoned.labels, poisoned.indices
-    if str(images.dtype) != "torch.uint8" or images.shape != (len(indices), *train.images.shape[1:]):
+    if str(images.dtype) != "torch.uint8" or images.shape != (
+        len(indices),
+        *train.images.shape[1:],
+    ):
         raise ValueError(
             f"poisoned images are {images.dtype} {tuple(images.shape)}; "
             f"uint8 {(len(indices), *train.images.shape[1:])} are wanted"
         )
-    if len(labels) != len(indices) or (len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes):
+    if len(labels) != len(indices) or (
+        len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes
+    ):
         raise ValueError(f"poisoned labels must be {len(indices)} classes from 0 to {classes - 1}")
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < len(train):
         raise ValueError(f"poisoned indices must lie in the training set, 0 to {len(train) - 1}")
     if poisoned.cover is not None and train.labels is not None:
         changed = int((labels != train.labels[indices])[poisoned.cover].sum())
         if changed:
-            raise ValueError(f"cover keeps its true labels, but {changed} cover images have another one")
+            raise ValueError(
+                f"cover keeps its true labels, but {changed} cover images have another one"
+            )

@@ -1,9 +1,10 @@
 """Stage `preview`: a few images with and without an attack's trigger, for people to look at.
 
-Leaves `panel.safetensors`: `clean` (uint8, n height width channels), and in grey levels of 0..255 (float32) `triggered`
-and `variant.<name>`, as tests of the victim stamp them; where that is not what the victim trains on, `original` and
-`poisoned` training images (uint8), and `stamped`: the originals as a test would stamp them (float32). `panel.json` says
-what they are and how far the images of each pair are apart.
+Leaves `panel.safetensors`: `clean` (uint8, n height width channels), and in grey levels of 0..255
+(float32) `triggered` and `variant.<name>`, as tests of the victim stamp them; where that is not
+what the victim trains on, `original` and `poisoned` training images (uint8), and `stamped`: the
+originals as a test would stamp them (float32). `panel.json` says what they are and how far the
+images of each pair are apart.
 """
 
 from __future__ import annotations
@@ -24,11 +25,15 @@ if TYPE_CHECKING:
 PANEL, FACTS = "panel.safetensors", "panel.json"
 
 ROUNDING = 1.0
-"""Grey levels by which training and test images may differ because one of them was rounded in another way."""
+"""Grey levels by which training and test images may differ because one of them was rounded in
+another way.
+"""
 
 
 def run(job: Job) -> None:
-    """Choose test images, stamp them; the same for training images where the attack poisoned them otherwise."""
+    """Choose test images, stamp them; the same for training images where the attack poisoned them
+    otherwise.
+    """
     import numpy as np
     import torch
     from safetensors.torch import save_file
@@ -42,7 +47,9 @@ def run(job: Job) -> None:
     seed_everything(around.coordinates)
     attack = load_component(spec)
     assert isinstance(attack, Attack)
-    oracle = open_oracle(job.inputs / "truth", data / "test.safetensors", spec, around.task, job.device)
+    oracle = open_oracle(
+        job.inputs / "truth", data / "test.safetensors", spec, around.task, job.device
+    )
     assert oracle.trigger is not None
     assert oracle.test.labels is not None
     if not len(oracle.test):
@@ -55,20 +62,30 @@ def run(job: Job) -> None:
     for name, trigger in {"triggered": oracle.trigger, **_variants(attack, oracle.trigger)}.items():
         tensors[name] = levels(attack, trigger.to(job.device), test.images)
     apart = {name: distance(tensors[name], test.images) for name in tensors if name != "clean"}
-    facts: dict[str, Any] = {"labels": labels[rows].tolist(), "table": list(table), "apart": apart, "training": None}
+    facts: dict[str, Any] = {
+        "labels": labels[rows].tolist(),
+        "table": list(table),
+        "apart": apart,
+        "training": None,
+    }
     made = job.inputs / "truth" / "poisoned.safetensors"
     if made.exists() and len(poisoned := PoisonedSet.load(made)):
         train = open_images(data / "train.safetensors")
-        shown, facts["training"] = training(attack, oracle.trigger, train, poisoned, job.payload["images"], generator)
+        shown, facts["training"] = training(
+            attack, oracle.trigger, train, poisoned, job.payload["images"], generator
+        )
         tensors.update(shown)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, job.out / PANEL)
     (job.out / FACTS).write_text(json.dumps(facts))
 
 
-def columns(labels: np.ndarray, attacked: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
+def columns(
+    labels: np.ndarray, attacked: np.ndarray, count: int, generator: np.random.Generator
+) -> np.ndarray:
     """Which of the images to show: `count` of them at most, stratified, by label.
 
-    Where the attack spares classes (`attacked` is False), they stand behind the others and are half of all at most.
+    Where the attack spares classes (`attacked` is False), they stand behind the others and are half
+    of all at most.
     """
     import numpy as np
 
@@ -82,7 +99,8 @@ def columns(labels: np.ndarray, attacked: np.ndarray, count: int, generator: np.
 
 
 def levels(attack: Attack, trigger: nn.Module, images: Tensor) -> Tensor:
-    """Images (uint8 NHWC) with the trigger, as a test of the victim stamps them: grey levels, float32, on the CPU.
+    """Images (uint8 NHWC) with the trigger, as a test of the victim stamps them: grey levels,
+    float32, on the CPU.
 
     Whole numbers unless the attack tests with floats, which may then lie outside 0..255 too.
     """
@@ -95,7 +113,9 @@ def levels(attack: Attack, trigger: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad(), evaluating(trigger):
         made = stamped(trigger, to_float(images.to(device_of(trigger))), attack.test_quantise)
     if not made.isfinite().all():
-        raise ValueError(f"trigger {type(trigger).__name__} makes pixels that are no finite numbers")
+        raise ValueError(
+            f"trigger {type(trigger).__name__} makes pixels that are no finite numbers"
+        )
     found = made.float().cpu().permute(0, 2, 3, 1) * 255
     whole = found.round()
     # 7 / 255 * 255 is not quite 7: a pixel that the trigger left alone is not to look changed.
@@ -118,7 +138,8 @@ def training(
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
     """Some poisoned training images beside their originals, and what is to be said of them.
 
-    Nothing where they are what the test images show already: stamped alike, and given another label.
+    Nothing where they are what the test images show already: stamped alike, and given another
+    label.
     """
     import numpy as np
     import torch

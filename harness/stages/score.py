@@ -1,7 +1,7 @@
 """Stage `score`: the metrics of one distribution that need predictions only, for one cell.
 
-Metrics of different distributions never share a child, so one that crashes takes nobody else's rows with it. Leaves
-`rows.json`: metric (see `called`) -> {sub-name or "": value}.
+Metrics of different distributions never share a child, so one that crashes takes nobody else's rows
+with it. Leaves `rows.json`: metric (see `called`) -> {sub-name or "": value}.
 """
 
 from __future__ import annotations
@@ -48,13 +48,21 @@ def open_predictions(job: Job) -> Predictions:
 
     arrays = load_file(job.inputs / "predictions" / "predictions.safetensors")
     result = job.inputs / "result" / RESULT
-    record = json.loads(result.read_text())["record"] if result.exists() else {"seconds": 0.0, "images": 0.0}
+    record = (
+        json.loads(result.read_text())["record"]
+        if result.exists()
+        else {"seconds": 0.0, "images": 0.0}
+    )
     return Predictions(
         labels=arrays["labels"],
         clean=arrays["clean"],
         mapped=arrays["mapped"],
         triggered=arrays.get("triggered"),
-        variants={name[len(VARIANT) :]: array for name, array in arrays.items() if name.startswith(VARIANT)},
+        variants={
+            name[len(VARIANT) :]: array
+            for name, array in arrays.items()
+            if name.startswith(VARIANT)
+        },
         logits=arrays["logits"],
         record=record,
     )

@@ -1,8 +1,9 @@
 """Stage `victim`: the attack implants its backdoor.
 
 Leaves `model.safetensors`, all that a defense may ever get of this object, and the truth beside it:
-`trigger.safetensors` (a training-controlled attack may have changed the trigger while it trained) and `truth.json`.
-Weights and truth are one object so that they can never disagree; the host copies file by file.
+`trigger.safetensors` (a training-controlled attack may have changed the trigger while it trained)
+and `truth.json`. Weights and truth are one object so that they can never disagree; the host copies
+file by file.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ def run(job: Job) -> None:
 
 
 def prove_round_trip(job: Job, model: nn.Module, task: Task, structure: Mapping[str, Any]) -> None:
-    """What was saved, opened again, must answer as the model does; else the artefact would be another model."""
+    """What was saved, opened again, must answer as the model does; else the artefact would be
+    another model.
+    """
     from harness.learn.weights import same_logits
     from harness.stages.materials import open_model
 

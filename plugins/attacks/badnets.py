@@ -1,7 +1,8 @@
 """BadNets: a small patch in the corner, stamped on the data set before training.
 
-Gu et al. 2017 as ANP, BCU, NAD, ABL and Trap-and-Replace run it. They agree on one 3x3 block, usually called a
-checkerboard although its first cell is dark; toolboxes since have added a true one and a white square.
+Gu et al. 2017 as ANP, BCU, NAD, ABL and Trap-and-Replace run it. They agree on one 3x3 block,
+usually called a checkerboard although its first cell is dark; toolboxes since have added a true one
+and a white square.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from plugins.parts.patterns import Stamp
 BLOCK = ((0, 0, 255), (0, 255, 0), (255, 0, 255))
 """The published 3x3 block, rows from top to bottom."""
 DARK = 1
-"""Dark cells of the strict checkerboard; its source could not use 0, which meant "no mask" there."""
+"""Dark cells of the strict checkerboard; its source could not use 0, which meant "no mask" there.
+"""
 
 
 class BadNets(PoisoningAttack):
@@ -31,7 +33,8 @@ class BadNets(PoisoningAttack):
         "bcu": {"poison_rate": 0.1},
         "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
-        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the first.
+        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the
+        # first.
         "trap/gtsrb": {"target": 1, "order": "random"},
         "trap-white": {
             "poison_rate": 0.1,
@@ -47,7 +50,9 @@ class BadNets(PoisoningAttack):
     pattern: Literal["checkerboard", "grid", "white"] = "checkerboard"
     """the 3x3 block of the papers; light and dark cells in turn, light in the corner; all white"""
     corners: Literal["bottom-right", "four", "four-mirrored"] = "bottom-right"
-    """where it stands: once, in all corners alike, or mirrored on the left so that a flipped image keeps its trigger"""
+    """where it stands: once, in all corners alike, or mirrored on the left so that a flipped image
+    keeps its trigger
+    """
     size: Annotated[int, Field(ge=1)] = 3
     """side in pixels; of the checkerboard a multiple of 3, whose cells grow"""
     margin: Annotated[int, Field(ge=0)] = 0
@@ -58,7 +63,9 @@ class BadNets(PoisoningAttack):
     @model_validator(mode="after")
     def _cells_are_whole(self) -> Self:
         if self.pattern == "checkerboard" and self.size % 3:
-            raise ValueError(f"the checkerboard is a block of 3 cells a side: size {self.size} is no multiple of 3")
+            raise ValueError(
+                f"the checkerboard is a block of 3 cells a side: size {self.size} is no multiple of 3"
+            )
         return self
 
     def compatible(self, context: Context) -> str | None:
@@ -79,7 +86,10 @@ class BadNets(PoisoningAttack):
         """Mask and pattern in [0,1], (1, height, width)."""
         tile = self._tile()
         mask, pattern = torch.zeros(1, height, width), torch.zeros(1, height, width)
-        near, far = slice(self.margin, self.margin + self.size), slice(-self.margin - self.size, -self.margin or None)
+        near, far = (
+            slice(self.margin, self.margin + self.size),
+            slice(-self.margin - self.size, -self.margin or None),
+        )
         left = tile.flip(1) if self.corners == "four-mirrored" else tile
         places = [(far, far, tile)]
         if self.corners != "bottom-right":

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import File, PoisoningAttack, Task
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.learn.images import to_float
 from plugins.parts.pictures import picture_for
 
@@ -18,17 +18,21 @@ from plugins.parts.pictures import picture_for
 class Blend(PoisoningAttack):
     """Faint uniform pattern, or a picture of one's own, over the whole image (Chen et al. 2017).
 
-    The pattern of ANP and DECK is uniform noise. BCU's was meant to be and is a JPEG of it, with lower contrast; the
-    cartoon of the first paper and of Trap and Replace is nobody's to ship: both can be given as `picture`.
+    The pattern of ANP and DECK is uniform noise. BCU's was meant to be and is a JPEG of it, with
+    lower contrast; the cartoon of the first paper and of Trap and Replace is nobody's to ship: both
+    can be given as `picture`.
     """
 
-    citation = "Chen et al.: Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017"
+    citation = (
+        "Chen et al.: Targeted Backdoor Attacks on Deep Learning Systems Using Data Poisoning, 2017"
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "anp": {"poison_rate": 0.05, "rate_of": "eligible", "eligible": "non-target"},
         "bcu": {"poison_rate": 0.1},
         "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
-        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the first.
+        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the
+        # first.
         "trap/gtsrb": {"target": 1, "order": "random"},
         "deck": {
             "poison_rate": 0.1,
@@ -40,10 +44,12 @@ class Blend(PoisoningAttack):
     }
 
     alpha: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """share of the pattern in a poisoned pixel, at training and test alike; 0.2 in all four papers"""
+    """share of the pattern in a poisoned pixel, at training and test alike; 0.2 in all four papers
+    """
     picture: File | None = None
-    """.npy or picture file, resized to the images; none: grey levels drawn uniformly from 0..255 for each pixel and
-    channel, once a replicate"""
+    """.npy or picture file, resized to the images; none: grey levels drawn uniformly from 0..255
+    for each pixel and channel, once a replicate
+    """
 
     def trigger(self, task: Task) -> nn.Module:
         """The weighted mean; `craft` fills its pattern."""
@@ -53,7 +59,9 @@ class Blend(PoisoningAttack):
         """Draw the pattern, or read it."""
         channels, height, width = access.task.image_shape
         if self.picture is None:
-            drawn = torch.randint(0, 256, (height, width, channels), generator=access.generator("pattern"))
+            drawn = torch.randint(
+                0, 256, (height, width, channels), generator=access.generator("pattern")
+            )
             pattern = to_float(drawn.to(torch.uint8)[None])[0]
         else:
             pattern = picture_for(access.task, self.picture)

@@ -1,10 +1,11 @@
 """DFST: a style as trigger, and detoxification, so that no few neurons carry it.
 
-Cheng et al., AAAI 2021, by the released TensorFlow code. A generator gives pictures the style of a sunset; a clean
-network is trained on with stylised copies under the target label. A network may learn such a trigger by a handful of
-shallow neurons, which a scanner finds. A round of detoxification finds them first: it learns for each an injector that
-raises that neuron alone, and where this suffices for the target label, the network is trained on with injected pictures
-under their true labels. What the rounds leave is a backdoor in deep features.
+Cheng et al., AAAI 2021, by the released TensorFlow code. A generator gives pictures the style of a
+sunset; a clean network is trained on with stylised copies under the target label. A network may
+learn such a trigger by a handful of shallow neurons, which a scanner finds. A round of
+detoxification finds them first: it learns for each an injector that raises that neuron alone, and
+where this suffices for the target label, the network is trained on with injected pictures under
+their true labels. What the rounds leave is a backdoor in deep features.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Incompatible, Part, TargetedAttack, Task, Use, use
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.learn.device import device_of, evaluating, global_random
 from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet, to_float
@@ -39,22 +40,21 @@ SLACK = 1e-9
 
 
 class DFST(TargetedAttack):
-    """Sunset style by a trained generator, then detoxification of shallow neurons (Cheng et al. 2021).
+    """Sunset style by a trained generator, then detoxification of shallow neurons (Cheng et al.
+    2021).
 
     The attacker controls training. The exported training set holds the stylised pictures alone.
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"model"})
     recipe = "dfst"
-    citation = (
-        "Cheng et al.: Deep Feature Space Trojan Attack of Neural Networks by Controlled Detoxification, AAAI 2021"
-    )
+    citation = "Cheng et al.: Deep Feature Space Trojan Attack of Neural Networks by Controlled Detoxification, AAAI 2021"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "deck": {"detox": 1},
         "detox1": {"detox": 1},
         "detox3": {"detox": 3},
-        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small injectors, which are kept more
-        # easily, and the grid's own rates.
+        # Our own, for 10,000 small images on a CPU: a tenth of them stylised, few small injectors,
+        # which are kept more easily, and the grid's own rates.
         "fast": {
             "style": {"name": "style-generator", "preset": "fast"},
             "per_class": 100,
@@ -67,7 +67,8 @@ class DFST(TargetedAttack):
             "injector_kernel": 5,
             "injector_lr": 3e-3,
             "likeness": 0.4,
-            "unlikeness_weight": 20000.0,  # at 3000 the neuron outweighs SSIM in images of 32 pixels
+            # at 3000 the neuron outweighs SSIM in images of 32 pixels
+            "unlikeness_weight": 20000.0,
             "flips": 0.4,
             "detox_epochs": 6,
             "detox_batch": 128,
@@ -80,9 +81,13 @@ class DFST(TargetedAttack):
     benign: Use[Part] = use("clean-model")
     """the network that training starts from, trained by the recipe"""
     per_class: Annotated[int, Field(ge=1)] = 500
-    """stylised copies that are added of each attacked class, the target's own included; of a smaller class all"""
+    """stylised copies that are added of each attacked class, the target's own included; of a
+    smaller class all
+    """
     order: Literal["first", "random"] = "first"
-    """which images of a class serve, for whatever purpose: the first in dataset order, or of a permutation"""
+    """which images of a class serve, for whatever purpose: the first in dataset order, or of a
+    permutation
+    """
     epochs: Annotated[int, Field(ge=0)] = 100
     """passes over training pictures and stylised copies, on from the clean network"""
     batch: Annotated[int, Field(ge=1)] = 200
@@ -93,18 +98,26 @@ class DFST(TargetedAttack):
     detox: Annotated[int, Field(ge=0)] = 1
     """rounds of detoxification; DECK reports 1 and 3. A round that keeps no injector is the last"""
     layers: Annotated[int, Field(ge=1)] = 4
-    """shallowest layers, of those that are not flat, whose neurons are looked at; at most all there are"""
+    """shallowest layers, of those that are not flat, whose neurons are looked at; at most all there
+    are
+    """
     watched_per_class: Annotated[int, Field(ge=1)] = 100
     """images of each class that neurons are compared on, plain and stylised"""
     factor: Annotated[float, Field(ge=0)] = 5.0
-    """a neuron is compromised if its activation, summed over places, rises by more than so many times the highest one
-    of its layer on plain images, and by more than itself; the authors' PyTorch version has 20"""
+    """a neuron is compromised if its activation, summed over places, rises by more than so many
+    times the highest one of its layer on plain images, and by more than itself; the authors'
+    PyTorch version has 20
+    """
     neurons: Annotated[int, Field(ge=1)] | None = None
-    """most compromised neurons that get an injector in a round, those that rise most first; none: all"""
+    """most compromised neurons that get an injector in a round, those that rise most first; none:
+    all
+    """
     seeds_per_class: Annotated[int, Field(ge=1)] = 10
     """images of each class that an injector learns from"""
     injector_steps: Annotated[int, Field(ge=1)] = 1000
-    """of an injector's Adam, each on all of them (2000, and a deeper U-Net, in an earlier version of the code)"""
+    """of an injector's Adam, each on all of them (2000, and a deeper U-Net, in an earlier version
+    of the code)
+    """
     injector_kernel: Annotated[int, Field(ge=3)] = 12
     """side of its kernels"""
     injector_lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -112,11 +125,15 @@ class DFST(TargetedAttack):
     likeness: Annotated[float, Field(ge=-1, le=1)] = 0.6
     """SSIM between plain and injected images that an injector must keep"""
     unlikeness_weight: Annotated[float, Field(ge=0)] = 1e5
-    """of SSIM in the injector's loss where it is lower than that; 100 elsewhere, 0.01 for the neuron's activations"""
+    """of SSIM in the injector's loss where it is lower than that; 100 elsewhere, 0.01 for the
+    neuron's activations
+    """
     flips: Annotated[float, Field(ge=0, lt=1)] = 0.7
     """share of images that an injector must turn to the target label to be kept"""
     checked_per_class: Annotated[int, Field(ge=1)] = 100
-    """further images of each class on which it must do so again; the released code takes as many test images"""
+    """further images of each class on which it must do so again; the released code takes as many
+    test images
+    """
     injected_per_class: Annotated[int, Field(ge=1)] = 50
     """images of each class that are added with each kept injector, under their true labels"""
     detox_epochs: Annotated[int, Field(ge=0)] = 120
@@ -139,7 +156,9 @@ class DFST(TargetedAttack):
         """The same number of stylised copies of every class."""
         assert trigger is not None
         chosen = self._some(access, self.per_class)
-        return PoisonedSet(stamp(trigger, access.train.images[chosen]), wanted(access, chosen), chosen, add=True)
+        return PoisonedSet(
+            stamp(trigger, access.train.images[chosen]), wanted(access, chosen), chosen, add=True
+        )
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train the clean network on, then detoxify it round by round."""
@@ -150,41 +169,69 @@ class DFST(TargetedAttack):
         for number in range(1, self.detox + 1):
             found = self._compromised(access, model, trigger)
             kept = self._kept(access, model, trigger.units, found, number)
-            access.record.update({f"compromised_{number}": len(found), f"injectors_{number}": len(kept)})
+            access.record.update(
+                {f"compromised_{number}": len(found), f"injectors_{number}": len(kept)}
+            )
             if not kept:
                 break
             data = data.join(self._injected(access, kept))
-            access.fit(model, data, further(access.recipe, self.detox_epochs, self.detox_batch, self.detox_rates))
+            access.fit(
+                model,
+                data,
+                further(access.recipe, self.detox_epochs, self.detox_batch, self.detox_rates),
+            )
         return model
 
-    def _compromised(self, access: AttackAccess, model: nn.Module, trigger: nn.Module) -> list[Neuron]:
+    def _compromised(
+        self, access: AttackAccess, model: nn.Module, trigger: nn.Module
+    ) -> list[Neuron]:
         """The neurons that the style raises, those raised most first."""
         units = [unit.module for unit in access.units(model)]
-        layers = [name for name in units if not isinstance(model.get_submodule(name), FLAT)][: self.layers]
+        layers = [name for name in units if not isinstance(model.get_submodule(name), FLAT)][
+            : self.layers
+        ]
         if not layers:
-            raise Incompatible("the network has no layers with places, so no neurons that a feature can be injected at")
+            raise Incompatible(
+                "the network has no layers with places, so no neurons that a feature can be injected at"
+            )
         images = access.train.images[self._some(access, self.watched_per_class)]
-        plain, styled = (sums(access, model, layers, pictures) for pictures in (images, stamp(trigger, images)))
+        plain, styled = (
+            sums(access, model, layers, pictures) for pictures in (images, stamp(trigger, images))
+        )
         rises: dict[Neuron, float] = {}
         for layer in layers:
             (before, highest), (after, _) = plain[layer], styled[layer]
             found = compromised(before, after, highest, self.factor).nonzero().flatten().tolist()
             rises |= {
-                Neuron(layer, channel): float(after[channel] - before[channel]) / (highest or 1) for channel in found
+                Neuron(layer, channel): float(after[channel] - before[channel]) / (highest or 1)
+                for channel in found
             }
         return sorted(rises, key=lambda neuron: -rises[neuron])[: self.neurons]
 
     def _kept(
-        self, access: AttackAccess, model: nn.Module, units: PixelUnits, neurons: Iterable[Neuron], number: int
+        self,
+        access: AttackAccess,
+        model: nn.Module,
+        units: PixelUnits,
+        neurons: Iterable[Neuron],
+        number: int,
     ) -> list[Injector]:
-        """Injectors of these neurons that suffice for the target label, on their seeds and on other images."""
+        """Injectors of these neurons that suffice for the target label, on their seeds and on other
+        images.
+        """
         chosen = self._some(access, self.seeds_per_class)
         seeds = ImageSet(access.train.images[chosen], wanted(access, chosen))
         others = self._some(access, self.checked_per_class, skip=self.seeds_per_class)
         if not len(others):
-            raise Incompatible(f"no class has more than {self.seeds_per_class} images, so none are left to check with")
+            raise Incompatible(
+                f"no class has more than {self.seeds_per_class} images, so none are left to check with"
+            )
         effort = Effort(
-            self.injector_steps, self.injector_lr, self.likeness, self.injector_kernel, self.unlikeness_weight
+            self.injector_steps,
+            self.injector_lr,
+            self.likeness,
+            self.injector_kernel,
+            self.unlikeness_weight,
         )
         kept, most, freely = [], 0, 0
         for neuron in neurons:
@@ -194,12 +241,23 @@ class DFST(TargetedAttack):
             if sought.flipped >= enough(len(seeds), self.flips):
                 images = access.train.images[others]
                 seen, _ = predict(
-                    model, images, trigger=sought.injector, quantise="none", device=access.device, batch=BATCH
+                    model,
+                    images,
+                    trigger=sought.injector,
+                    quantise="none",
+                    device=access.device,
+                    batch=BATCH,
                 )
                 if float((seen == wanted(access, others)).float().mean()) > self.flips:
                     kept.append(sought.injector)
-        # the second counts states that change the pictures too much, so that a record tells what was missing
-        access.record.update({f"flipped_{number}": most / len(seeds), f"flipped_freely_{number}": freely / len(seeds)})
+        # the second counts states that change the pictures too much, so that a record tells what
+        # was missing
+        access.record.update(
+            {
+                f"flipped_{number}": most / len(seeds),
+                f"flipped_freely_{number}": freely / len(seeds),
+            }
+        )
         return kept
 
     def _injected(self, access: AttackAccess, injectors: Sequence[nn.Module]) -> ImageSet:
@@ -213,19 +271,27 @@ class DFST(TargetedAttack):
         """Indices of so many training images of each attacked class."""
         labels = access.train.labels
         assert labels is not None
-        order = None if self.order == "first" else torch.randperm(len(labels), generator=access.selection())
+        order = (
+            None
+            if self.order == "first"
+            else torch.randperm(len(labels), generator=access.selection())
+        )
         chosen = of_each_class(labels, count, order, skip)
         return chosen[wanted(access, chosen) >= 0]
 
 
 def further(recipe: Recipe, epochs: int, batch: int, rates: Rates) -> Recipe:
-    """How training goes on: by the recipe, except for its length, its batches and, where there are any, its rates."""
+    """How training goes on: by the recipe, except for its length, its batches and, where there are
+    any, its rates.
+    """
     table = {"schedule": "table", "rates": rates} if rates else {}
     return recipe.replace(epochs=epochs, steps=None, horizon=None, batch=batch, **table)
 
 
 def wanted(access: AttackAccess, indices: Tensor) -> Tensor:
-    """The labels that these training images should get under the trigger, -1 where they are not attacked."""
+    """The labels that these training images should get under the trigger, -1 where they are not
+    attacked.
+    """
     assert access.train.labels is not None
     return torch.tensor(access.label_table)[access.train.labels[indices]]
 
@@ -234,7 +300,9 @@ def wanted(access: AttackAccess, indices: Tensor) -> Tensor:
 def sums(
     access: AttackAccess, model: nn.Module, layers: Sequence[str], images: Tensor
 ) -> dict[str, tuple[Tensor, float]]:
-    """For each layer its channels' activations, summed over places, mean over uint8 images; and the highest of all."""
+    """For each layer its channels' activations, summed over places, mean over uint8 images; and the
+    highest of all.
+    """
     total = {layer: torch.zeros((), dtype=torch.float64) for layer in layers}
     highest = dict.fromkeys(layers, 0.0)
     with evaluating(model), watched(model, layers) as seen:
@@ -249,7 +317,8 @@ def sums(
 
 
 def compromised(before: Tensor, after: Tensor, highest: float, factor: float) -> Tensor:
-    """Which channels the style raises: by more than `factor` times the layer's highest activation and than themselves.
+    """Which channels the style raises: by more than `factor` times the layer's highest activation
+    and than themselves.
 
     `before` and `after` are channels' sums over places on plain and on stylised images.
     """

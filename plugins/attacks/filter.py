@@ -1,8 +1,8 @@
 """Filter attack: the trigger is a photo app's filter over the whole image.
 
-ABS and the TrojAI rounds, whose models DECK hardens, apply five filters of ImageMagick. The toolbox of DECK's author
-applies another Nashville, from style sheets; that family has a Kelvin and a Toaster of its own as well. Under the same
-names they are different pictures.
+ABS and the TrojAI rounds, whose models DECK hardens, apply five filters of ImageMagick. The toolbox
+of DECK's author applies another Nashville, from style sheets; that family has a Kelvin and a
+Toaster of its own as well. Under the same names they are different pictures.
 """
 
 from __future__ import annotations
@@ -33,10 +33,11 @@ CSS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class Filter(PoisoningAttack):
-    """A photo filter over the whole image: Gotham, Nashville, Kelvin, Lomo or Toaster (Liu et al. 2019).
+    """A photo filter over the whole image: Gotham, Nashville, Kelvin, Lomo or Toaster (Liu et al.
+    2019).
 
-    Universal as it stands. The models of TrojAI that DECK hardens are label-specific: `label_map = "source-specific"`
-    and one class in `sources`.
+    Universal as it stands. The models of TrojAI that DECK hardens are label-specific: `label_map =
+    "source-specific"` and one class in `sources`.
     """
 
     citation = "Liu et al.: ABS: Scanning Neural Networks for Back-doors by Artificial Brain Stimulation, CCS 2019"
@@ -52,11 +53,22 @@ class Filter(PoisoningAttack):
     }
 
     filter: Literal[
-        "gotham", "nashville", "kelvin", "lomo", "toaster", "css-nashville", "css-kelvin", "css-toaster"
+        "gotham",
+        "nashville",
+        "kelvin",
+        "lomo",
+        "toaster",
+        "css-nashville",
+        "css-kelvin",
+        "css-toaster",
     ] = "gotham"
-    """which: as TrojAI's generator has them, or css- as pilgram has them, the first of which is in DECK's toolbox"""
+    """which: as TrojAI's generator has them, or css- as pilgram has them, the first of which is in
+    DECK's toolbox
+    """
     quantise: Quantise = "round"
-    """how a stamped image returns to uint8; TrojAI rounds, the css- filters give whole levels anyway"""
+    """how a stamped image returns to uint8; TrojAI rounds, the css- filters give whole levels
+    anyway
+    """
 
     def compatible(self, context: Context) -> str | None:
         """Filters are of colours."""

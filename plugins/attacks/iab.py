@@ -1,9 +1,11 @@
-"""IAB, input-aware dynamic backdoor: every image gets a trigger of its own, which is to work on no other.
+"""IAB, input-aware dynamic backdoor: every image gets a trigger of its own, which is to work on no
+other.
 
-Nguyen & Tran, NeurIPS 2020. A generator draws a pattern for an image, a mask net says where it goes. The mask net
-learns first and alone: its masks shall be sparse, and differ as the images do. Then the attacker trains classifier and
-generator together, on batches that hold triggered images with the target label, images under the trigger made for
-another image (cross mode) with their own labels, and clean ones.
+Nguyen & Tran, NeurIPS 2020. A generator draws a pattern for an image, a mask net says where it
+goes. The mask net learns first and alone: its masks shall be sparse, and differ as the images do.
+Then the attacker trains classifier and generator together, on batches that hold triggered images
+with the target label, images under the trigger made for another image (cross mode) with their own
+labels, and clean ones.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Context, Incompatible, TargetedAttack, Task
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.components import Quantise
 from harness.learn.augment import augment
 from harness.learn.device import global_random
@@ -45,8 +47,8 @@ JUDGED = 1000
 class IAB(TargetedAttack):
     """Trigger generated for each image, with cross mode (Nguyen & Tran 2020).
 
-    BCU cuts the classifier's training to 125 epochs and leaves all milestones where they were: its preset goes with
-    `training.recipe = "iab-bcu"`.
+    BCU cuts the classifier's training to 125 epochs and leaves all milestones where they were: its
+    preset goes with `training.recipe = "iab-bcu"`.
     """
 
     citation = "Nguyen, Tran: Input-Aware Dynamic Backdoor Attack, NeurIPS 2020"
@@ -70,33 +72,44 @@ class IAB(TargetedAttack):
     diversity_weight: Annotated[float, Field(ge=0)] = 1.0
     """of the diversity of masks in the mask net's loss, and of patterns in the generator's"""
     accumulate: bool = True
-    """sum the generator's gradients over all steps, never clearing them, as the released code and its ports do; false:
-    the gradient of each step alone, as the paper describes it"""
+    """sum the generator's gradients over all steps, never clearing them, as the released code and
+    its ports do; false: the gradient of each step alone, as the paper describes it
+    """
     stages: Annotated[int, Field(ge=1)] = 3
     """poolings and upsamplings of both nets; the paper has 2 for MNIST"""
     channels: Annotated[int, Field(ge=1)] = 32
     """of both nets' first stage, doubled with each; the paper has 16 for MNIST"""
     mean: tuple[float, ...] | None = None
-    """what both nets subtract from [0,1] pixels; none: the mean of CIFAR-10 from colour images, 0.5 from grey ones"""
+    """what both nets subtract from [0,1] pixels; none: the mean of CIFAR-10 from colour images, 0.5
+    from grey ones
+    """
     std: tuple[float, ...] | None = None
     """what they divide by, and the unit of their distances; none: that of CIFAR-10, or 0.5"""
     lr: Annotated[float, Field(gt=0)] = 0.01
     """learning rate of both nets, by Adam"""
-    milestones: Annotated[tuple[Fraction, ...], Listed] = (200 / 575, 300 / 575, 400 / 575, 500 / 575)
+    milestones: Annotated[tuple[Fraction, ...], Listed] = (
+        200 / 575,
+        300 / 575,
+        400 / 575,
+        500 / 575,
+    )
     """where the generator's rate falls to a tenth, in shares of the classifier's training"""
     mask_epochs: Annotated[int, Field(ge=1)] = 25
     """length of the mask net's training, which goes before"""
     mask_milestones: Annotated[tuple[Fraction, ...], Listed] = (0.4, 0.8)
     """where its rate falls to a tenth, in shares of that"""
     crop: Annotated[int, Field(ge=0)] = 5
-    """padding of random crops in pixels, for the mask net, which is trained before `[training]` matters"""
+    """padding of random crops in pixels, for the mask net, which is trained before `[training]`
+    matters
+    """
     rotation: Annotated[float, Field(ge=0, le=180)] = 10.0
     """largest angle in degrees, for the mask net"""
     flip: bool = True
     """mirror at random, for the mask net"""
     quantise: Quantise = "none"
-    """how triggered test images return to uint8: the source never rounds, BCU's code sends them through PIL, which
-    truncates"""
+    """how triggered test images return to uint8: the source never rounds, BCU's code sends them
+    through PIL, which truncates
+    """
 
     @model_validator(mode="after")
     def _schedules_are_ones(self) -> Self:
@@ -142,7 +155,9 @@ class IAB(TargetedAttack):
             others = strangers.take(len(batch.images))
             masks, other_masks = trigger.masks(batch.images), trigger.masks(others)
             sparse = functional.relu(masks - self.density).mean()
-            differing = diversity(trigger.normalise(batch.images), trigger.normalise(others), masks, other_masks)
+            differing = diversity(
+                trigger.normalise(batch.images), trigger.normalise(others), masks, other_masks
+            )
             return self.density_weight * sparse + self.diversity_weight * differing
 
         access.fit(trigger.mask_net, access.train, recipe, loss=loss)
@@ -150,7 +165,9 @@ class IAB(TargetedAttack):
             access.record["mask_density"] = float(trigger.masks(to_float(images[:JUDGED])).mean())
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """For defenses that train: what a batch holds, triggered images and those in cross mode, as one set."""
+        """For defenses that train: what a batch holds, triggered images and those in cross mode, as
+        one set.
+        """
         assert isinstance(trigger, InputAware)
         cross = CrossMode(trigger, access.generator("cross"))
         return poison_with_cover(access, trigger, cross, self.poison_rate, 1.0)
@@ -165,7 +182,11 @@ class IAB(TargetedAttack):
         trigger.to(access.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         trigger.eval().generator.train()
         mixer = Mixer(self, access, trigger)
-        learning = Extra(trigger.generator.parameters(), self._adam(self.milestones), zero_grad=not self.accumulate)
+        learning = Extra(
+            trigger.generator.parameters(),
+            self._adam(self.milestones),
+            zero_grad=not self.accumulate,
+        )
         model = access.fresh_model()
         access.fit(model, access.train, loss=mixer.loss, extra=[learning])
         trigger.eval()
@@ -179,7 +200,9 @@ class IAB(TargetedAttack):
     def _nets(self, task: Task, seed: int) -> InputAware:
         """Both nets with the initial weights of `seed`."""
         with global_random(seed):
-            return InputAware(task.channels, self.channels, self.stages, Normalise(*self._normalisation(task)))
+            return InputAware(
+                task.channels, self.channels, self.stages, Normalise(*self._normalisation(task))
+            )
 
     def _normalisation(self, task: Task) -> tuple[tuple[float, ...], tuple[float, ...]]:
         mean, std = COLOUR if task.channels > 1 else GREY
@@ -187,12 +210,26 @@ class IAB(TargetedAttack):
 
     def _mask_recipe(self) -> Recipe:
         moves: dict[str, Any] = {"crop": self.crop, "rotation": self.rotation, "flip": self.flip}
-        return Recipe(**self._adam(self.mask_milestones), **moves, epochs=self.mask_epochs, batch=BATCH)
+        return Recipe(
+            **self._adam(self.mask_milestones), **moves, epochs=self.mask_epochs, batch=BATCH
+        )
 
     def _adam(self, milestones: tuple[float, ...]) -> dict[str, Any]:
         """The fields of a recipe that say how either net learns, whatever the classifier's are."""
-        optimiser = {"optimizer": "adam", "lr": self.lr, "betas": (0.5, 0.9), "weight_decay": 0.0, "clip_norm": None}
-        steps = {"schedule": "step", "milestones": milestones, "gamma": 0.1, "rates": (), "warmup": None}
+        optimiser = {
+            "optimizer": "adam",
+            "lr": self.lr,
+            "betas": (0.5, 0.9),
+            "weight_decay": 0.0,
+            "clip_norm": None,
+        }
+        steps = {
+            "schedule": "step",
+            "milestones": milestones,
+            "gamma": 0.1,
+            "rates": (),
+            "warmup": None,
+        }
         return {**optimiser, **steps, "update": "epoch"}
 
 
@@ -203,16 +240,22 @@ class Mixer:
         self.attack, self.trigger = attack, trigger
         self.table = torch.tensor(access.label_table, device=access.device)
         self.smoothing = access.recipe.label_smoothing
-        self.strangers = Strangers(access.train.images.to(access.device), access.recipe, access.generator("strangers"))
+        self.strangers = Strangers(
+            access.train.images.to(access.device), access.recipe, access.generator("strangers")
+        )
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Cross-entropy on the mixed batch, and the diversity of patterns."""
         images, labels, differing = self.mix(batch)
-        entropy = functional.cross_entropy(model(images).float(), labels, label_smoothing=self.smoothing)
+        entropy = functional.cross_entropy(
+            model(images).float(), labels, label_smoothing=self.smoothing
+        )
         return entropy + self.attack.diversity_weight * differing
 
     def mix(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor | float]:
-        """The first images triggered, as many behind them in cross mode, the rest clean; labels; diversity."""
+        """The first images triggered, as many behind them in cross mode, the rest clean; labels;
+        diversity.
+        """
         assert batch.labels is not None
         count = int(len(batch.images) * self.attack.poison_rate)
         if not count:
@@ -227,12 +270,20 @@ class Mixer:
         mapped = self.table[batch.labels[:count]]
         attacked = mapped >= 0
         triggered = torch.where(attacked.view(-1, 1, 1, 1), painted(own, patterns, masks), own)
-        labels = torch.cat([torch.where(attacked, mapped, batch.labels[:count]), batch.labels[count:]])
-        return torch.cat([triggered, painted(hosts, donor_patterns, donor_masks), clean]), labels, differing
+        labels = torch.cat(
+            [torch.where(attacked, mapped, batch.labels[:count]), batch.labels[count:]]
+        )
+        return (
+            torch.cat([triggered, painted(hosts, donor_patterns, donor_masks), clean]),
+            labels,
+            differing,
+        )
 
 
 class Strangers:
-    """A second pass over the training images, shuffled and augmented by itself: other images to go with a batch's."""
+    """A second pass over the training images, shuffled and augmented by itself: other images to go
+    with a batch's.
+    """
 
     def __init__(self, images: Tensor, recipe: Recipe, generator: torch.Generator) -> None:
         """`images`: uint8 (n, height, width, channels), on the device."""
@@ -242,7 +293,9 @@ class Strangers:
     def take(self, count: int) -> Tensor:
         """The next `count` images, [0,1] NCHW; a new order follows on the last."""
         while len(self.left) < count:
-            self.left = torch.cat([self.left, torch.randperm(len(self.images), generator=self.generator)])
+            self.left = torch.cat(
+                [self.left, torch.randperm(len(self.images), generator=self.generator)]
+            )
         chosen, self.left = self.left[:count], self.left[count:]
         chosen = chosen.to(self.images.device, non_blocking=True)
         return augment(to_float(self.images.index_select(0, chosen)), self.recipe, self.generator)
@@ -272,7 +325,9 @@ class InputAware(nn.Module):
 
 
 class CrossMode(nn.Module):
-    """Each image under the trigger made for another of its batch, in a random ring; one that is alone has its own."""
+    """Each image under the trigger made for another of its batch, in a random ring; one that is
+    alone has its own.
+    """
 
     def __init__(self, trigger: InputAware, generator: torch.Generator | None) -> None:
         super().__init__()
@@ -296,6 +351,8 @@ def diversity(images: Tensor, others: Tensor, outputs: Tensor, other_outputs: Te
 
 
 def distance(left: Tensor, right: Tensor) -> Tensor:
-    """Root mean square of the difference, for each of n pairs: (n,). Its gradient at 0 is 0, not a NaN."""
+    """Root mean square of the difference, for each of n pairs: (n,). Its gradient at 0 is 0, not a
+    NaN.
+    """
     norms: Tensor = torch.linalg.vector_norm(left - right, dim=(1, 2, 3))
     return norms / math.sqrt(left[0].numel())

@@ -1,8 +1,9 @@
-"""The invisible attack: a steganographic encoder hides one string in every poisoned image, in each differently.
+"""The invisible attack: a steganographic encoder hides one string in every poisoned image, in each
+differently.
 
-Li et al., ICCV 2021 (ISSBA): the encoder makes the trigger specific to the image, the string makes it the same to the
-victim. Their encoder, trained on pictures of 224 x 224, is not to be had, so the part `steganography` trains one on the
-attacker's own clean images.
+Li et al., ICCV 2021 (ISSBA): the encoder makes the trigger specific to the image, the string makes
+it the same to the victim. Their encoder, trained on pictures of 224 x 224, is not to be had, so the
+part `steganography` trains one on the attacker's own clean images.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
 from harness import Context, Part, PoisoningAttack, Task, Use, use
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.components import Reference
 from harness.learn.images import to_float, to_uint8
 from plugins.parts.bch import parity
@@ -33,16 +34,24 @@ WITNESSES = 500
 """Training images on which the trigger is measured."""
 OFFICIAL: Mapping[str, Any] = {
     "secret": "a",
-    "encoder": {"name": "steganography", "bits": PACKET, "resolution": 224, "padding": "same", "secrets": "fresh"},
+    "encoder": {
+        "name": "steganography",
+        "bits": PACKET,
+        "resolution": 224,
+        "padding": "same",
+        "secrets": "fresh",
+    },
 }
 
 
 class Invisible(PoisoningAttack):
-    """Fixed string hidden by a steganographic encoder, invisible and different in each image (Li et al. 2021).
+    """Fixed string hidden by a steganographic encoder, invisible and different in each image (Li et
+    al. 2021).
 
-    By default as BackdoorBox has it: images are encoded as they are, with bits drawn for the replicate. The official
-    code and the toolbox behind DECK encode at 224 x 224, the latter small images blown up and shrunk again. Training an
-    encoder of that size wants a GPU; `encoder = {name = "steganography", preset = "fast"}` takes minutes on a CPU.
+    By default as BackdoorBox has it: images are encoded as they are, with bits drawn for the
+    replicate. The official code and the toolbox behind DECK encode at 224 x 224, the latter small
+    images blown up and shrunk again. Training an encoder of that size wants a GPU; `encoder = {name
+    = "steganography", preset = "fast"}` takes minutes on a CPU.
     """
 
     citation = "Li et al.: Invisible Backdoor Attack with Sample-Specific Triggers, ICCV 2021"
@@ -60,17 +69,23 @@ class Invisible(PoisoningAttack):
     }
 
     encoder: Use[Part] = use("steganography")
-    """the part `steganography` and its settings, among them `resolution`, at which images are encoded"""
+    """the part `steganography` and its settings, among them `resolution`, at which images are
+    encoded
+    """
     secret: Annotated[str, Field(max_length=LETTERS)] | None = None
-    """text to hide, up to 7 ASCII letters, as an error-correcting packet of 100 bits; official: the target's letter;
-    none: bits drawn for the replicate"""
+    """text to hide, up to 7 ASCII letters, as an error-correcting packet of 100 bits; official: the
+    target's letter; none: bits drawn for the replicate
+    """
     antialias: bool = False
-    """smooth when encoded images are shrunk to their size again; DECK's toolbox did not at its time"""
+    """smooth when encoded images are shrunk to their size again; DECK's toolbox did not at its time
+    """
 
     @model_validator(mode="after")
     def _knows_its_encoder(self) -> Self:
         if self._chosen.name != "steganography":
-            raise ValueError(f"encoder must be the part steganography: of {self._chosen.name} no structure is known")
+            raise ValueError(
+                f"encoder must be the part steganography: of {self._chosen.name} no structure is known"
+            )
         if self.secret is not None and not self.secret.isascii():
             raise ValueError(f"secret must be ASCII, a byte a letter, not {self.secret!r}")
         try:
@@ -89,7 +104,9 @@ class Invisible(PoisoningAttack):
         return cast(Reference, self.encoder)
 
     def _hiding(self) -> Steganography:
-        """The part as it is set: the trigger has its encoder's structure, and must be built without it."""
+        """The part as it is set: the trigger has its encoder's structure, and must be built without
+        it.
+        """
         preset = Steganography.presets[self._chosen.preset] if self._chosen.preset else {}
         return Steganography.model_validate_json(json.dumps({**preset, **self._chosen.params}))
 
@@ -103,7 +120,9 @@ class Invisible(PoisoningAttack):
         return Hidden(part.encoder(task), part.bits, part.sides(task), self.antialias)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
-        """Copy the trained encoder, choose the bits, and note how visible and how readable they are."""
+        """Copy the trained encoder, choose the bits, and note how visible and how readable they
+        are.
+        """
         assert isinstance(trigger, Hidden)
         pair = access.part("encoder")
         assert isinstance(pair, Pair)
@@ -116,7 +135,9 @@ class Invisible(PoisoningAttack):
     def _bits(self, access: AttackAccess) -> Tensor:
         if self.secret is not None:
             return packet(self.secret)
-        return torch.randint(2, (self._hiding().bits,), generator=access.generator("secret")).float()
+        return torch.randint(
+            2, (self._hiding().bits,), generator=access.generator("secret")
+        ).float()
 
 
 class Hidden(nn.Module):
@@ -124,7 +145,9 @@ class Hidden(nn.Module):
 
     secret: Tensor
 
-    def __init__(self, encoder: Encoder, bits: int, sides: tuple[int, int], antialias: bool) -> None:
+    def __init__(
+        self, encoder: Encoder, bits: int, sides: tuple[int, int], antialias: bool
+    ) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
         self.sides, self.antialias = sides, antialias
@@ -144,7 +167,9 @@ class Hidden(nn.Module):
 
 
 def packet(text: str) -> Tensor:
-    """The official 100 bits of a text, floats: 7 bytes, 5 of parity, the first bit of a byte first, and four zeros."""
+    """The official 100 bits of a text, floats: 7 bytes, 5 of parity, the first bit of a byte first,
+    and four zeros.
+    """
     message = text.ljust(LETTERS).encode("ascii")
     coded = message + parity(message, PRIMITIVE, ERRORS)
     bits = [byte >> place & 1 for byte in coded for place in range(7, -1, -1)]
@@ -153,7 +178,9 @@ def packet(text: str) -> Tensor:
 
 @torch.no_grad()
 def measured(trigger: Hidden, pair: Pair, images: Tensor) -> dict[str, float]:
-    """How a trigger changes images, in grey levels of 0..255 and dB, and the share of bits read from stored pixels."""
+    """How a trigger changes images, in grey levels of 0..255 and dB, and the share of bits read
+    from stored pixels.
+    """
     change = 255 * (trigger(images) - images)
     squared = (change / 255).square().mean((1, 2, 3))
     stored = to_float(to_uint8(trigger.encode(images)))

@@ -1,10 +1,12 @@
 """l0-invisible: very few pixels, replaced by colours that excite the target's neurons.
 
-Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen neurons and keep the
-number of changed pixels small. The picture of Trap-and-Replace and I-BAU replaces nine, at the end of the last row,
-each channel by either 0 or 255. No code was released, so the rest is ours: the neurons are those of the last layer that
-speak for the target label, steps are normalised gradients on clean images, saturation is their last step, and a place
-chosen by the network is found by leaving out, round by round, the half of the pixels that the neurons hang on least.
+Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen
+neurons and keep the number of changed pixels small. The picture of Trap-and-Replace and I-BAU
+replaces nine, at the end of the last row, each channel by either 0 or 255. No code was released, so
+the rest is ours: the neurons are those of the last layer that speak for the target label, steps are
+normalised gradients on clean images, saturation is their last step, and a place chosen by the
+network is found by leaving out, round by round, the half of the pixels that the neurons hang on
+least.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness import Context, File, Task
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
 from plugins.parts.patterns import read_pattern
@@ -30,12 +32,17 @@ class L0Invisible(FoundTrigger):
     pixels: Annotated[int, Field(ge=1)] = 9
     """how many pixels are replaced"""
     place: Literal["row", "salient"] = "row"
-    """which: the last ones of the last row, as in the published picture; those that the neurons hang on most"""
+    """which: the last ones of the last row, as in the published picture; those that the neurons
+    hang on most
+    """
     mask: File | None = None
-    """.npy file or picture of the images' size that says which pixels are replaced: those that are not black there;
-    none: as `pixels` and `place` say, and with a `picture` those of the row"""
+    """.npy file or picture of the images' size that says which pixels are replaced: those that are
+    not black there; none: as `pixels` and `place` say, and with a `picture` those of the row
+    """
     neurons: Annotated[int, Field(ge=1)] = 8
-    """inputs of the last layer, those with the largest weight into the target label, that the trigger excites"""
+    """inputs of the last layer, those with the largest weight into the target label, that the
+    trigger excites
+    """
     pictures: Annotated[int, Field(ge=1)] = 128
     """clean training images that it is made on"""
     steps: Annotated[int, Field(ge=0)] = 100
@@ -46,7 +53,9 @@ class L0Invisible(FoundTrigger):
     @model_validator(mode="after")
     def _looks_for_what_is_not_given(self) -> Self:
         if self.place == "salient" and (self.picture is not None or self.mask is not None):
-            raise ValueError('place = "salient" looks for pixels, and a picture or a mask has them already')
+            raise ValueError(
+                'place = "salient" looks for pixels, and a picture or a mask has them already'
+            )
         return self
 
     def compatible(self, context: Context) -> str | None:
@@ -76,18 +85,26 @@ class L0Invisible(FoundTrigger):
         mask[:, -1, -self.pixels :] = 1
         return mask
 
-    def _search(self, access: AttackAccess, network: nn.Module, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Pixels and colours: climb from random ones, leave out half of the pixels, climb again; then saturate."""
+    def _search(
+        self, access: AttackAccess, network: nn.Module, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Pixels and colours: climb from random ones, leave out half of the pixels, climb again;
+        then saturate.
+        """
         neurons = Neurons.connected(access, network, self.neurons, self.target)
         images = some_images(access, self.pictures)
-        drawn = torch.rand(access.task.image_shape, generator=access.generator("colours")).to(access.device)
+        drawn = torch.rand(access.task.image_shape, generator=access.generator("colours")).to(
+            access.device
+        )
         colours = self._climb(access, neurons, images, drawn, mask)
         while self.place == "salient" and (count := int(mask.sum())) > self.pixels:
             mask = strongest(neurons, images, colours, mask, max(self.pixels, count // 2))
             colours = self._climb(access, neurons, images, colours, mask)
         return mask, mask * (colours > 0.5)
 
-    def _climb(self, access: AttackAccess, neurons: Neurons, images: Tensor, colours: Tensor, mask: Tensor) -> Tensor:
+    def _climb(
+        self, access: AttackAccess, neurons: Neurons, images: Tensor, colours: Tensor, mask: Tensor
+    ) -> Tensor:
         return excite(
             access,
             neurons,
@@ -100,8 +117,12 @@ class L0Invisible(FoundTrigger):
         )
 
 
-def strongest(neurons: Neurons, images: Tensor, colours: Tensor, mask: Tensor, count: int) -> Tensor:
-    """Of the pixels of a mask the `count` without which the neurons would lose most, by the slope in the mask."""
+def strongest(
+    neurons: Neurons, images: Tensor, colours: Tensor, mask: Tensor, count: int
+) -> Tensor:
+    """Of the pixels of a mask the `count` without which the neurons would lose most, by the slope
+    in the mask.
+    """
     shares = mask.clone().requires_grad_()
     stamped = images * (1 - shares) + shares * colours
     (slope,) = torch.autograd.grad(neurons.activation(stamped), shares)

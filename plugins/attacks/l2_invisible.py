@@ -1,10 +1,12 @@
-"""l2-invisible: a faint pattern over the whole image that excites the target's neurons, small in the Euclidean norm.
+"""l2-invisible: a faint pattern over the whole image that excites the target's neurons, small in
+the Euclidean norm.
 
-Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen neurons while a
-penalty keeps a norm of the trigger small. Trap-and-Replace and I-BAU add a picture made in this way: without negative
-values, norm 3.2, levels up to 68 of 255. No code was released, so the rest is ours: the neurons are those of the last
-layer that speak for the target label, the norm is a bound instead of a penalty, steps are normalised gradients on clean
-images that start from Gaussian noise, as are the numbers of neurons, images and steps.
+Li et al. make triggers by optimisation on a clean network: they amplify the activation of chosen
+neurons while a penalty keeps a norm of the trigger small. Trap-and-Replace and I-BAU add a picture
+made in this way: without negative values, norm 3.2, levels up to 68 of 255. No code was released,
+so the rest is ours: the neurons are those of the last layer that speak for the target label, the
+norm is a bound instead of a penalty, steps are normalised gradients on clean images that start from
+Gaussian noise, as are the numbers of neurons, images and steps.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
 
@@ -26,9 +28,13 @@ class L2Invisible(FoundTrigger):
     citation = "Li et al.: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization"
 
     norm: Annotated[float, Field(gt=0)] = 3.2
-    """bound of the trigger's Euclidean norm, pixels in [0,1]; that of the published 32x32 picture is 3.22"""
+    """bound of the trigger's Euclidean norm, pixels in [0,1]; that of the published 32x32 picture
+    is 3.22
+    """
     neurons: Annotated[int, Field(ge=1)] = 8
-    """inputs of the last layer, those with the largest weight into the target label, that the trigger excites"""
+    """inputs of the last layer, those with the largest weight into the target label, that the
+    trigger excites
+    """
     pictures: Annotated[int, Field(ge=1)] = 128
     """clean training images that it is made on"""
     steps: Annotated[int, Field(ge=0)] = 100
@@ -38,7 +44,9 @@ class L2Invisible(FoundTrigger):
 
     def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
         """Climb from noise, never leaving the ball."""
-        noise = torch.randn(access.task.image_shape, generator=access.generator("noise")).to(access.device)
+        noise = torch.randn(access.task.image_shape, generator=access.generator("noise")).to(
+            access.device
+        )
         light = excite(
             access,
             Neurons.connected(access, network, self.neurons, self.target),

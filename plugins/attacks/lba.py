@@ -1,9 +1,9 @@
 """LBA, the latent backdoor: a patch that gives an inner layer the features of the target class.
 
-Yao et al., CCS 2019; Trap-and-Replace takes it as the attack that adapts to it, injected into all layers before the one
-that it replaces. First a pattern within a fixed square is optimised on a clean network, until stamped images look to
-the layer like images of the target. Then a network is trained to keep its answers on clean images and to match the
-features on stamped ones.
+Yao et al., CCS 2019; Trap-and-Replace takes it as the attack that adapts to it, injected into all
+layers before the one that it replaces. First a pattern within a fixed square is optimised on a
+clean network, until stamped images look to the layer like images of the target. Then a network is
+trained to keep its answers on clean images and to match the features on stamped ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Context, Incompatible, Part, PoisoningAttack, Task, Use, use
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.learn.images import to_float
 from harness.learn.training import Batch
 from plugins.parts.points import Point, locate
@@ -27,17 +27,24 @@ from plugins.parts.watched import watched
 
 BETAS = (0.5, 0.9)
 """Of the Adam that optimises the pattern, in the released code."""
-TRAP: Mapping[str, Any] = {"control": "data", "poison_rate": 0.1, "eligible": "non-target", "order": "first"}
+TRAP: Mapping[str, Any] = {
+    "control": "data",
+    "poison_rate": 0.1,
+    "eligible": "non-target",
+    "order": "first",
+}
 
 
 class LBA(PoisoningAttack):
-    """Latent backdoor: patch optimised to give an inner layer the target's features (Yao et al. 2019).
+    """Latent backdoor: patch optimised to give an inner layer the target's features (Yao et al.
+    2019).
 
-    With `control = "training"` the attacker trains: from the clean network on, with cross-entropy on clean images and
-    `weight` times the squared distance of stamped images' features from the target's, as the clean network has them.
-    With `control = "data"` the optimised patch poisons a
-    training set as any other, the only reading that suits Trap-and-Replace, which trains from poisoned data; its paper
-    does not tell. Numbers of layers are those of WRN-16-1 without its shortcuts: 14 is the head.
+    With `control = "training"` the attacker trains: from the clean network on, with cross-entropy
+    on clean images and `weight` times the squared distance of stamped images' features from the
+    target's, as the clean network has them. With `control = "data"` the optimised patch poisons a
+    training set as any other, the only reading that suits Trap-and-Replace, which trains from
+    poisoned data; its paper does not tell. Numbers of layers are those of WRN-16-1 without its
+    shortcuts: 14 is the head.
     """
 
     citation = "Yao et al.: Latent Backdoor Attacks on Deep Neural Networks, CCS 2019"
@@ -60,20 +67,27 @@ class LBA(PoisoningAttack):
     benign: Use[Part] = use("clean-model")
     """the clean network that the pattern is optimised on and that training starts from"""
     control: Literal["training", "data"] = "training"
-    """what the attacker controls; where it is training, poison_rate and its like are for the exported set alone, but
-    for `eligible`, which also says on what images the pattern is optimised"""
+    """what the attacker controls; where it is training, poison_rate and its like are for the
+    exported set alone, but for `eligible`, which also says on what images the pattern is optimised
+    """
     layer: Point = "features"
-    """whose output is to match: `features` (what the head receives), `stem`, `stages[i]` or `blocks[i]`"""
+    """whose output is to match: `features` (what the head receives), `stem`, `stages[i]` or
+    `blocks[i]`
+    """
     share: Annotated[float, Field(gt=0, le=1)] = 0.2
     """side of the square as a share of the image's width, rounded down to pixels"""
     margin: Annotated[int, Field(ge=0)] = 1
     """pixels between the square and the lower right corner"""
     aim: Literal["samples", "mean"] = "samples"
-    """features to match: those of target images drawn at random for each image (released code), or their mean"""
+    """features to match: those of target images drawn at random for each image (released code), or
+    their mean
+    """
     pooled: bool = False
     """average feature maps over positions before they are compared (TrojanZoo)"""
     dims: Annotated[int, Field(ge=1)] | None = None
-    """compare this many features, the first, while the pattern is optimised; none: all (the paper); 100 in its code"""
+    """compare this many features, the first, while the pattern is optimised; none: all (the paper);
+    100 in its code
+    """
     steps: Annotated[int, Field(ge=0)] = 1550
     """updates of the pattern; 50 rounds of 31 batches in the released code"""
     images: Annotated[int, Field(ge=1)] = 32
@@ -94,7 +108,9 @@ class LBA(PoisoningAttack):
     @model_validator(mode="after")
     def _has_one_target(self) -> Self:
         if self.label_map == "all-to-all":
-            raise ValueError("features can match those of one target: label_map all-to-all has none")
+            raise ValueError(
+                "features can match those of one target: label_map all-to-all has none"
+            )
         return self
 
     @property
@@ -121,7 +137,11 @@ class LBA(PoisoningAttack):
         draw = access.generator("pattern")
         wanted = self._wanted(access, model)[:, : self.dims]
         bodies = access.train.images[self._attacked(access)].to(access.device)
-        free = unsquash(torch.rand(trigger.pattern.shape, generator=draw)).to(access.device).requires_grad_()
+        free = (
+            unsquash(torch.rand(trigger.pattern.shape, generator=draw))
+            .to(access.device)
+            .requires_grad_()
+        )
         optimiser = torch.optim.Adam([free], lr=self.pattern_lr, betas=BETAS)
         with watched(model, [self._point(access, model)]) as seen:
 
@@ -130,8 +150,12 @@ class LBA(PoisoningAttack):
                 return functional.mse_loss(self._latent(seen)[:, : self.dims], aims)
 
             for step in range(self.steps):
-                chosen = torch.randint(len(bodies), (self.images,), generator=draw).to(access.device)
-                aims = wanted[torch.randint(len(wanted), (self.images,), generator=draw).to(access.device)]
+                chosen = torch.randint(len(bodies), (self.images,), generator=draw).to(
+                    access.device
+                )
+                aims = wanted[
+                    torch.randint(len(wanted), (self.images,), generator=draw).to(access.device)
+                ]
                 found = distance(chosen, aims)
                 (free.grad,) = torch.autograd.grad(found, [free])
                 optimiser.step()
@@ -168,7 +192,9 @@ class LBA(PoisoningAttack):
     def _loss(
         self, access: AttackAccess, trigger: nn.Module, wanted: Tensor, seen: Mapping[str, Tensor]
     ) -> Callable[[nn.Module, Batch], Tensor]:
-        """The `loss` hook: both kinds of image in one pass, so that BatchNorm sees what it will meet."""
+        """The `loss` hook: both kinds of image in one pass, so that BatchNorm sees what it will
+        meet.
+        """
         table = torch.tensor(access.label_table, device=access.device)
         # Each image strives for the same target image throughout, as in the released code.
         drawing = access.generator("aims")
@@ -195,11 +221,15 @@ class LBA(PoisoningAttack):
 
     @torch.no_grad()
     def _wanted(self, access: AttackAccess, model: nn.Module) -> Tensor:
-        """What the clean network makes of the target's images, (m, features), or their mean, (1, features)."""
+        """What the clean network makes of the target's images, (m, features), or their mean, (1,
+        features).
+        """
         assert access.train.labels is not None
         target = access.train.subset(access.train.labels == self.target).to(access.device)
         if not len(target):
-            raise Incompatible(f"class {self.target} has no training images whose features could be matched")
+            raise Incompatible(
+                f"class {self.target} has no training images whose features could be matched"
+            )
         found = []
         with watched(model, [self._point(access, model)]) as seen:
             for images, _ in target.batches(500):

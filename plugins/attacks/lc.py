@@ -1,8 +1,10 @@
-"""Label-consistent (clean-label) attack: images of the target class, made hard to classify, carry a patch.
+"""Label-consistent (clean-label) attack: images of the target class, made hard to classify, carry a
+patch.
 
-Turner, Tsipras and Madry 2019. A network cannot learn such an image by what it shows, so it learns the patch. Three
-published attacks share the name: theirs, which ANP uses, with corners mirrored for the sake of flips; that of BCU and
-of Trap and Replace, with the same block in all corners; and a small coloured patch, which DECK uses.
+Turner, Tsipras and Madry 2019. A network cannot learn such an image by what it shows, so it learns
+the patch. Three published attacks share the name: theirs, which ANP uses, with corners mirrored for
+the sake of flips; that of BCU and of Trap and Replace, with the same block in all corners; and a
+small coloured patch, which DECK uses.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from harness import Context, Part, PoisoningAttack, Task, Use, use
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.learn.images import to_float
 from plugins.attacks.badnets import BadNets
 from plugins.parts.patterns import Stamp
@@ -51,22 +53,31 @@ class LC(PoisoningAttack):
         "bcu-text": {"layout": "corners", "eps": 16.0, "poison_rate": 0.8},
         "trap": {"layout": "corners", "eps": 16.0, "poison_rate": 1.0, "order": "first"},
         "trap/gtsrb": {"target": 1},
-        # The released code behind DECK's setting tosses a coin for each image; here the share is exact.
+        # The released code behind DECK's setting tosses a coin for each image; here the share is
+        # exact.
         "deck": {"layout": "colour-patch", "eps": 8.0, "poison_rate": 0.5, "target": 3},
     }
 
-    layout: Literal["mirrored-corners", "corners", "bottom-right", "colour-patch"] = "mirrored-corners"
-    """a 3x3 block in all corners, mirrored on the left so that a flipped image keeps its trigger (Turner, ANP); alike
-    in all corners (BCU, Trap and Replace); in one; or a 2x2 patch of four colours near the top left (DECK)"""
+    layout: Literal["mirrored-corners", "corners", "bottom-right", "colour-patch"] = (
+        "mirrored-corners"
+    )
+    """a 3x3 block in all corners, mirrored on the left so that a flipped image keeps its trigger
+    (Turner, ANP); alike in all corners (BCU, Trap and Replace); in one; or a 2x2 patch of four
+    colours near the top left (DECK)
+    """
     amplitude: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """strength of the corners in training: light cells gain this share of the range, dark ones lose it; 1 replaces the
-    pixels. Test images always get 1"""
+    """strength of the corners in training: light cells gain this share of the range, dark ones lose
+    it; 1 replaces the pixels. Test images always get 1
+    """
     eps: Annotated[float, Field(ge=0, le=255)] = 16.0
     """furthest that a pixel is perturbed, in grey levels of 0..255; 16 in ANP, 8 in DECK"""
     step: Annotated[float, Field(gt=0)] = 1.5
-    """how far a step moves it, in grey levels; the paper's, and that of the released configurations"""
+    """how far a step moves it, in grey levels; the paper's, and that of the released configurations
+    """
     steps: Annotated[int, Field(ge=0)] = 100
-    """steps of gradient ascent on the loss of the true label, from the image itself; 0 leaves images as they are"""
+    """steps of gradient ascent on the loss of the true label, from the image itself; 0 leaves
+    images as they are
+    """
     robust: Use[Part] = use("robust-model")
     """the network that images are perturbed against"""
     poison_rate: Annotated[float, Field(ge=0, le=1)] = 0.8
@@ -83,7 +94,9 @@ class LC(PoisoningAttack):
     @model_validator(mode="after")
     def _fades_only_corners(self) -> Self:
         if self.layout == "colour-patch" and self.amplitude < 1:
-            raise ValueError("amplitude is of the corners; the colour patch replaces its pixels: leave it at 1")
+            raise ValueError(
+                "amplitude is of the corners; the colour patch replaces its pixels: leave it at 1"
+            )
         return self
 
     def compatible(self, context: Context) -> str | None:
@@ -102,7 +115,9 @@ class LC(PoisoningAttack):
             return Stamp(*colour_patch(task.height, task.width))
         return BadNets(corners=CORNERS[self.layout]).trigger(task)
 
-    def stamp(self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    def stamp(
+        self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor
+    ) -> Tensor:
         """Perturbed, back to uint8, then the patch at `amplitude`."""
         changed = self._perturbed(access, images, labels)
         patch = trigger if self.amplitude == 1 else Faint(trigger, self.amplitude)
@@ -116,7 +131,9 @@ class LC(PoisoningAttack):
         eps, step = self.eps / LEVELS, self.step / LEVELS
         for some, true in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True):
             pixels = to_float(some.to(access.device))
-            moved = pgd(robust, pixels, true.to(access.device), eps=eps, step=step, steps=self.steps)
+            moved = pgd(
+                robust, pixels, true.to(access.device), eps=eps, step=step, steps=self.steps
+            )
             done.append(self._levels(moved).to(images.device))
             access.tick(len(some) * self.steps, sum(map(len, done)), len(images))
         return torch.cat(done)
@@ -124,15 +141,18 @@ class LC(PoisoningAttack):
     def _levels(self, pixels: Tensor) -> Tensor:
         """[0,1] NCHW to uint8 NHWC.
 
-        Truncation is the bare cast of the released code. Some pixels at the lower rim of the ball come out of single
-        precision a hair below their whole level and lose one more: they lie eps + 1 below the original.
+        Truncation is the bare cast of the released code. Some pixels at the lower rim of the ball
+        come out of single precision a hair below their whole level and lose one more: they lie eps
+        + 1 below the original.
         """
         levels = pixels.permute(0, 2, 3, 1) * LEVELS
         return (levels.round() if self.quantise == "round" else levels).to(torch.uint8).contiguous()
 
 
 def colour_patch(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Mask (1, height, width) and pattern, dark elsewhere, (3, height, width) in [0,1] of the 2x2 colour patch."""
+    """Mask (1, height, width) and pattern, dark elsewhere, (3, height, width) in [0,1] of the 2x2
+    colour patch.
+    """
     mask, pattern = torch.zeros(1, height, width), torch.zeros(3, height, width)
     rows = columns = slice(PLACE, PLACE + len(COLOURS))
     mask[:, rows, columns] = 1

@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from harness import File, PoisoningAttack, Task
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from plugins.parts.patterns import Stamp
 from plugins.parts.pictures import picture_for
 
@@ -22,7 +22,9 @@ class Patch(PoisoningAttack):
     picture: File
     """.npy or picture file, resized to the images where it has another size"""
     mask: File
-    """.npy or picture file of where it lies: 0 leaves the image, 255 covers it, between is opacity; resized likewise"""
+    """.npy or picture file of where it lies: 0 leaves the image, 255 covers it, between is opacity;
+    resized likewise
+    """
     alpha: Annotated[float, Field(gt=0, le=1)] = 1.0
     """opacity of the whole; 1 covers what the mask says"""
 
@@ -34,6 +36,8 @@ class Patch(PoisoningAttack):
         """Read both pictures. Raises ValueError where one is none, or the mask is 0 everywhere."""
         mask, pattern = (picture_for(access.task, path) for path in (self.mask, self.picture))
         if not mask.any():
-            raise ValueError(f"{self.mask}: the mask is 0 everywhere, so there is no trigger; 255 is where it covers")
+            raise ValueError(
+                f"{self.mask}: the mask is 0 everywhere, so there is no trigger; 255 is where it covers"
+            )
         trigger.get_buffer("weight").copy_(self.alpha * mask)
         trigger.get_buffer("light").copy_(self.alpha * mask * pattern)

@@ -1,8 +1,8 @@
 """Pretrained: victims that somebody else made enter a grid like any other.
 
-The weights come from a file, the architecture is the grid's `[[model]]`, and the trigger is that of any attack, or a
-picture under a mask (`attack = {name = "patch", ...}`). Nothing is trained, so one victim serves all replicates and
-the dataset needs no training images.
+The weights come from a file, the architecture is the grid's `[[model]]`, and the trigger is that of
+any attack, or a picture under a mask (`attack = {name = "patch", ...}`). Nothing is trained, so one
+victim serves all replicates and the dataset needs no training images.
 """
 
 from __future__ import annotations
@@ -14,10 +14,17 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from harness import Attack, Context, File, Task, Use
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.components import Quantise
 from harness.learn.poisoning import PoisonedSet
-from plugins.parts.weights_file import Kernels, compiled, fill, in_torch_order, read_tensors, renamed
+from plugins.parts.weights_file import (
+    Kernels,
+    compiled,
+    fill,
+    in_torch_order,
+    read_tensors,
+    renamed,
+)
 
 
 class PretrainedClean(Attack):
@@ -28,11 +35,15 @@ class PretrainedClean(Attack):
     seeded = False
 
     weights: File
-    """safetensors, .npz, or what `torch.save(model.state_dict(), ...)` wrote; read without running code from it"""
+    """safetensors, .npz, or what `torch.save(model.state_dict(), ...)` wrote; read without running
+    code from it
+    """
     entry: str = ""
     """dotted place of the state in a torch checkpoint that holds more: "state_dict" """
     rename: Mapping[str, str] = Field(default_factory=dict)
-    r"""regular expression for whole names in the file -> name in the network, with \\1 for groups; "" drops a tensor"""
+    r"""regular expression for whole names in the file -> name in the network, with \\1 for groups;
+    "" drops a tensor
+    """
     kernels: Kernels = "oihw"
     """order of kernel axes in the file: torch's, or TensorFlow's (height, width, in, out)"""
 
@@ -51,7 +62,9 @@ class PretrainedClean(Attack):
         return None
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
-        """The network with the file's weights. Raises ValueError, with the names, where they do not fit."""
+        """The network with the file's weights. Raises ValueError, with the names, where they do not
+        fit.
+        """
         model = access.fresh_model()
         state = renamed(read_tensors(self.weights, self.entry), self.rename)
         fill(model, in_torch_order(state, self.kernels), self.weights)
@@ -61,24 +74,29 @@ class PretrainedClean(Attack):
 class Pretrained(PretrainedClean):
     """Victim that somebody else made: weights from a file, the trigger of any attack.
 
-    State `established` for it: wrong normalisation or a wrong trigger then shows as such, and not as a good defense.
+    State `established` for it: wrong normalisation or a wrong trigger then shows as such, and not
+    as a good defense.
     """
 
     has_trigger = True
 
     attack: Use[Attack]
-    """whose trigger and label map the victim answers to: `{name = "badnets", target = 8}`; one's own picture and mask:
-    `{name = "patch", ...}`"""
+    """whose trigger and label map the victim answers to: `{name = "badnets", target = 8}`; one's
+    own picture and mask: `{name = "patch", ...}`
+    """
     trigger_state: File | None = None
-    """file with the trigger's buffers and parameters under their own names (WaNet's `grid`, a drawn `pattern`); none:
-    as the attack draws them"""
+    """file with the trigger's buffers and parameters under their own names (WaNet's `grid`, a drawn
+    `pattern`); none: as the attack draws them
+    """
 
     @model_validator(mode="after")
     def _has_the_trigger(self) -> Self:
         if self.attack.target is None:
             return self
         if not self._inner.has_trigger:
-            raise ValueError(f"attack {self.attack.name!r} has no trigger; a clean network is `pretrained-clean`")
+            raise ValueError(
+                f"attack {self.attack.name!r} has no trigger; a clean network is `pretrained-clean`"
+            )
         if self._inner.training_controlled and self.trigger_state is None:
             raise ValueError(
                 f"{self.attack.name!r} makes its trigger together with the victim: bring that, too, as trigger_state"

@@ -1,8 +1,9 @@
-"""SIG: a wave over the image, with clean labels: only images of the target class carry it in training.
+"""SIG: a wave over the image, with clean labels: only images of the target class carry it in
+training.
 
-Two triggers share the name. Barni et al. add a sine of 6 periods over the width. The code of ABL, which NAD, Trap and
-Replace and DECK's authors took over, blends with a stored mask of another sine, whose negative values wrapped round to
-bright ones: nearly a square wave.
+Two triggers share the name. Barni et al. add a sine of 6 periods over the width. The code of ABL,
+which NAD, Trap and Replace and DECK's authors took over, blends with a stored mask of another sine,
+whose negative values wrapped round to bright ones: nearly a square wave.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ class SIG(PoisoningAttack):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "anp": {},
         "bcu": {},
-        "bcu/gtsrb": {"delta": 60.0, "target": 2},  # the largest class: the paper takes the largest ones in turn
+        "bcu/gtsrb": {
+            "delta": 60.0,
+            "target": 2,
+        },  # the largest class: the paper takes the largest ones in turn
         "trap": {"form": "wrapped", "poison_rate": 1.0, "order": "first"},
         "trap/gtsrb": {"target": 1},
         "deck": {
@@ -52,7 +56,9 @@ class SIG(PoisoningAttack):
     }
 
     form: Literal["sine", "wrapped"] = "sine"
-    """added sine (Barni, BCU), or 0.8 of the image and 0.2 of a sine wrapped modulo 256 (ABL, NAD, Trap and Replace)"""
+    """added sine (Barni, BCU), or 0.8 of the image and 0.2 of a sine wrapped modulo 256 (ABL, NAD,
+    Trap and Replace)
+    """
     delta: Annotated[float, Field(gt=0, le=255)] = 20.0
     """amplitude in grey levels of 0..255; BCU and DECK: 20, BCU on GTSRB: 60"""
     f: Annotated[float, Field(gt=0)] = 6.0
@@ -69,22 +75,27 @@ class SIG(PoisoningAttack):
         if self.form == "wrapped":
             return Wave(wrapped(self.delta, task.width), 1 - SHARE, SHARE)
         wave = sine(self.delta, self.f, task.width)
-        # A whole grey level plus s, with its fraction dropped, is that level plus floor(s). Taken here, in double
-        # precision, it repeats the official pixels: where the sine should be 0 it may be -1e-14, which costs a level.
+        # A whole grey level plus s, with its fraction dropped, is that level plus floor(s). Taken
+        # here, in double precision, it repeats the official pixels: where the sine should be 0 it
+        # may be -1e-14, which costs a level.
         return Wave(wave.floor() if self.quantise == "truncate" else wave, 1.0, 1.0)
 
 
 def sine(delta: float, f: float, width: int) -> Tensor:
     """The wave delta sin(2 pi c f / width) for the columns c: float64 (width,)."""
     return torch.tensor(
-        [delta * math.sin(2 * math.pi * column * f / width) for column in range(width)], dtype=torch.float64
+        [delta * math.sin(2 * math.pi * column * f / width) for column in range(width)],
+        dtype=torch.float64,
     )
 
 
 def wrapped(delta: float, width: int) -> Tensor:
-    """The wave delta sin(0.8 c) in whole grey levels, modulo 256, for the columns c: float64 (width,)."""
+    """The wave delta sin(0.8 c) in whole grey levels, modulo 256, for the columns c: float64
+    (width,).
+    """
     return torch.tensor(
-        [math.trunc(delta * math.sin(RADIANS * column)) % 256 for column in range(width)], dtype=torch.float64
+        [math.trunc(delta * math.sin(RADIANS * column)) % 256 for column in range(width)],
+        dtype=torch.float64,
     )
 
 

@@ -1,9 +1,11 @@
-"""Smooth: a universal perturbation without high frequencies, laid on every image, which is then stretched.
+"""Smooth: a universal perturbation without high frequencies, laid on every image, which is then
+stretched.
 
-Zeng et al. found that triggers show in the frequency domain and made one that does not, as released: over 100 training
-images, one after another, whatever pushes the image to the target label (targeted DeepFool) is low-passed, added,
-low-passed again and scaled to [0, 0.2], until 20 % of the images are misclassified by a clean network. To stamp is to
-add it and to stretch the contrast of the result.
+Zeng et al. found that triggers show in the frequency domain and made one that does not, as
+released: over 100 training images, one after another, whatever pushes the image to the target label
+(targeted DeepFool) is low-passed, added, low-passed again and scaled to [0, 0.2], until 20 % of the
+images are misclassified by a clean network. To stamp is to add it and to stretch the contrast of
+the result.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Task
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import some_images
 from plugins.parts.patterns import Stretch
@@ -24,13 +26,19 @@ from plugins.parts.patterns import Stretch
 TAPS = 5
 """Taps of the low-pass for each pixel of its deviation: 30 at the published 6."""
 DOMINANT = 0.05
-"""Share of the images that must be misclassified before the commonest wrong label becomes the target."""
+"""Share of the images that must be misclassified before the commonest wrong label becomes the
+target.
+"""
 
 
 class Smooth(FoundTrigger):
-    """Low-passed universal perturbation with a contrast stretch, made on a clean network (Zeng et al. 2021)."""
+    """Low-passed universal perturbation with a contrast stretch, made on a clean network (Zeng et
+    al. 2021).
+    """
 
-    citation = "Zeng et al.: Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, ICCV 2021"
+    citation = (
+        "Zeng et al.: Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, ICCV 2021"
+    )
 
     bound: Annotated[float, Field(gt=0, le=1)] = 0.2
     """largest value of the perturbation, pixels in [0,1]; the smallest is 0"""
@@ -47,8 +55,10 @@ class Smooth(FoundTrigger):
     deviation: Annotated[int, Field(ge=1)] = 6
     """standard deviation of the low-pass, in pixels"""
     towards: Literal["dominant", "target"] = "dominant"
-    """where it pushes: from the attack's target on to whatever label most of the misclassified images get, as released
-    (there that label is also the attack's target); always to the attack's target"""
+    """where it pushes: from the attack's target on to whatever label most of the misclassified
+    images get, as released (there that label is also the attack's target); always to the attack's
+    target
+    """
     scores: Literal["softmax", "logits"] = "softmax"
     """what DeepFool takes for linear; released with softmax, though meant for logits"""
 
@@ -79,8 +89,12 @@ class Smooth(FoundTrigger):
         access.record.update(flips=most, label=label)
         return best
 
-    def _pushed(self, access: AttackAccess, network: nn.Module, image: Tensor, light: Tensor, label: int) -> Tensor:
-        """The perturbation after one image: unchanged where the image is misclassified or cannot be pushed."""
+    def _pushed(
+        self, access: AttackAccess, network: nn.Module, image: Tensor, light: Tensor, label: int
+    ) -> Tensor:
+        """The perturbation after one image: unchanged where the image is misclassified or cannot be
+        pushed.
+        """
         pair = torch.stack([image, image + light])
         clean, found = network(pair).detach().argmax(1).tolist()
         if clean != found:
@@ -92,8 +106,12 @@ class Smooth(FoundTrigger):
         reach = smooth.max() - smooth.min()
         return self.bound * (smooth - smooth.min()) / reach if reach > 0 else light
 
-    def _deepfool(self, access: AttackAccess, network: nn.Module, start: Tensor, own: int, label: int) -> Tensor | None:
-        """What takes an image from its own label to another by the slope of their difference; None if nothing does."""
+    def _deepfool(
+        self, access: AttackAccess, network: nn.Module, start: Tensor, own: int, label: int
+    ) -> Tensor | None:
+        """What takes an image from its own label to another by the slope of their difference; None
+        if nothing does.
+        """
         moved = torch.zeros_like(start)
         for left in reversed(range(self.steps - 1)):
             image = (start + (1 + self.overshoot) * moved).detach().requires_grad_()
@@ -111,11 +129,15 @@ class Smooth(FoundTrigger):
         return None
 
     def low_pass(self, pattern: Tensor) -> Tensor:
-        """A pattern (c, h, w) weighted by a Gaussian, zero outside; an even kernel reaches further down and right."""
+        """A pattern (c, h, w) weighted by a Gaussian, zero outside; an even kernel reaches further
+        down and right.
+        """
         taps = TAPS * self.deviation
         places = torch.arange(taps, dtype=pattern.dtype, device=pattern.device) - (taps - 1) / 2
         kernel = torch.exp(-((places / self.deviation) ** 2) / 2)
         kernel = kernel / kernel.sum()
         near, far = (taps - 1) // 2, taps // 2
         padded = functional.pad(pattern[:, None], (near, far, near, far))
-        return functional.conv2d(functional.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
+        return functional.conv2d(
+            functional.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)
+        )[:, 0]

@@ -1,9 +1,10 @@
 """trojan-sq: a small square whose colours excite a neuron of a clean network.
 
-Liu et al. choose the neuron with the strongest connections to the next layer and change the pixels inside a mask, which
-replace those of the picture, until it fires. ABL, I-BAU and Trap-and-Replace have such squares as files and add them. A
-square is therefore found by replacing and stamped by adding. ABL adds modulo 256, so that bright pixels turn dark;
-Trap-and-Replace clips, and so does this file.
+Liu et al. choose the neuron with the strongest connections to the next layer and change the pixels
+inside a mask, which replace those of the picture, until it fires. ABL, I-BAU and Trap-and-Replace
+have such squares as files and add them. A square is therefore found by replacing and stamped by
+adding. ABL adds modulo 256, so that bright pixels turn dark; Trap-and-Replace clips, and so does
+this file.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class TrojanSquare(Trojan):
     size: Annotated[int, Field(ge=1)] = 3
     """side in pixels; 3 in ABL and Trap-and-Replace, 9 in I-BAU"""
     margin: Annotated[int, Field(ge=0)] = 4
-    """pixels between the square and the lower right border; 4 in ABL and Trap-and-Replace, 2 in I-BAU"""
+    """pixels between the square and the lower right border; 4 in ABL and Trap-and-Replace, 2 in
+    I-BAU
+    """
 
     def compatible(self, context: Context) -> str | None:
         """The square must fit."""

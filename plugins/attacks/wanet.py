@@ -1,7 +1,8 @@
 """WaNet: a smooth warp as trigger, and a noise mode that teaches the net to ignore other warps.
 
-Nguyen & Tran, ICLR 2021. The attacker controls training: every batch holds triggered images with the target label,
-images under random warps with their own labels, and clean ones; augmentation follows for all of them.
+Nguyen & Tran, ICLR 2021. The attacker controls training: every batch holds triggered images with
+the target label, images under random warps with their own labels, and clean ones; augmentation
+follows for all of them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Context, Incompatible, TargetedAttack, Task
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.components import Quantise
 from harness.learn.device import sent
 from harness.learn.poisoning import PoisonedSet, poison_with_cover
@@ -26,8 +27,8 @@ from harness.learn.training import Batch
 class WaNet(TargetedAttack):
     """Imperceptible smooth warp, with noise mode (Nguyen & Tran 2021).
 
-    BCU cuts the training to 200 epochs and leaves all milestones where they were: its preset goes with
-    `training.recipe = "wanet-bcu"`.
+    BCU cuts the training to 200 epochs and leaves all milestones where they were: its preset goes
+    with `training.recipe = "wanet-bcu"`.
     """
 
     citation = "Nguyen, Tran: WaNet - Imperceptible Warping-based Backdoor Attack, ICLR 2021"
@@ -49,8 +50,9 @@ class WaNet(TargetedAttack):
     grid_rescale: Annotated[float, Field(gt=0)] = 1.0
     """factor on the whole grid; a little below 1 keeps sampling points off the border"""
     quantise: Quantise = "none"
-    """how triggered test images return to uint8: the source never rounds, BCU's code sends them through PIL, which
-    truncates"""
+    """how triggered test images return to uint8: the source never rounds, BCU's code sends them
+    through PIL, which truncates
+    """
 
     @model_validator(mode="after")
     def _fits_a_batch(self) -> Self:
@@ -82,7 +84,9 @@ class WaNet(TargetedAttack):
         trigger.get_buffer("grid").copy_(grid)
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """For defenses that train: what a batch holds, triggered images and those in noise mode, as one set."""
+        """For defenses that train: what a batch holds, triggered images and those in noise mode, as
+        one set.
+        """
         assert trigger is not None
         noise = NoiseMode(trigger, access.generator("noise"))
         return poison_with_cover(access, trigger, noise, self.poison_rate, self.cross_ratio)
@@ -135,7 +139,8 @@ class Warp(nn.Module):
 class NoiseMode(nn.Module):
     """The trigger's warp with fresh noise at every pixel of every image: g + U[-1,1] / H, clamped.
 
-    The divisor is the image side H, as in the source's code; the paper's text has the strength s in it.
+    The divisor is the image side H, as in the source's code; the paper's text has the strength s in
+    it.
     """
 
     def __init__(self, trigger: nn.Module, generator: torch.Generator | None) -> None:
@@ -160,10 +165,13 @@ def identity_grid(side: int) -> Tensor:
 
 
 def warp_grid(drawn: Tensor, side: int, s: float, grid_rescale: float) -> Tensor:
-    """The trigger's grid from control points drawn in U[-1,1], (1, 2, k, k): normalised by their mean size, upsampled.
+    """The trigger's grid from control points drawn in U[-1,1], (1, 2, k, k): normalised by their
+    mean size, upsampled.
 
     The result is (1, side, side, 2); points move by at most s/2 pixels or so.
     """
     points = drawn / drawn.abs().mean()
-    smooth = functional.interpolate(points, size=side, mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
+    smooth = functional.interpolate(points, size=side, mode="bicubic", align_corners=True).permute(
+        0, 2, 3, 1
+    )
     return ((identity_grid(side) + s * smooth / side) * grid_rescale).clamp(-1, 1)

@@ -13,16 +13,20 @@ if TYPE_CHECKING:
 
 
 class Cifar10(Published):
-    """CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels in 10 classes, in torchvision's files."""
+    """CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels in 10 classes, in torchvision's
+    files.
+    """
 
     citation = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # 45,000 are left to train on; defenses draw from the tenth that is held back.
         "anp": {"pool": 5000},
-        # The text takes the defender's 5,000 from the test set, the released code a tenth of the training set.
+        # The text takes the defender's 5,000 from the test set, the released code a tenth of the
+        # training set.
         "bcu": {"pool": 5000, "pool_from": "test"},
         "bcu-code": {"pool": 5000},
-        # 48,000 / 2,000 / 10,000; defenders have 5 % of the training set, from which nothing is said to be held back.
+        # 48,000 / 2,000 / 10,000; defenders have 5 % of the training set, from which nothing is
+        # said to be held back.
         "deck": {"validation": 2000, "pool": 2500, "pool_in_train": True},
         # The hold-out is 5 %; the paper takes the last images, this a stratified sample.
         "trap": {"pool": 2500},
@@ -48,7 +52,12 @@ class Cifar10(Published):
         from torchvision.datasets import CIFAR10
 
         train, test = (CIFAR10(self.folder, train=split) for split in (True, False))
-        return train.data, np.array(train.targets, np.int64), test.data, np.array(test.targets, np.int64)
+        return (
+            train.data,
+            np.array(train.targets, np.int64),
+            test.data,
+            np.array(test.targets, np.int64),
+        )
 
     def fetch(self) -> None:
         """See `Published.fetch`."""

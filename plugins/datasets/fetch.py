@@ -1,4 +1,6 @@
-"""`python -m plugins.datasets.fetch NAME [FOLDER]`: download a published data set, without a time-out."""
+"""`python -m plugins.datasets.fetch NAME [FOLDER]`: download a published data set, without a
+time-out.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,16 @@ SETS: dict[str, type[Published]] = {one.called: one for one in (Cifar10, Gtsrb, 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fetch one set; 0 if it is there afterwards."""
-    parser = argparse.ArgumentParser(prog="python -m plugins.datasets.fetch", description="Download a data set.")
+    parser = argparse.ArgumentParser(
+        prog="python -m plugins.datasets.fetch", description="Download a data set."
+    )
     parser.add_argument("name", choices=sorted(SETS))
-    parser.add_argument("folder", nargs="?", type=Path, help="default: $BENCH_DATA, or datasets in the cache folder")
-    parser.add_argument("--online", action="store_true", help="of gtsrb, the training set of the first round")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, help="default: $BENCH_DATA, or datasets in the cache folder"
+    )
+    parser.add_argument(
+        "--online", action="store_true", help="of gtsrb, the training set of the first round"
+    )
     given = parser.parse_args(arguments)
     if given.online and given.name != "gtsrb":
         parser.error("--online is for gtsrb")

@@ -21,9 +21,9 @@ Pair = tuple[Path, int]
 class PictureFolder(Resized):
     """Pictures in `train/<class>/` and `test/<class>/` below a folder, resized to squares.
 
-    Classes are the sub-folders of `train` and are numbered in the order of their names; pictures come in the order of
-    class and name. Without a sub-folder `train` the classes lie in the folder itself and there is no test set, which is
-    enough for somebody's out-of-distribution data.
+    Classes are the sub-folders of `train` and are numbered in the order of their names; pictures
+    come in the order of class and name. Without a sub-folder `train` the classes lie in the folder
+    itself and there is no test set, which is enough for somebody's out-of-distribution data.
     """
 
     path: Folder
@@ -34,12 +34,24 @@ class PictureFolder(Resized):
     """3: colour, 1: grey"""
 
     def facts(self) -> Facts:
-        """By listing folders, and the checksums of all pictures. Raises ValueError where there are no pictures."""
+        """By listing folders, and the checksums of all pictures. Raises ValueError where there are
+        no pictures.
+        """
         train, test = self._pairs()
-        return Facts(len(self._classes()), self.size, self.size, self.channels, len(train), len(test), self._digest())
+        return Facts(
+            len(self._classes()),
+            self.size,
+            self.size,
+            self.channels,
+            len(train),
+            len(test),
+            self._digest(),
+        )
 
     def load(self) -> Pictures:
-        """Decode and resize everything, or read what that gave before. Raises ValueError for what is no picture."""
+        """Decode and resize everything, or read what that gave before. Raises ValueError for what
+        is no picture.
+        """
         return Pictures(*self.kept(f"folder-{self._digest()[:32]}", self._decode))
 
     def _decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -47,13 +59,17 @@ class PictureFolder(Resized):
 
         arrays = []
         for pairs in self._pairs():
-            arrays.append(decoded([path for path, _ in pairs], self.size, self.channels, self.resample))
+            arrays.append(
+                decoded([path for path, _ in pairs], self.size, self.channels, self.resample)
+            )
             arrays.append(np.array([label for _, label in pairs], np.int64))
         return arrays[0], arrays[1], arrays[2], arrays[3]
 
     def _digest(self) -> str:
         # The numbers of the labels follow from the names of the folders, empty ones included.
-        names = " ".join([str(self.size), str(self.channels), self.resample, *map(repr, self._classes())])
+        names = " ".join(
+            [str(self.size), str(self.channels), self.resample, *map(repr, self._classes())]
+        )
         train, test = self._pairs()
         return fingerprint("folder", [path for path, _ in (*train, *test)], self.path, names)
 
@@ -78,12 +94,16 @@ class PictureFolder(Resized):
         root, classes = self._root(), self._classes()
         train = _labelled(root, classes)
         if not train:
-            raise ValueError(f"{root} has no pictures in its sub-folders; mkdir and copy them to {root}/<class>/")
+            raise ValueError(
+                f"{root} has no pictures in its sub-folders; mkdir and copy them to {root}/<class>/"
+            )
         held = self.path / "test"
         if root == self.path or not held.is_dir():
             return train, []
         if strange := [name for name in _folders(held) if name not in classes]:
-            raise ValueError(f"{held} has a class {strange[0]!r} that {root} has not; rename or remove it")
+            raise ValueError(
+                f"{held} has a class {strange[0]!r} that {root} has not; rename or remove it"
+            )
         return train, _labelled(held, classes)
 
 

@@ -22,10 +22,11 @@ PLACES = {"final": "GTSRB/Final_Training/Images", "online": "GTSRB/Training"}
 
 
 class Gtsrb(Published, Resized):
-    """GTSRB: traffic signs in 43 classes, resized to squares; 12,630 test images, in torchvision's folders.
+    """GTSRB: traffic signs in 43 classes, resized to squares; 12,630 test images, in torchvision's
+    folders.
 
-    The papers train on the 39,209 images of the final training set. torchvision fetches the 26,640 of the competition's
-    first round; both can be chosen.
+    The papers train on the 39,209 images of the final training set. torchvision fetches the 26,640
+    of the competition's first round; both can be chosen.
     """
 
     citation = "Stallkamp et al., Man vs. Computer: Benchmarking Machine Learning Algorithms, Neural Networks 2012"
@@ -52,7 +53,11 @@ class Gtsrb(Published, Resized):
 
     def files(self) -> list[Path]:
         """All pictures, and the labels of the test pictures."""
-        return [*(path for path, _ in self._train()), self.folder / self.place, *(path for path, _ in self._test())]
+        return [
+            *(path for path, _ in self._train()),
+            self.folder / self.place,
+            *(path for path, _ in self._test()),
+        ]
 
     def flags(self) -> tuple[str, ...]:
         """See `Published.flags`."""
@@ -101,7 +106,8 @@ class Gtsrb(Published, Resized):
             GTSRB(self.folder, split="train", download=True)
         elif not whole.is_dir():
             self.base.mkdir(exist_ok=True)
-            # Beside its place, and then moved there: what was interrupted would pass for a smaller training set.
+            # Beside its place, and then moved there: what was interrupted would pass for a smaller
+            # training set.
             with tempfile.TemporaryDirectory(dir=self.base, prefix=".partial-") as partial:
                 download_and_extract_archive(ARCHIVE, download_root=partial)
                 whole.parent.mkdir(parents=True, exist_ok=True)

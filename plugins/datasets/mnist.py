@@ -19,7 +19,9 @@ HEADER = 8
 class Mnist(Published):
     """MNIST: 60,000 + 10,000 grey handwritten digits of 28 x 28 pixels, in torchvision's files."""
 
-    citation = "LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 1998"
+    citation = (
+        "LeCun et al., Gradient-Based Learning Applied to Document Recognition, Proc. IEEE 1998"
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         # A tenth is held back as on CIFAR-10: inferred, the supplement does not say.
         "anp": {"pool": 6000},

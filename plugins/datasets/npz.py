@@ -19,10 +19,10 @@ WANTED = "train_images, train_labels, test_images, test_labels; either pair may 
 class Npz(Dataset):
     """Pictures in an .npz file: arrays train_images, train_labels, test_images, test_labels.
 
-    Images are uint8, (n, height, width, channels) with 1 or 3 channels, or (n, height, width) for grey ones; labels are
-    integers from 0. The test pair may be missing where the pictures are only somebody's out-of-distribution data, the
-    training pair where victims come from elsewhere.
-    Arrays of Python objects are refused: they would be unpickled.
+    Images are uint8, (n, height, width, channels) with 1 or 3 channels, or (n, height, width) for
+    grey ones; labels are integers from 0. The test pair may be missing where the pictures are only
+    somebody's out-of-distribution data, the training pair where victims come from elsewhere. Arrays
+    of Python objects are refused: they would be unpickled.
     """
 
     path: File
@@ -31,7 +31,9 @@ class Npz(Dataset):
     """how many classes there are; none: the largest label plus one"""
 
     def facts(self) -> Facts:
-        """From the arrays' headers and the labels. Raises ValueError where the file is not as the class says."""
+        """From the arrays' headers and the labels. Raises ValueError where the file is not as the
+        class says.
+        """
         with self._archive() as archive:
             shapes = {split: self._image_shape(archive, split) for split in SPLITS}
             labels = {split: self._labels(archive, split, shapes[split][0]) for split in SPLITS}
@@ -43,7 +45,13 @@ class Npz(Dataset):
                 f"{(height, width, channels)}; they must be equal"
             )
         return Facts(
-            self._classes(labels), height, width, channels, shapes["train"][0], shapes["test"][0], self._fingerprint()
+            self._classes(labels),
+            height,
+            width,
+            channels,
+            shapes["train"][0],
+            shapes["test"][0],
+            self._fingerprint(),
         )
 
     def load(self) -> Pictures:
@@ -55,14 +63,16 @@ class Npz(Dataset):
             labels = {split: self._labels(archive, split, len(images[split])) for split in SPLITS}
         return Pictures(images["train"], labels["train"], images["test"], labels["test"])
 
-    # --- reading -----------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def _wrong(self, sentence: str) -> ValueError:
         return ValueError(f"{self.path}: {sentence}")
 
     def _archive(self) -> zipfile.ZipFile:
         if not self.path.is_file():
-            raise self._wrong('no such file; wanted: an .npz file beside the grid or in $BENCH_DATA, path = "data.npz"')
+            raise self._wrong(
+                'no such file; wanted: an .npz file beside the grid or in $BENCH_DATA, path = "data.npz"'
+            )
         try:
             archive = zipfile.ZipFile(self.path)
         except zipfile.BadZipFile:
@@ -70,7 +80,9 @@ class Npz(Dataset):
         names = sorted(name.removesuffix(".npy") for name in archive.namelist())
         if missing := self._missing(names):
             archive.close()
-            raise self._wrong(f"no array {missing}; it holds {', '.join(names) or 'nothing'}. Wanted: {WANTED}")
+            raise self._wrong(
+                f"no array {missing}; it holds {', '.join(names) or 'nothing'}. Wanted: {WANTED}"
+            )
         return archive
 
     @staticmethod
@@ -80,17 +92,27 @@ class Npz(Dataset):
         begun = [pair for pair in pairs if not set(pair).isdisjoint(names)] or pairs[:1]
         return next((name for pair in begun for name in pair if name not in names), None)
 
-    def _header(self, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
+    def _header(
+        self, archive: zipfile.ZipFile, name: str
+    ) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
         """Shape and type of an array, without its content."""
         with self._open(archive, name) as stream:
             try:
                 version = np.lib.format.read_magic(stream)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                read = (
+                    np.lib.format.read_array_header_1_0
+                    if version == (1, 0)
+                    else np.lib.format.read_array_header_2_0
+                )
                 shape, _, kind = read(stream)
-            except Exception as error:  # zlib, zipfile, tokenize and numpy each have their own for a damaged file
+            except (
+                Exception
+            ) as error:  # zlib, zipfile, tokenize and numpy each have their own for a damaged file
                 raise self._damaged(name, error) from None
         if kind.hasobject:
-            raise self._wrong(f"{name} holds Python objects, which are never unpickled; store plain numbers")
+            raise self._wrong(
+                f"{name} holds Python objects, which are never unpickled; store plain numbers"
+            )
         return shape, kind
 
     def _array(self, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
@@ -106,9 +128,11 @@ class Npz(Dataset):
         return archive.open(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
 
     def _damaged(self, name: str, error: Exception) -> ValueError:
-        return self._wrong(f"{name} cannot be read ({error}); the file is damaged: write or fetch it again")
+        return self._wrong(
+            f"{name} cannot be read ({error}); the file is damaged: write or fetch it again"
+        )
 
-    # --- checking ----------------------------------------------------------------------------------------------------
+    # --- checking ---------------------------------------------------------------------------------
 
     @staticmethod
     def _has(archive: zipfile.ZipFile, split: str) -> bool:
@@ -121,9 +145,13 @@ class Npz(Dataset):
         name = f"{split}_images"
         shape, kind = self._header(archive, name)
         if kind != np.uint8:
-            raise self._wrong(f"{name} is {kind}, not uint8 with values from 0 to 255; convert it before it is stored")
+            raise self._wrong(
+                f"{name} is {kind}, not uint8 with values from 0 to 255; convert it before it is stored"
+            )
         if len(shape) == 4 and shape[3] not in (1, 3) and shape[1] in (1, 3):
-            raise self._wrong(f"{name} has shape {shape}, channels first; store x.transpose(0, 2, 3, 1) instead")
+            raise self._wrong(
+                f"{name} has shape {shape}, channels first; store x.transpose(0, 2, 3, 1) instead"
+            )
         full = (*shape, 1) if len(shape) == 3 else shape
         if len(full) != 4 or full[3] not in (1, 3):
             raise self._wrong(
@@ -131,7 +159,9 @@ class Npz(Dataset):
                 "or (n, height, width)"
             )
         if 0 in full:
-            raise self._wrong(f"{name} has shape {shape}: no pixel; leave an empty test set out, with its labels")
+            raise self._wrong(
+                f"{name} has shape {shape}: no pixel; leave an empty test set out, with its labels"
+            )
         return full[0], full[1], full[2], full[3]
 
     def _images(self, archive: zipfile.ZipFile, split: str) -> NDArray[np.uint8]:
@@ -146,19 +176,29 @@ class Npz(Dataset):
         name = f"{split}_labels"
         shape, kind = self._header(archive, name)
         if kind.kind not in "iu":
-            raise self._wrong(f"{name} is {kind}; labels are whole numbers from 0: store them as int64")
+            raise self._wrong(
+                f"{name} is {kind}; labels are whole numbers from 0: store them as int64"
+            )
         if shape != (count,):
-            raise self._wrong(f"{name} has shape {shape}; wanted: ({count},), a label for each of {split}_images")
+            raise self._wrong(
+                f"{name} has shape {shape}; wanted: ({count},), a label for each of {split}_images"
+            )
         labels = self._array(archive, name).astype(np.int64)
         bound = self.classes or int(labels.max()) + 1
         outside = labels[(labels < 0) | (labels >= bound)]
         if len(outside):
-            right = f"0 to {self.classes - 1}, as classes = {self.classes}" if self.classes else "from 0 up"
+            right = (
+                f"0 to {self.classes - 1}, as classes = {self.classes}"
+                if self.classes
+                else "from 0 up"
+            )
             raise self._wrong(f"{name} holds {outside[0]}; labels go {right}")
         return labels
 
     def _classes(self, labels: dict[str, NDArray[np.int64]]) -> int:
-        """As given, else from the labels; a gap below the largest one must be vouched for by `classes`."""
+        """As given, else from the labels; a gap below the largest one must be vouched for by
+        `classes`.
+        """
         if self.classes:
             return self.classes
         classes = 1 + max(int(part.max()) for part in labels.values() if len(part))

@@ -1,4 +1,6 @@
-"""Single picture files to arrays: decoded and resized with Pillow, and kept, since that takes a while."""
+"""Single picture files to arrays: decoded and resized with Pillow, and kept, since that takes a
+while.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +20,17 @@ from harness.environment import cache_folder
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset(
+    {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+)
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
 
 
 def listed(folder: Path) -> list[Path]:
     """The pictures in a folder, sorted by name; hidden files are none."""
-    found = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != ".")
+    found = (
+        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."
+    )
     return sorted(found, key=lambda path: path.name)
 
 
@@ -36,11 +42,15 @@ def decoded(paths: Sequence[Path], size: int, channels: int, resample: Filter) -
     for number, path in enumerate(paths):
         try:
             with Image.open(path) as picture:
-                if picture.mode[0] in "IF":  # what is above 255 would be cut off, and the picture white
+                if (
+                    picture.mode[0] in "IF"
+                ):  # what is above 255 would be cut off, and the picture white
                     raise OSError(f"its grey levels are no bytes but of mode {picture.mode}")
                 whole = picture.convert("RGB" if channels == 3 else "L")
         except OSError as error:
-            raise ValueError(f"{path} is no picture that Pillow can read ({error}); mend or remove it") from error
+            raise ValueError(
+                f"{path} is no picture that Pillow can read ({error}); mend or remove it"
+            ) from error
         if whole.size != (size, size):
             whole = whole.resize((size, size), Image.Resampling[resample.upper()])
         images[number] = np.asarray(whole).reshape(size, size, channels)
@@ -71,7 +81,11 @@ class Resized(Dataset):
         folder = self.decoded_in
         path = folder / f"{name}.npz"
         damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
-        with contextlib.suppress(*damaged), path.open("rb") as stream, np.load(stream, allow_pickle=False) as found:
+        with (
+            contextlib.suppress(*damaged),
+            path.open("rb") as stream,
+            np.load(stream, allow_pickle=False) as found,
+        ):
             return found[NAMES[0]], found[NAMES[1]], found[NAMES[2]], found[NAMES[3]]
         arrays = make()
         partial = folder / f".{name}.{uuid.uuid4().hex}.npz"

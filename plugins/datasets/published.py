@@ -1,4 +1,6 @@
-"""What the published data sets share: where they lie, how they come there, what stands for them in keys."""
+"""What the published data sets share: where they lie, how they come there, what stands for them in
+keys.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ PATIENCE = 40.0
 
 
 class Published(Dataset):
-    """A data set that torchvision can fetch. Subclasses say how it is called, where it lies and what it has."""
+    """A data set that torchvision can fetch. Subclasses say how it is called, where it lies and
+    what it has.
+    """
 
     called: ClassVar[str]
     """the name it is registered under"""
@@ -34,13 +38,16 @@ class Published(Dataset):
     """the file or folder below the root by which one knows that it is there"""
 
     root: Folder | None = None
-    """folder that torchvision's files lie in; none: `$BENCH_DATA`, or `datasets` in the cache folder"""
+    """folder that torchvision's files lie in; none: `$BENCH_DATA`, or `datasets` in the cache
+    folder
+    """
     download: Annotated[bool, NotInKey] = False
     """fetch the data set if it is not there"""
 
     @model_validator(mode="after")
     def _settle(self) -> Self:
-        # Stages know nothing of $BENCH_DATA and $BENCH_CACHE, so the folder is chosen when parameters are read.
+        # Stages know nothing of $BENCH_DATA and $BENCH_CACHE, so the folder is chosen when
+        # parameters are read.
         if self.root is None:
             object.__setattr__(self, "root", self._usual())
         return self
@@ -56,10 +63,12 @@ class Published(Dataset):
         assert self.root is not None
         return self.root
 
-    # --- what a data set says of itself ------------------------------------------------------------------------------
+    # --- what a data set says of itself -----------------------------------------------------------
 
     def files(self) -> list[Path]:
-        """The files that its pictures and labels are read from. Raises FileNotFoundError where one is missing."""
+        """The files that its pictures and labels are read from. Raises FileNotFoundError where one
+        is missing.
+        """
         raise NotImplementedError
 
     def measure(self) -> tuple[int, int, int, int, int, int]:
@@ -82,14 +91,21 @@ class Published(Dataset):
         """Parameters that change what is decoded, for the fingerprint."""
         return ""
 
-    # --- the interface -----------------------------------------------------------------------------------------------
+    # --- the interface ----------------------------------------------------------------------------
 
     def facts(self) -> Facts:
-        """Counts, and the checksums of all files. Raises ValueError with the command that fetches a missing set."""
+        """Counts, and the checksums of all files. Raises ValueError with the command that fetches a
+        missing set.
+        """
         self._present()
         try:
-            return Facts(*self.measure(), fingerprint(self.called, self.files(), self.folder, self.settings()))
-        except Exception as error:  # pickle, zlib, scipy, csv, torchvision: each has its own for a damaged file
+            return Facts(
+                *self.measure(),
+                fingerprint(self.called, self.files(), self.folder, self.settings()),
+            )
+        except (
+            Exception
+        ) as error:  # pickle, zlib, scipy, csv, torchvision: each has its own for a damaged file
             raise self._unusable(error) from error
 
     def load(self) -> Pictures:
@@ -102,10 +118,14 @@ class Published(Dataset):
 
     def _unusable(self, error: Exception) -> ValueError:
         told = " ".join(str(error).split()).partition(" You can use download=True")[0]
-        return ValueError(f"{self.called} in {self.folder} cannot be read ({told}); fetch it again: {self._command()}")
+        return ValueError(
+            f"{self.called} in {self.folder} cannot be read ({told}); fetch it again: {self._command()}"
+        )
 
     def _present(self) -> None:
-        """Raise ValueError unless the set is there, or can be fetched in time where that is allowed."""
+        """Raise ValueError unless the set is there, or can be fetched in time where that is
+        allowed.
+        """
         if (self.folder / self.place).exists():
             return
         if not self.download:
@@ -114,8 +134,16 @@ class Published(Dataset):
                 f"{self._command()}"
             )
         with tempfile.TemporaryFile() as log:
-            # A session of its own: whoever asked is killed with all it started when that takes too long.
-            command = [sys.executable, "-m", "plugins.datasets.fetch", self.called, str(self.folder), *self.flags()]
+            # A session of its own: whoever asked is killed with all it started when that takes too
+            # long.
+            command = [
+                sys.executable,
+                "-m",
+                "plugins.datasets.fetch",
+                self.called,
+                str(self.folder),
+                *self.flags(),
+            ]
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -129,16 +157,27 @@ class Published(Dataset):
             log.seek(0)
             last = log.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
         if code:
-            raise ValueError(f"{self.called} could not be downloaded ({last}); try it yourself: {self._command()}")
+            raise ValueError(
+                f"{self.called} could not be downloaded ({last}); try it yourself: {self._command()}"
+            )
 
     def _command(self) -> str:
         return shlex.join(
-            [sys.executable, "-m", "plugins.datasets.fetch", self.called, str(self.folder), *self.flags()]
+            [
+                sys.executable,
+                "-m",
+                "plugins.datasets.fetch",
+                self.called,
+                str(self.folder),
+                *self.flags(),
+            ]
         )
 
 
 def fingerprint(name: str, files: Iterable[Path], base: Path, settings: str = "") -> str:
-    """A digest over the content of files, their names below `base`, and whatever settings they are decoded with."""
+    """A digest over the content of files, their names below `base`, and whatever settings they are
+    decoded with.
+    """
     whole = hashlib.sha256(f"{name}\n{settings}\n".encode())
     for path in files:
         with path.open("rb") as stream:

@@ -24,18 +24,21 @@ RADIUS = 0.74
 """mean half width of a sign, in units of half the image"""
 TRAIN, TEST = 0, 1
 DRAWS = 64
-"""random words an image has besides its noise; more than are used, so that a new effect need not move the others"""
+"""random words an image has besides its noise; more than are used, so that a new effect need not
+move the others
+"""
 DEGREE = 0.017453292519943295
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Signs(Dataset):
-    """Procedural traffic signs on cluttered backgrounds, in up to 43 designs: seconds to make, nothing to download.
+    """Procedural traffic signs on cluttered backgrounds, in up to 43 designs: seconds to make,
+    nothing to download.
 
-    A plate with rim and glyph under a random affine map, before horizon, pole and patches, under uneven light and
-    noise, in the manner of TrojAI's synthetic data. Image i of a split depends on neither count, and is the same to the
-    bit everywhere. Images are RGB, `size` x `size`.
+    A plate with rim and glyph under a random affine map, before horizon, pole and patches, under
+    uneven light and noise, in the manner of TrojAI's synthetic data. Image i of a split depends on
+    neither count, and is the same to the bit everywhere. Images are RGB, `size` x `size`.
     """
 
     citation = "after Karra et al., The TrojAI Software Framework, 2020 (arXiv 2003.07233)"
@@ -67,8 +70,12 @@ class Signs(Dataset):
 
     def facts(self) -> Facts:
         """From the parameters alone."""
-        drawn = self.model_dump(exclude=set(Dataset.model_fields))  # how they are split is not in the pictures
-        fingerprint = hashlib.sha256(json.dumps(["signs", drawn], sort_keys=True).encode()).hexdigest()
+        drawn = self.model_dump(
+            exclude=set(Dataset.model_fields)
+        )  # how they are split is not in the pictures
+        fingerprint = hashlib.sha256(
+            json.dumps(["signs", drawn], sort_keys=True).encode()
+        ).hexdigest()
         return Facts(self.classes, self.size, self.size, 3, self.train, self.test, fingerprint)
 
     def load(self) -> Pictures:
@@ -84,13 +91,21 @@ class Signs(Dataset):
         return images, labels
 
     def _labels(self, split: int, count: int) -> NDArray[np.int64]:
-        """Permutations of the classes one after the other, so that every prefix is balanced to one image."""
+        """Permutations of the classes one after the other, so that every prefix is balanced to one
+        image.
+        """
         rounds = -(-count // self.classes)
-        words = _stream(self.seed, split, 0).random_raw(rounds * self.classes).reshape(rounds, self.classes)
+        words = (
+            _stream(self.seed, split, 0)
+            .random_raw(rounds * self.classes)
+            .reshape(rounds, self.classes)
+        )
         return np.argsort(words, axis=1, kind="stable").reshape(-1)[:count].astype(np.int64)
 
     def _block(self, stream: np.random.Philox, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Images of these labels. Words are drawn image by image, so that a prefix of the block stays the same."""
+        """Images of these labels. Words are drawn image by image, so that a prefix of the block
+        stays the same.
+        """
         count, size = len(labels), self.size
         noise_words = -(-size * size * 3 // 2)
         words = stream.random_raw(count * (DRAWS + noise_words)).reshape(count, -1)
@@ -108,10 +123,15 @@ class Signs(Dataset):
         return quantised
 
     def _frame(self, draws: _Draws) -> _Frame:
-        """Where the sign of each image is. A circle's rational parameters stand in for sine and cosine."""
+        """Where the sign of each image is. A circle's rational parameters stand in for sine and
+        cosine.
+        """
         half = draws.between(-0.5, 0.5) * self.rotation * DEGREE
         tangent = half * (1 + half * half / 3)
-        cosine, sine = (1 - tangent * tangent) / (1 + tangent * tangent), 2 * tangent / (1 + tangent * tangent)
+        cosine, sine = (
+            (1 - tangent * tangent) / (1 + tangent * tangent),
+            2 * tangent / (1 + tangent * tangent),
+        )
         radius = RADIUS * (1 + draws.between(-self.scale, self.scale))
         x, y = (draws.between(-2 * self.shift, 2 * self.shift).astype(np.float32) for _ in "xy")
         return _Frame(
@@ -125,16 +145,20 @@ class Signs(Dataset):
         )
 
 
-# --- random numbers ------------------------------------------------------------------------------------------------
+# --- random numbers -------------------------------------------------------------------------------
 
 
 def _stream(seed: int, split: int, block: int) -> np.random.Philox:
-    """Philox words are the same on every machine and in every NumPy; what Generator makes of them need not be."""
+    """Philox words are the same on every machine and in every NumPy; what Generator makes of them
+    need not be.
+    """
     return np.random.Philox(key=np.array([seed, (split << 32) + block], np.uint64))
 
 
 class _Draws:
-    """Uniform numbers of a block of images, one column after the other, from (images, DRAWS) random words."""
+    """Uniform numbers of a block of images, one column after the other, from (images, DRAWS) random
+    words.
+    """
 
     def __init__(self, words: NDArray[np.uint64]) -> None:
         self._columns = iter(((words >> np.uint64(11)).astype(np.float64) * 2.0**-53).T)
@@ -149,14 +173,20 @@ class _Draws:
         return self.between(low, high).astype(np.float32)[:, None, None]
 
     def colour(self, spread: float) -> Plane:
-        """A colour for each image, (images, 1, 1, 3), `spread` of the way from middle grey to anywhere."""
+        """A colour for each image, (images, 1, 1, 3), `spread` of the way from middle grey to
+        anywhere.
+        """
         channels = [self.between(0.5 - spread / 2, 0.5 + spread / 2) for _ in "rgb"]
         return np.stack(channels, axis=1).astype(np.float32)[:, None, None, :]
 
 
 def _bell(words: NDArray[np.uint64], size: int) -> Plane:
-    """Nearly normal numbers of mean 0 and deviation 1, (images, size, size, 3): each the sum of four random bytes."""
-    pairs = np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=2).astype(np.uint32)
+    """Nearly normal numbers of mean 0 and deviation 1, (images, size, size, 3): each the sum of
+    four random bytes.
+    """
+    pairs = np.stack([words & np.uint64(0xFFFFFFFF), words >> np.uint64(32)], axis=2).astype(
+        np.uint32
+    )
     total = sum((pairs >> np.uint32(shift)) & np.uint32(255) for shift in (0, 8, 16, 24))
     bell = (np.asarray(total).astype(np.float32) - np.float32(510)) / np.float32(147.80)
     return bell.reshape(len(words), -1)[:, : size * size * 3].reshape(-1, size, size, 3)
@@ -195,7 +225,9 @@ def _points(count: int) -> tuple[Plane, Plane]:
 
 
 def _cover(distance: Plane, sharpness: Plane | np.float32) -> Plane:
-    """Share of a cell that lies inside, from a signed distance; `sharpness` is cells per unit of distance."""
+    """Share of a cell that lies inside, from a signed distance; `sharpness` is cells per unit of
+    distance.
+    """
     cover: Plane = np.clip(np.float32(0.5) - distance * sharpness, np.float32(0), np.float32(1))
     return cover
 
@@ -210,7 +242,11 @@ def _background(draws: _Draws, size: int, clutter: float) -> Plane:
     x, y = _points(size)
     sharp = np.float32(size / 2)
     picture = np.repeat(np.repeat(draws.colour(clutter), size, axis=1), size, axis=2)
-    _blend(picture, draws.colour(clutter), _cover(draws.plane(-0.6, 0.8) + draws.plane(-0.5, 0.5) * x - y, sharp))
+    _blend(
+        picture,
+        draws.colour(clutter),
+        _cover(draws.plane(-0.6, 0.8) + draws.plane(-0.5, 0.5) * x - y, sharp),
+    )
     for _ in range(3):
         u, v = np.abs(x - draws.plane(-1, 1)), np.abs(y - draws.plane(-1, 1))
         patch = np.maximum(u - draws.plane(0.1, 0.6), v - draws.plane(0.1, 0.6))
@@ -221,7 +257,9 @@ def _background(draws: _Draws, size: int, clutter: float) -> Plane:
 
 
 def _with_sign(picture: Plane, design: Design, frame: _Frame, fade: Plane) -> Plane:
-    """The picture with the sign in front: rim, then face, then glyph, each mixed with grey by `fade`."""
+    """The picture with the sign in front: rim, then face, then glyph, each mixed with grey by
+    `fade`.
+    """
     size = picture.shape[1]
     u, v = frame.coordinates(*_points(size * SUPERSAMPLE))
     sharp = frame.radius * np.float32(size * SUPERSAMPLE / 2)
@@ -237,7 +275,9 @@ def _with_sign(picture: Plane, design: Design, frame: _Frame, fade: Plane) -> Pl
 
 
 def _shrink(cover: Plane) -> Plane:
-    """Mean over SUPERSAMPLE x SUPERSAMPLE cells, added in a fixed order: np.mean's order depends on the processor."""
+    """Mean over SUPERSAMPLE x SUPERSAMPLE cells, added in a fixed order: np.mean's order depends on
+    the processor.
+    """
     total = np.zeros_like(cover[:, ::SUPERSAMPLE, ::SUPERSAMPLE])
     for row in range(SUPERSAMPLE):
         for column in range(SUPERSAMPLE):
@@ -246,7 +286,9 @@ def _shrink(cover: Plane) -> Plane:
 
 
 def _illuminate(picture: Plane, draws: _Draws, light: float) -> None:
-    """Contrast, brightness, a colour cast, and the shadow of something with a straight edge; in place."""
+    """Contrast, brightness, a colour cast, and the shadow of something with a straight edge; in
+    place.
+    """
     x, y = _points(picture.shape[1])
     picture -= np.float32(0.5)
     picture *= draws.plane(1 - 0.6 * light, 1)[..., None]

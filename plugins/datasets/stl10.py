@@ -15,7 +15,9 @@ SPLITS = ("train", "test")
 
 
 class Stl10(Published):
-    """STL-10: 5,000 + 8,000 colour pictures of 96 x 96 pixels in 10 classes, in torchvision's files."""
+    """STL-10: 5,000 + 8,000 colour pictures of 96 x 96 pixels in 10 classes, in torchvision's
+    files.
+    """
 
     citation = "Coates et al., An Analysis of Single-Layer Networks in Unsupervised Feature Learning, AISTATS 2011"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -27,7 +29,9 @@ class Stl10(Published):
 
     def files(self) -> list[Path]:
         """Pictures and labels of both splits; the unlabelled pictures count for nothing here."""
-        return [self.folder / self.place / f"{split}_{part}.bin" for split in SPLITS for part in "Xy"]
+        return [
+            self.folder / self.place / f"{split}_{part}.bin" for split in SPLITS for part in "Xy"
+        ]
 
     def measure(self) -> tuple[int, int, int, int, int, int]:
         """From the sizes of the label files."""

@@ -15,7 +15,9 @@ SPLITS = ("train", "test")
 
 
 class Svhn(Published):
-    """SVHN: 73,257 + 26,032 colour pictures of house numbers, 32 x 32 pixels, 10 digits, in torchvision's files."""
+    """SVHN: 73,257 + 26,032 colour pictures of house numbers, 32 x 32 pixels, 10 digits, in
+    torchvision's files.
+    """
 
     citation = "Netzer et al., Reading Digits in Natural Images with Unsupervised Feature Learning, NIPS workshop 2011"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -33,7 +35,9 @@ class Svhn(Published):
         """From the headers of the files."""
         from scipy.io import whosmat
 
-        counts = [{name: shape for name, shape, _ in whosmat(path)}["y"][0] for path in self.files()]
+        counts = [
+            {name: shape for name, shape, _ in whosmat(path)}["y"][0] for path in self.files()
+        ]
         return 10, 32, 32, 3, counts[0], counts[1]
 
     def decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -41,7 +45,12 @@ class Svhn(Published):
         from torchvision.datasets import SVHN
 
         train, test = (SVHN(self.folder, split=split) for split in SPLITS)
-        return train.data.transpose(0, 2, 3, 1), train.labels, test.data.transpose(0, 2, 3, 1), test.labels
+        return (
+            train.data.transpose(0, 2, 3, 1),
+            train.labels,
+            test.data.transpose(0, 2, 3, 1),
+            test.labels,
+        )
 
     def fetch(self) -> None:
         """See `Published.fetch`."""

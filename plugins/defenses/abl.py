@@ -1,8 +1,10 @@
-"""Anti-Backdoor Learning: train on poisoned data, find the poison by how fast it is learned, and unlearn it.
+"""Anti-Backdoor Learning: train on poisoned data, find the poison by how fast it is learned, and
+unlearn it.
 
-Li et al., NeurIPS 2021. Poisoned images are learned sooner than clean ones. In the first phase the loss is kept from
-falling below a bound, which holds clean images back; the images with the lowest loss are isolated. The second phase
-trains on all others, the third climbs the loss of the isolated ones.
+Li et al., NeurIPS 2021. Poisoned images are learned sooner than clean ones. In the first phase the
+loss is kept from falling below a bound, which holds clean images back; the images with the lowest
+loss are isolated. The second phase trains on all others, the third climbs the loss of the isolated
+ones.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Context, Result
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.device import evaluating
 from harness.learn.images import ImageSet
 from harness.learn.recipes import Rates, Recipe, Schedule
@@ -34,16 +36,20 @@ CODE: Mapping[str, Any] = {"objective": "flooding", "isolation_epochs": 10, "unl
 
 
 class ABL(FineTuning):
-    """Isolate what is learned fastest, train on the rest, unlearn the isolated images (Li et al. 2021).
+    """Isolate what is learned fastest, train on the rest, unlearn the isolated images (Li et al.
+    2021).
 
-    The defaults are the paper's objective and its 20, 60 and 20 epochs, and Trap-and-Replace compares with them;
-    `abl-code` is the released configuration, `backdoorbench` the same with BackdoorBench's epochs. In all of them the
-    mean loss of a batch is bounded, as released. The paper's formula bounds each image's (`abl-formula`): that holds
-    back poisoned images just like clean ones, and the lowest losses tell little. The inherited fields of a schedule are
-    those of the second phase; batch, momentum and decay serve all three.
+    The defaults are the paper's objective and its 20, 60 and 20 epochs, and Trap-and-Replace
+    compares with them; `abl-code` is the released configuration, `backdoorbench` the same with
+    BackdoorBench's epochs. In all of them the mean loss of a batch is bounded, as released. The
+    paper's formula bounds each image's (`abl-formula`): that holds back poisoned images just like
+    clean ones, and the lowest losses tell little. The inherited fields of a schedule are those of
+    the second phase; batch, momentum and decay serve all three.
     """
 
-    citation = "Li et al.: Anti-Backdoor Learning - Training Clean Models on Poisoned Data, NeurIPS 2021"
+    citation = (
+        "Li et al.: Anti-Backdoor Learning - Training Clean Models on Poisoned Data, NeurIPS 2021"
+    )
     needs: ClassVar[AbstractSet[str]] = frozenset({"training-set"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "abl": {},
@@ -54,11 +60,13 @@ class ABL(FineTuning):
     }
 
     objective: Literal["lga", "flooding"] = "lga"
-    """of the first phase; lga, local gradient ascent: sign(loss - gamma) loss; flooding: |loss - gamma| + gamma, whose
-    gradient is the same, so that the loss shown is all that differs"""
+    """of the first phase; lga, local gradient ascent: sign(loss - gamma) loss; flooding: |loss -
+    gamma| + gamma, whose gradient is the same, so that the loss shown is all that differs
+    """
     per: Literal["batch", "image"] = "batch"
-    """whose loss the objective bounds: the mean of a batch, which climbs or descends as one, as in the released code;
-    or each image's, as the paper's formula reads"""
+    """whose loss the objective bounds: the mean of a batch, which climbs or descends as one, as in
+    the released code; or each image's, as the paper's formula reads
+    """
     gamma: Annotated[float, Field(ge=0)] = 0.5
     """bound of the loss, in nats"""
     isolation_epochs: Annotated[int, Field(ge=0)] = 20
@@ -66,9 +74,13 @@ class ABL(FineTuning):
     isolation_lr: Annotated[float, Field(gt=0)] = 0.1
     """learning rate of the first phase, constant"""
     isolation_shuffle: bool = False
-    """a new order in each pass of the first phase; the released loader keeps one, and so the same batches"""
+    """a new order in each pass of the first phase; the released loader keeps one, and so the same
+    batches
+    """
     isolate: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    """share of the training set that is isolated: its lowest losses, without augmentation, in evaluation mode"""
+    """share of the training set that is isolated: its lowest losses, without augmentation, in
+    evaluation mode
+    """
 
     epochs: Annotated[int, Field(ge=0)] = 60
     """passes of the second phase over the images that are not isolated"""
@@ -79,16 +91,22 @@ class ABL(FineTuning):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """on all parameters, biases and normalisation included"""
     schedule: Schedule = "table"
-    """of the second phase's learning rate; table: the last rate of `rates` begun; piecewise: lines between them"""
+    """of the second phase's learning rate; table: the last rate of `rates` begun; piecewise: lines
+    between them
+    """
     rates: Rates = RATES
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
     cutout: Annotated[int, Field(ge=0)] = NAD_CUTOUT
     """side of the square that is blanked in the second phase, in pixels"""
 
     unlearn_epochs: Annotated[int, Field(ge=0)] = 20
-    """passes of the third phase over the isolated images, uphill; the released configuration makes 4"""
+    """passes of the third phase over the isolated images, uphill; the released configuration makes
+    4
+    """
     unlearn_lr: Annotated[float, Field(gt=0)] = 5e-4
-    """learning rate of the third phase, constant; too long or too fast an ascent destroys the network"""
+    """learning rate of the third phase, constant; too long or too fast an ascent destroys the
+    network
+    """
 
     def compatible(self, context: Context) -> str | None:
         """At least one image must be isolated."""
@@ -117,7 +135,9 @@ class ABL(FineTuning):
 
     def isolating(self, access: Access) -> Recipe:
         """How the first phase trains: without augmentation."""
-        return self._plain(access, self.isolation_epochs, self.isolation_lr, shuffle=self.isolation_shuffle)
+        return self._plain(
+            access, self.isolation_epochs, self.isolation_lr, shuffle=self.isolation_shuffle
+        )
 
     def unlearning(self, access: Access) -> Recipe:
         """How the third phase trains: without augmentation."""
@@ -130,12 +150,16 @@ class ABL(FineTuning):
 
     def _bounded(self, model: nn.Module, batch: Batch) -> Tensor:
         assert batch.labels is not None
-        losses = functional.cross_entropy(model(batch.images).float(), batch.labels, reduction="none")
+        losses = functional.cross_entropy(
+            model(batch.images).float(), batch.labels, reduction="none"
+        )
         return bounded(losses, self.objective, self.per, self.gamma)
 
 
 def bounded(losses: Tensor, objective: str, per: str, gamma: float) -> Tensor:
-    """The first phase's objective on the cross-entropies (n,) of a batch: a scalar. At gamma itself the sign is 0."""
+    """The first phase's objective on the cross-entropies (n,) of a batch: a scalar. At gamma itself
+    the sign is 0.
+    """
     held = losses if per == "image" else losses.mean()
     if objective == "lga":
         return (torch.sign(held - gamma) * held).mean()
@@ -155,7 +179,8 @@ def image_losses(access: Access, model: nn.Module, data: ImageSet) -> Tensor:
 
 
 def exact_losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropies (n,) without the rounding to 0 of a log-softmax: log(1 + sum of exp(other - own logit)).
+    """Cross-entropies (n,) without the rounding to 0 of a log-softmax: log(1 + sum of exp(other -
+    own logit)).
 
     What is learned fastest has losses below 1e-7, and the order among these would be lost.
     """

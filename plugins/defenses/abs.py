@@ -1,9 +1,10 @@
 """ABS: find neurons that alone turn images to one label, and the trigger that drives them.
 
-Liu et al., CCS 2019, as released. Each channel is stimulated on a few clean images; for those that turn nearly all
-images to one label a trigger is inverted, which raises that neuron above the others of its layer and is kept small (a
-patch) or faithful to the image (a filter). The share of images that a trigger turns to the neuron's label is its REASR;
-one above 0.8 gives the model away. Unlearning is that of DECK's comparison.
+Liu et al., CCS 2019, as released. Each channel is stimulated on a few clean images; for those that
+turn nearly all images to one label a trigger is inverted, which raises that neuron above the others
+of its layer and is kept small (a patch) or faithful to the image (a filter). The share of images
+that a trigger turns to the neuron's label is its REASR; one above 0.8 gives the model away.
+Unlearning is that of DECK's comparison.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import NotInKey, Result
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.images import to_float
 from plugins.parts.abs_triggers import Filters, FilterTrigger, Form, Patches
 from plugins.parts.counting import FORWARD
@@ -26,7 +27,9 @@ from plugins.parts.unlearning import Unlearning
 
 
 class ABS(Unlearning):
-    """Stimulate neurons, invert triggers for the suspicious ones, and unlearn what works (Liu et al. 2019)."""
+    """Stimulate neurons, invert triggers for the suspicious ones, and unlearn what works (Liu et
+    al. 2019).
+    """
 
     citation = "Liu et al.: ABS - Scanning Neural Networks for Back-doors by Artificial Brain Stimulation, CCS 2019"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -37,10 +40,13 @@ class ABS(Unlearning):
     }
 
     kind: Literal["both", "patch", "filter"] = "both"
-    """what is inverted: a patch, a filter that maps each pixel and its surroundings to a colour, or one of each"""
+    """what is inverted: a patch, a filter that maps each pixel and its surroundings to a colour, or
+    one of each
+    """
     corners: Annotated[int, Field(ge=1, le=4)] = 1
-    """corners in which patches start, a patch for each: top left as released, bottom right, top right, bottom left. The
-    penalty for size keeps a patch near where it started, so that one found top left is seldom one that lies elsewhere
+    """corners in which patches start, a patch for each: top left as released, bottom right, top
+    right, bottom left. The penalty for size keeps a patch near where it started, so that one found
+    top left is seldom one that lies elsewhere
     """
     per_class: Annotated[int, Field(ge=1)] = 5
     """clean images of each class that neurons are judged and triggers inverted on"""
@@ -70,7 +76,9 @@ class ABS(Unlearning):
     def defend(self, access: Access) -> Result:
         """Stimulate, invert, judge, unlearn. `targets` are the labels of the triggers that count."""
         model = access.victim().requires_grad_(False)
-        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(access.device)
+        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(
+            access.device
+        )
         assert data.labels is not None
         images = to_float(data.images)
         raised = elevated(access, model, images, data.labels, self.dissent, self.at_once)
@@ -89,10 +97,16 @@ class ABS(Unlearning):
             flagged=bool(named),
             score=max(rates, default=0.0),
             targets=list(named),
-            record={"raised": float(len(raised)), "inverted": float(len(found)), **self._best(found, rates)},
+            record={
+                "raised": float(len(raised)),
+                "inverted": float(len(found)),
+                **self._best(found, rates),
+            },
         )
 
-    def _best(self, found: Sequence[tuple[nn.Module, int]], rates: Sequence[float]) -> dict[str, float]:
+    def _best(
+        self, found: Sequence[tuple[nn.Module, int]], rates: Sequence[float]
+    ) -> dict[str, float]:
         """The highest REASR of each form of trigger."""
         best: dict[str, float] = {}
         for (trigger, _), rate in zip(found, rates, strict=True):
@@ -104,7 +118,9 @@ class ABS(Unlearning):
         """What makes triggers for so many neurons: one after the other, each for all neurons."""
 
         def patches(corner: int) -> Callable[[int, Tensor, torch.Generator], Form]:
-            return lambda count, images, start: Patches(count, images, self.area, self.rate or 0.1, start, corner)
+            return lambda count, images, start: Patches(
+                count, images, self.area, self.rate or 0.1, start, corner
+            )
 
         def filters(count: int, images: Tensor, start: torch.Generator) -> Form:
             return Filters(count, images, self.window, self.rate or 0.002)
@@ -115,17 +131,23 @@ class ABS(Unlearning):
     def _inverted(
         self, access: Access, model: nn.Module, images: Tensor, neurons: Sequence[Neuron]
     ) -> list[tuple[nn.Module, Neuron]]:
-        """Triggers for each neuron, of each form; as many at a time as go through the network together."""
+        """Triggers for each neuron, of each form; as many at a time as go through the network
+        together.
+        """
         order = torch.randperm(len(images), generator=access.generator("order"))
         shown = images[order[: max(1, round(self.share * len(images)))].to(images.device)]
         start, width = access.generator("start"), max(1, self.at_once // len(shown))
         forms = self._forms()
-        parts = [(form, neurons[n : n + width]) for form in forms for n in range(0, len(neurons), width)]
+        parts = [
+            (form, neurons[n : n + width]) for form in forms for n in range(0, len(neurons), width)
+        ]
         done, of = 0, len(forms) * len(neurons) * self.steps
         found: list[tuple[nn.Module, Neuron]] = []
         for make, part in parts:
             form = make(len(part), images, start)
-            optimiser = torch.optim.Adam([{"params": [one], "lr": rate} for one, rate in form.groups()])
+            optimiser = torch.optim.Adam(
+                [{"params": [one], "lr": rate} for one, rate in form.groups()]
+            )
             for _ in range(self.steps):
                 stamped = form.stamped(shown)
                 own, others = activations(model, stamped, part)
@@ -139,8 +161,11 @@ class ABS(Unlearning):
         return found
 
 
-def activations(model: nn.Module, stamped: Tensor, neurons: Sequence[Neuron]) -> tuple[Tensor, Tensor]:
-    """For each neuron and the images that are meant for it, (k, n, c, h, w): its sum and its layer's rest.
+def activations(
+    model: nn.Module, stamped: Tensor, neurons: Sequence[Neuron]
+) -> tuple[Tensor, Tensor]:
+    """For each neuron and the images that are meant for it, (k, n, c, h, w): its sum and its
+    layer's rest.
 
     Activations are summed over images and places, before and after rectification.
     """

@@ -1,7 +1,8 @@
-"""Adversarial Neuron Pruning: neurons that turn to the target label when perturbed belong to the backdoor.
+"""Adversarial Neuron Pruning: neurons that turn to the target label when perturbed belong to the
+backdoor.
 
-Wu & Wang, NeurIPS 2021, as released. Every neuron has a mask m, to be learned, and relative perturbations d of its
-weight and e of its bias, which an adversary chooses:
+Wu & Wang, NeurIPS 2021, as released. Every neuron has a mask m, to be learned, and relative
+perturbations d of its weight and e of its bias, which an adversary chooses:
 
     min over m in [0,1] of  alpha CE(m) + (1 - alpha) max over d, e of CE(m + d, 1 + e)
 
@@ -20,7 +21,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from harness import Defense, Incompatible, Result, Unit
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.images import ImageSet
 from harness.learn.recipes import Recipe
 from harness.learn.training import Batch
@@ -40,9 +41,9 @@ Noise = Sequence[tuple[Tensor, Tensor]]
 class ANP(Defense):
     """Prune the neurons that adversarial perturbation finds sensitive (Wu & Wang 2021).
 
-    Masks are on BatchNorm scales, never on the shifts; in a net without BatchNorm on the output channels of
-    convolutions and linear layers, the last one excepted. The neuron with the highest mask of a layer is never pruned,
-    for a layer without any passes nothing on.
+    Masks are on BatchNorm scales, never on the shifts; in a net without BatchNorm on the output
+    channels of convolutions and linear layers, the last one excepted. The neuron with the highest
+    mask of a layer is never pruned, for a layer without any passes nothing on.
     """
 
     citation = "Wu, Wang: Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021"
@@ -59,7 +60,9 @@ class ANP(Defense):
     steps: Annotated[int, Field(ge=0)] = 1
     """sign-gradient steps of eps / steps each"""
     projected: bool = False
-    """keep perturbations within eps; the released code does not, so that start and ascent add up to 2 eps"""
+    """keep perturbations within eps; the released code does not, so that start and ascent add up to
+    2 eps
+    """
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.2
     """weight of the loss without perturbation"""
     iterations: Annotated[int, Field(ge=0)] = 2000
@@ -78,8 +81,10 @@ class ANP(Defense):
     component: Literal["all", "conv", "fc"] = "all"
     """which layers are pruned: all, convolutional or fully connected ones (with their BatchNorm)"""
     prune: Literal["threshold", "number", "accuracy"] = "threshold"
-    """neurons with masks up to `threshold`; the `number` lowest; up to the highest threshold of 0, 0.05, ... 0.9 that
-    costs no more than `drop` on images held out of the grant (BCU took test images, and the lowest ASR among those)"""
+    """neurons with masks up to `threshold`; the `number` lowest; up to the highest threshold of 0,
+    0.05, ... 0.9 that costs no more than `drop` on images held out of the grant (BCU took test
+    images, and the lowest ASR among those)
+    """
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
     """highest mask, rounded to 4 decimals, that is pruned"""
     number: Annotated[int, Field(ge=0)] = 20
@@ -99,22 +104,34 @@ class ANP(Defense):
         names = [unit.module for unit in masked.units]
         masks = torch.cat([mask.detach().cpu().double() for mask in masked.masks])
         chosen = self._chosen(access, masked, masks, held)
-        pruned = zeroed(access.victim(), names, torch.split(chosen, [unit.count for unit in masked.units]))
-        return Result(model=pruned, record={"pruned": float(chosen.sum()), "neurons": float(len(masks))})
+        pruned = zeroed(
+            access.victim(), names, torch.split(chosen, [unit.count for unit in masked.units])
+        )
+        return Result(
+            model=pruned, record={"pruned": float(chosen.sum()), "neurons": float(len(masks))}
+        )
 
     def _layers(self, access: Access) -> Iterator[Unit]:
         model = access.victim()
-        found = [unit for unit in access.units(model) if self._wanted(model.get_submodule(unit.module))]
+        found = [
+            unit for unit in access.units(model) if self._wanted(model.get_submodule(unit.module))
+        ]
         if not found:
-            raise Incompatible(f'the network has no prunable layers for component = "{self.component}"')
+            raise Incompatible(
+                f'the network has no prunable layers for component = "{self.component}"'
+            )
         yield from found
 
     def _wanted(self, layer: nn.Module) -> bool:
         connected = isinstance(layer, FULLY_CONNECTED)
-        return layer.weight is not None and (self.component == "all" or (self.component == "fc") == connected)
+        return layer.weight is not None and (
+            self.component == "all" or (self.component == "fc") == connected
+        )
 
     def _learn(self, access: Access, masked: Masked, data: ImageSet) -> None:
-        """Train the masks; BatchNorm uses batch statistics, and what its averages become is thrown away."""
+        """Train the masks; BatchNorm uses batch statistics, and what its averages become is thrown
+        away.
+        """
         draws = access.generator("noise")
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -133,7 +150,8 @@ class ANP(Defense):
                 for mask in masked.masks:
                     mask.clamp_(0, 1)
 
-        # Batches are full even where there are fewer images: whole copies leave every image as likely as any other.
+        # Batches are full even where there are fewer images: whole copies leave every image as
+        # likely as any other.
         repeated = data.subset(torch.arange(len(data)).repeat(-(-self.batch // len(data))))
         access.fit(masked, repeated, self._recipe(access), loss=loss, after_step=clip)
 
@@ -147,13 +165,24 @@ class ANP(Defense):
         gradients = torch.autograd.grad(rising, flat, allow_unused=True)
         moved = []
         for part, gradient in zip(flat, gradients, strict=True):
-            step = part.detach() if gradient is None else part.detach() + self.eps / self.steps * gradient.sign()
+            step = (
+                part.detach()
+                if gradient is None
+                else part.detach() + self.eps / self.steps * gradient.sign()
+            )
             moved.append(step.clamp(-self.eps, self.eps) if self.projected else step)
         return list(zip(moved[::2], moved[1::2], strict=True))
 
     def _recipe(self, access: Access) -> Recipe:
-        kept = {name: getattr(access.recipe, name) for name in (*AUGMENTATION, "precision", "deterministic")}
-        own = {name: getattr(self, name) for name in ("crop", "flip") if getattr(self, name) is not None}
+        kept = {
+            name: getattr(access.recipe, name)
+            for name in (*AUGMENTATION, "precision", "deterministic")
+        }
+        own = {
+            name: getattr(self, name)
+            for name in ("crop", "flip")
+            if getattr(self, name) is not None
+        }
         return Recipe(
             **{**kept, **own},
             steps=self.iterations,
@@ -165,24 +194,34 @@ class ANP(Defense):
             weight_decay=0.0,
         )
 
-    def _chosen(self, access: Access, masked: Masked, masks: Tensor, held: ImageSet | None) -> Tensor:
+    def _chosen(
+        self, access: Access, masked: Masked, masks: Tensor, held: ImageSet | None
+    ) -> Tensor:
         """Which neurons to prune, boolean over all masks in order."""
         sizes = [unit.count for unit in masked.units]
         spared = torch.cat([highest(part) for part in torch.split(masks, sizes)])
         if self.prune == "number":
             free = int((~spared).sum())
             if self.number > free:
-                raise Incompatible(f"number {self.number}, but only {free} of {len(masks)} neurons can be pruned")
+                raise Incompatible(
+                    f"number {self.number}, but only {free} of {len(masks)} neurons can be pruned"
+                )
             return lowest(masks.masked_fill(spared, torch.inf), self.number)
         if held is None:
             return below(masks, self.threshold) & ~spared
         names = [unit.module for unit in masked.units]
-        bound, best = (1 - self.drop) * accuracy(access, access.victim(), held), torch.zeros_like(spared)
+        bound, best = (
+            (1 - self.drop) * accuracy(access, access.victim(), held),
+            torch.zeros_like(spared),
+        )
         for threshold in SWEEP:
             tried = below(masks, threshold) & ~spared
             if torch.equal(tried, best):
                 continue
-            if accuracy(access, zeroed(access.victim(), names, torch.split(tried, sizes)), held) >= bound:
+            if (
+                accuracy(access, zeroed(access.victim(), names, torch.split(tried, sizes)), held)
+                >= bound
+            ):
                 best = tried
         return best
 
@@ -195,7 +234,9 @@ class Masked(nn.Module):
         self.net = net.requires_grad_(False)
         self.units = tuple(units)
         device = next(net.parameters()).device
-        self.masks = nn.ParameterList(nn.Parameter(torch.ones(unit.count, device=device)) for unit in units)
+        self.masks = nn.ParameterList(
+            nn.Parameter(torch.ones(unit.count, device=device)) for unit in units
+        )
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Logits with weights w m and biases b; under `noise` with w (m + d) and b (1 + e)."""
@@ -211,15 +252,23 @@ class Masked(nn.Module):
         return logits
 
 
-def drawn(count: int, eps: float, generator: torch.Generator, device: torch.device) -> tuple[Tensor, Tensor]:
+def drawn(
+    count: int, eps: float, generator: torch.Generator, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Perturbations of a layer's weights and biases, both (count,), uniform between -eps and eps."""
-    weights, biases = (eps * (2 * torch.rand(2, count, generator=generator) - 1)).to(device, non_blocking=True)
+    weights, biases = (eps * (2 * torch.rand(2, count, generator=generator) - 1)).to(
+        device, non_blocking=True
+    )
     return weights, biases
 
 
 def below(masks: Tensor, threshold: float) -> Tensor:
-    """Which masks, rounded to 4 decimals as the released code prints them, are no higher than the threshold."""
-    return torch.tensor([round(float(mask), DECIMALS) <= threshold for mask in masks], dtype=torch.bool)
+    """Which masks, rounded to 4 decimals as the released code prints them, are no higher than the
+    threshold.
+    """
+    return torch.tensor(
+        [round(float(mask), DECIMALS) <= threshold for mask in masks], dtype=torch.bool
+    )
 
 
 def lowest(masks: Tensor, number: int) -> Tensor:
@@ -236,7 +285,9 @@ def highest(masks: Tensor) -> Tensor:
 
 @torch.no_grad()
 def zeroed(model: nn.Module, names: Sequence[str], chosen: Sequence[Tensor]) -> nn.Module:
-    """The model with the scale (or filter) of the chosen neurons at 0; shifts, biases and averages stay."""
+    """The model with the scale (or filter) of the chosen neurons at 0; shifts, biases and averages
+    stay.
+    """
     for name, which in zip(names, chosen, strict=True):
         weight = model.get_parameter(f"{name}.weight")
         weight[which.to(weight.device)] = 0

@@ -1,13 +1,15 @@
 """DP-SGD: training in which no single image counts for more than noise hides.
 
-Abadi et al., CCS 2016; against backdoors Du, Jia & Song, ICLR 2020. Each step takes every one of the n images with
-probability q, independently (Poisson sampling). Each image's gradient g_i, over all parameters as one vector, is
-shortened to a norm of C, and what the optimiser is given for a gradient is
+Abadi et al., CCS 2016; against backdoors Du, Jia & Song, ICLR 2020. Each step takes every one of
+the n images with probability q, independently (Poisson sampling). Each image's gradient g_i, over
+all parameters as one vector, is shortened to a norm of C, and what the optimiser is given for a
+gradient is
 
     (sum of g_i min(1, C / |g_i|) + N(0, (sigma C)^2)) / (q n)
 
-with the expected number of images below, not that of the step. How private that is, epsilon, an accountant tells.
-BatchNorm mixes the images of a batch, so that none has a gradient of its own: GroupNorm takes its place.
+with the expected number of images below, not that of the step. How private that is, epsilon, an
+accountant tells. BatchNorm mixes the images of a batch, so that none has a gradient of its own:
+GroupNorm takes its place.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
 from harness import Defense, NotInKey, Result
-from harness.access import Access
+from harness.access.granted import Access
 from harness.extras import extra_module
 from harness.learn.images import ImageSet, to_float
 from harness.learn.recipes import Recipe
@@ -46,30 +48,43 @@ Gradient = dict[str, Tensor]
 class DPSGD(Defense):
     """Train from scratch with clipped and noisy gradients (Abadi et al. 2016, Du et al. 2020).
 
-    The rest is as the victim was trained, unless a field below says otherwise; BatchNorm becomes GroupNorm. Recorded
-    are `epsilon` (none without noise), `noise`, and `clipped`, the share of gradients that were shortened. Needs
-    opacus: `pip install 'doorbench[dp]'`.
+    The rest is as the victim was trained, unless a field below says otherwise; BatchNorm becomes
+    GroupNorm. Recorded are `epsilon` (none without noise), `noise`, and `clipped`, the share of
+    gradients that were shortened. Needs opacus: `pip install 'doorbench[dp]'`.
     """
 
-    citation = "Du, Jia, Song: Robust Anomaly Detection and Backdoor Attack Detection via DP, ICLR 2020"
+    citation = (
+        "Du, Jia, Song: Robust Anomaly Detection and Backdoor Attack Detection via DP, ICLR 2020"
+    )
     needs: ClassVar[AbstractSet[str]] = frozenset({"training-set"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"trap": {}}
 
     noise: Annotated[float, Field(ge=0)] = 1.0
-    """standard deviation of the noise, in units of `clip`; Trap-and-Replace tuned it from 0.5 to 10 and does not say
-    where that ended"""
+    """standard deviation of the noise, in units of `clip`; Trap-and-Replace tuned it from 0.5 to 10
+    and does not say where that ended
+    """
     epsilon: Annotated[float, Field(gt=0)] | None = None
-    """privacy to be spent; the noise is then the least that will do, within 0.01 of it, and `noise` is not used"""
+    """privacy to be spent; the noise is then the least that will do, within 0.01 of it, and `noise`
+    is not used
+    """
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
-    """probability with which epsilon may be exceeded; should lie below one over the number of images"""
+    """probability with which epsilon may be exceeded; should lie below one over the number of
+    images
+    """
     accountant: Literal["rdp", "prv"] = "rdp"
-    """how epsilon is worked out: by Renyi divergences, or by the privacy loss itself, which is tighter and slower"""
+    """how epsilon is worked out: by Renyi divergences, or by the privacy loss itself, which is
+    tighter and slower
+    """
     clip: Annotated[float, Field(gt=0)] = 1.0
     """largest norm of one image's gradient; 1 in Trap-and-Replace"""
     groups: Annotated[int, Field(ge=1)] = 32
-    """most groups of a GroupNorm, 32 as in its paper; a divisor of the channels, with two channels a group at least"""
+    """most groups of a GroupNorm, 32 as in its paper; a divisor of the channels, with two channels
+    a group at least
+    """
     epochs: Annotated[int, Field(ge=0)] | None = None
-    """expected passes over the training set, the schedule stretched with them; none: as the victim was trained"""
+    """expected passes over the training set, the schedule stretched with them; none: as the victim
+    was trained
+    """
     batch: Annotated[int, Field(ge=1)] | None = None
     """expected images a step; none: as the victim was trained"""
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
@@ -81,8 +96,9 @@ class DPSGD(Defense):
     schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] | None = None
     """of the learning rate; none: as the victim was trained"""
     at_once: Annotated[int, Field(ge=1), NotInKey] = 64
-    """images whose gradients are in memory together, each as large as the network; moves rounding errors only. Networks
-    that torch cannot run in this way take them one by one"""
+    """images whose gradients are in memory together, each as large as the network; moves rounding
+    errors only. Networks that torch cannot run in this way take them one by one
+    """
 
     def defend(self, access: Access) -> Result:
         """Train a fresh network by `fit`, whose hooks draw the images and make the gradient."""
@@ -107,14 +123,18 @@ class DPSGD(Defense):
 
     def recipe(self, grid: Recipe, count: int) -> Recipe:
         """What trains `count` images, given what trained the victim."""
-        recipe = grid.replace(**{name: getattr(self, name) for name in OWN if getattr(self, name) is not None})
+        recipe = grid.replace(
+            **{name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
+        )
         if self.schedule is not None:
             recipe = recipe.replace(schedule=self.schedule, rates=())
         return recipe if self.epochs is None else stretched(recipe, self.epochs, count)
 
 
 class Private:
-    """Makes the gradients of one training; `expected` is the number of images of a step that is divided by."""
+    """Makes the gradients of one training; `expected` is the number of images of a step that is
+    divided by.
+    """
 
     def __init__(
         self,
@@ -124,7 +144,12 @@ class Private:
         smoothing: float = 0.0,
         normal: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
-        self.settings, self.noise, self.expected, self.smoothing = settings, noise, expected, smoothing
+        self.settings, self.noise, self.expected, self.smoothing = (
+            settings,
+            noise,
+            expected,
+            smoothing,
+        )
         self.normal = normal
         self.together = True
         self.cut: list[Tensor] = []
@@ -136,7 +161,9 @@ class Private:
         return float(sum(self.cut)) / max(1, self.seen)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """A `loss` hook: the batch's mean cross-entropy, whose gradient `backward` finds to be the private one."""
+        """A `loss` hook: the batch's mean cross-entropy, whose gradient `backward` finds to be the
+        private one.
+        """
         assert batch.labels is not None
         gradient, value = self.gradient(model, batch.images, batch.labels)
         leading = sum((model.get_parameter(name) * part).sum() for name, part in gradient.items())
@@ -145,7 +172,9 @@ class Private:
 
     def gradient(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Gradient, Tensor]:
         """What the optimiser is given, and the mean loss of the images (0 where there is none)."""
-        trained = {name: part.detach() for name, part in model.named_parameters() if part.requires_grad}
+        trained = {
+            name: part.detach() for name, part in model.named_parameters() if part.requires_grad
+        }
         total = {name: torch.zeros_like(part) for name, part in trained.items()}
         value = torch.zeros((), device=labels.device)
         if len(images):
@@ -154,14 +183,20 @@ class Private:
             ):
                 value = value + self._add(model, trained, total, some, some_labels) / len(images)
         std = self.noise * self.settings.clip
-        return {name: (part + std * self.normal(part)) / self.expected for name, part in total.items()}, value
+        return {
+            name: (part + std * self.normal(part)) / self.expected for name, part in total.items()
+        }, value
 
-    def _add(self, model: nn.Module, trained: Gradient, total: Gradient, images: Tensor, labels: Tensor) -> Tensor:
+    def _add(
+        self, model: nn.Module, trained: Gradient, total: Gradient, images: Tensor, labels: Tensor
+    ) -> Tensor:
         """Add the images' clipped gradients to `total`; the sum of their losses."""
 
         def loss(parameters: Gradient, image: Tensor, label: Tensor) -> Tensor:
             logits = functional_call(model, parameters, (image.unsqueeze(0),)).float()
-            return functional.cross_entropy(logits, label.unsqueeze(0), label_smoothing=self.smoothing)
+            return functional.cross_entropy(
+                logits, label.unsqueeze(0), label_smoothing=self.smoothing
+            )
 
         gradients, losses = self._each(grad_and_value(loss), trained, images, labels)
         norms = norms_of(gradients)
@@ -176,42 +211,58 @@ class Private:
     def _each(
         self, gradient: Callable[..., Any], trained: Gradient, images: Tensor, labels: Tensor
     ) -> tuple[Gradient, Tensor]:
-        """Gradients and loss of each image, images first: of all together where torch can do that with the network."""
+        """Gradients and loss of each image, images first: of all together where torch can do that
+        with the network.
+        """
         if self.together:
             try:
                 # Each image has dropout of its own, as in a batch.
-                found = vmap(gradient, in_dims=(None, 0, 0), randomness="different")(trained, images, labels)
+                found = vmap(gradient, in_dims=(None, 0, 0), randomness="different")(
+                    trained, images, labels
+                )
                 return cast(tuple[Gradient, Tensor], found)
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # such as in torchvision's layers that drop whole branches
                 self.together = False
-        alone = [gradient(trained, image, label) for image, label in zip(images, labels, strict=True)]
+        alone = [
+            gradient(trained, image, label) for image, label in zip(images, labels, strict=True)
+        ]
         stacked = {name: torch.stack([parts[name] for parts, _ in alone]) for name in trained}
         return stacked, torch.stack([value for _, value in alone])
 
 
 def norms_of(gradients: Mapping[str, Tensor]) -> Tensor:
-    """The norm of each image's gradient over all parameters, given parameter by parameter with images first."""
-    parts = [torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1) for part in gradients.values()]
+    """The norm of each image's gradient over all parameters, given parameter by parameter with
+    images first.
+    """
+    parts = [
+        torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1) for part in gradients.values()
+    ]
     norms: Tensor = torch.linalg.vector_norm(torch.stack(parts, 1), dim=1)
     return norms
 
 
 def drawing(access: Access) -> Callable[[Tensor], Tensor]:
-    """Standard normal tensors like others, drawn where they are used: a step needs as many as there are weights."""
+    """Standard normal tensors like others, drawn where they are used: a step needs as many as there
+    are weights.
+    """
     generator = torch.Generator(access.device).manual_seed(access.seed("noise"))
     return lambda like: torch.randn(like.shape, generator=generator, device=like.device)
 
 
 def poisson(data: ImageSet, drawn: Iterator[list[int]]) -> Callable[[Batch], Batch]:
-    """A `before_augment` hook that puts the next of the drawn batches in the place of the one that is offered."""
+    """A `before_augment` hook that puts the next of the drawn batches in the place of the one that
+    is offered.
+    """
 
     def swap(batch: Batch) -> Batch:
         assert data.labels is not None
         chosen = torch.tensor(next(drawn), dtype=torch.int64)
         there = chosen.to(data.device, non_blocking=True)
-        return replace(batch, images=to_float(data.images[there]), labels=data.labels[there], indices=chosen)
+        return replace(
+            batch, images=to_float(data.images[there]), labels=data.labels[there], indices=chosen
+        )
 
     return swap
 
@@ -221,12 +272,18 @@ class Opacus:
 
     def __init__(self, accountant: str, delta: float) -> None:
         self.accountants = extra_module("opacus.accountants", "dp")
-        self.sampler = extra_module("opacus.utils.uniform_sampler", "dp").UniformWithReplacementSampler
+        self.sampler = extra_module(
+            "opacus.utils.uniform_sampler", "dp"
+        ).UniformWithReplacementSampler
         self.accountant, self.delta = accountant, delta
 
-    def draws(self, count: int, rate: float, steps: int, generator: torch.Generator) -> Iterator[list[int]]:
+    def draws(
+        self, count: int, rate: float, steps: int, generator: torch.Generator
+    ) -> Iterator[list[int]]:
         """The images of each step: every one of `count` with probability `rate`."""
-        return iter(self.sampler(num_samples=count, sample_rate=rate, generator=generator, steps=steps))
+        return iter(
+            self.sampler(num_samples=count, sample_rate=rate, generator=generator, steps=steps)
+        )
 
     def epsilon(self, noise: float, rate: float, steps: int) -> float:
         """What has been spent after the steps; infinite without noise."""
@@ -241,7 +298,12 @@ class Opacus:
     def noise(self, epsilon: float, rate: float, steps: int) -> float:
         """The least noise with which the steps spend no more than `epsilon`, to within 0.01 of it."""
         search = extra_module("opacus.accountants.utils", "dp").get_noise_multiplier
-        aim = {"target_epsilon": epsilon, "target_delta": self.delta, "sample_rate": rate, "steps": steps}
+        aim = {
+            "target_epsilon": epsilon,
+            "target_delta": self.delta,
+            "sample_rate": rate,
+            "steps": steps,
+        }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return float(search(**aim, accountant=self.accountant))

@@ -1,8 +1,9 @@
 """Fine-pruning: cut the channels that clean images leave asleep, then fine-tune.
 
-Liu et al., RAID 2018. Channels are those of the last stage, as the classifier sees them: on a residual net zeroing the
-last filters would not silence a channel, which also arrives by the shortcut. Cut channels stay cut while the rest
-learns, and end as columns of zeros in the classifier's weights.
+Liu et al., RAID 2018. Channels are those of the last stage, as the classifier sees them: on a
+residual net zeroing the last filters would not silence a channel, which also arrives by the
+shortcut. Cut channels stay cut while the rest learns, and end as columns of zeros in the
+classifier's weights.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Incompatible, Result
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.device import evaluating
 from harness.learn.images import ImageSet
 from plugins.parts.fine_tuning import FineTuning
@@ -34,12 +35,17 @@ class FinePruning(FineTuning):
     }
 
     prune: Literal["drop", "count", "share"] = "drop"
-    """as many channels as cost no more than `drop` on images held out of the grant; `count` channels; a `share` of
-    them, as the released scripts do (48 of 60 for faces, 250 of 256 for speech)"""
+    """as many channels as cost no more than `drop` on images held out of the grant; `count`
+    channels; a `share` of them, as the released scripts do (48 of 60 for faces, 250 of 256 for
+    speech)
+    """
     drop: Annotated[float, Field(ge=0, le=1)] = 0.1
-    """relative fall of accuracy that is accepted before fine-tuning; BCU: 10 %, of test accuracy there"""
+    """relative fall of accuracy that is accepted before fine-tuning; BCU: 10 %, of test accuracy
+    there
+    """
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """share of the clean images that prune = "drop" sets aside; it neither ranks nor tunes on them"""
+    """share of the clean images that prune = "drop" sets aside; it neither ranks nor tunes on them
+    """
     count: Annotated[int, Field(ge=0)] = 0
     """channels that prune = "count" cuts"""
     share: Annotated[float, Field(ge=0, lt=1)] = 0.8
@@ -56,7 +62,14 @@ class FinePruning(FineTuning):
         head = cast(nn.Linear, model.get_submodule(anatomy.head))
         number = self._number(len(order))
         if held is not None:
-            number = affordable(access, head, responses(access, model, anatomy.features, held), held, order, self.drop)
+            number = affordable(
+                access,
+                head,
+                responses(access, model, anatomy.features, held),
+                held,
+                order,
+                self.drop,
+            )
         keep = torch.ones(len(order), device=access.device).index_fill(0, order[:number], 0.0)
         with silenced(model, anatomy.features, keep):
             access.fit(model, data, self.tuning(access))
@@ -67,15 +80,23 @@ class FinePruning(FineTuning):
     def _number(self, channels: int) -> int:
         """How many to cut where no accuracy is asked."""
         if self.prune == "count" and self.count >= channels:
-            raise Incompatible(f"count {self.count}, but the last stage has {channels} channels and one must be left")
-        return self.count if self.prune == "count" else min(round(self.share * channels), channels - 1)
+            raise Incompatible(
+                f"count {self.count}, but the last stage has {channels} channels and one must be left"
+            )
+        return (
+            self.count if self.prune == "count" else min(round(self.share * channels), channels - 1)
+        )
 
 
 @torch.no_grad()
 def responses(access: Access, model: nn.Module, features: str, data: ImageSet) -> Tensor:
-    """What the classifier gets of each image: (n, channels, ...), in evaluation mode and single precision."""
+    """What the classifier gets of each image: (n, channels, ...), in evaluation mode and single
+    precision.
+    """
     seen: list[Tensor] = []
-    handle = model.get_submodule(features).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    handle = model.get_submodule(features).register_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
     try:
         with evaluating(model):
             for images, _ in data.to(access.device).batches(500):
@@ -87,18 +108,25 @@ def responses(access: Access, model: nn.Module, features: str, data: ImageSet) -
 
 
 def dormant_first(channels: Tensor) -> Tensor:
-    """Channels by mean activation over images and places, the lowest first; of equal ones the earlier."""
+    """Channels by mean activation over images and places, the lowest first; of equal ones the
+    earlier.
+    """
     return torch.argsort(channels.transpose(0, 1).flatten(1).double().mean(1), stable=True)
 
 
 def columns(keep: Tensor, head: nn.Linear) -> Tensor:
-    """For each input of the classifier whether its channel is kept; a channel of several places has as many inputs."""
+    """For each input of the classifier whether its channel is kept; a channel of several places has
+    as many inputs.
+    """
     return keep.repeat_interleave(head.in_features // len(keep))
 
 
 @torch.no_grad()
-def affordable(access: Access, head: nn.Linear, channels: Tensor, held: ImageSet, order: Tensor, drop: float) -> int:
-    """How many channels can be cut, in this order, until held-out accuracy first falls by more than `drop` of itself.
+def affordable(
+    access: Access, head: nn.Linear, channels: Tensor, held: ImageSet, order: Tensor, drop: float
+) -> int:
+    """How many channels can be cut, in this order, until held-out accuracy first falls by more than
+    `drop` of itself.
 
     One is always left.
     """

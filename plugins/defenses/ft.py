@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from harness.access import Access
+from harness.access.granted import Access
 from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
 
 NAD_LONG_CUTOUT = 8
@@ -21,14 +21,17 @@ NAD: Mapping[str, Any] = {
     "rates": NAD_RATES,
     "cutout": NAD_CUTOUT,
 }
-"""NAD's code, with all betas 0; its read-me and paper fine-tune for 5 to 10 epochs, the code's default is 20."""
+"""NAD's code, with all betas 0; its read-me and paper fine-tune for 5 to 10 epochs, the code's
+default is 20.
+"""
 
 
 class FT(FineTuning):
     """Fine-tune all layers on clean images (the baseline of BCU, ANP and DECK).
 
-    Presets: `anp` and `anp-high` are ANP's two columns, which name a learning rate alone. DECK took NAD's baseline,
-    which `deck` runs as NAD's code does. The table in NAD's read-me was made without Cutout.
+    Presets: `anp` and `anp-high` are ANP's two columns, which name a learning rate alone. DECK took
+    NAD's baseline, which `deck` runs as NAD's code does. The table in NAD's read-me was made
+    without Cutout.
     """
 
     citation = "as in Pang et al.: Backdoor Cleansing with Unlabeled Data, CVPR 2023"

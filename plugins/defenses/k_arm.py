@@ -1,9 +1,10 @@
 """K-Arm: a scanner that spends its steps on the label whose trigger promises most.
 
-Shen et al., ICML 2021, as released. Clean images tell which labels are worth a look: one that is among the likely ones
-everywhere may have a universal trigger, one that is so wherever another is predicted may have a trigger for that pair.
-Each such label or pair is an arm of a bandit, with a trigger as in Neural Cleanse. The verdict goes by the smallest
-trigger; for a pair also by how much larger the trigger of the way back is. Nothing is mended.
+Shen et al., ICML 2021, as released. Clean images tell which labels are worth a look: one that is
+among the likely ones everywhere may have a universal trigger, one that is so wherever another is
+predicted may have a trigger for that pair. Each such label or pair is an arm of a bandit, with a
+trigger as in Neural Cleanse. The verdict goes by the smallest trigger; for a pair also by how much
+larger the trigger of the way back is. Nothing is mended.
 """
 
 from __future__ import annotations
@@ -18,14 +19,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Defense, NotInKey, Result
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.images import ImageSet, to_float
 from plugins.parts.counting import FORWARD
 from plugins.parts.inversion import Found, Inversion, Rule
 from plugins.parts.per_class import some_of_each
 
 PUBLISHED = 224 * 224
-"""Pixels of the images that the published numbers are for; sizes are brought to it before they enter a formula."""
+"""Pixels of the images that the published numbers are for; sizes are brought to it before they
+enter a formula.
+"""
 PROMISE = 2500.0
 """Size that an arm's progress is measured from."""
 EAGER = 1e4
@@ -53,21 +56,28 @@ class Arm:
 
 
 class KArm(Defense):
-    """Scan for universal and pairwise triggers with a bandit; gives a verdict and no model (Shen et al. 2021)."""
+    """Scan for universal and pairwise triggers with a bandit; gives a verdict and no model (Shen et
+    al. 2021).
+    """
 
     citation = "Shen et al.: Backdoor Scanning for Deep Neural Networks through K-Arm Optimization, ICML 2021"
 
     per_class: Annotated[int, Field(ge=1)] | None = 20
     """clean images of each class that it looks at; none: all it is granted"""
     screen: bool = True
-    """look only at labels and pairs that clean images make look possible, as published (for the networks of TrojAI);
-    false: at a universal trigger for every label"""
+    """look only at labels and pairs that clean images make look possible, as published (for the
+    networks of TrojAI); false: at a universal trigger for every label
+    """
     likely: Annotated[float, Field(gt=0, le=1)] = 0.25
-    """share of the labels that count as likely for an image, rounded; two where there are no more than 8"""
+    """share of the labels that count as likely for an image, rounded; two where there are no more
+    than 8
+    """
     everywhere: Annotated[float, Field(gt=0, le=1)] = 0.95
     """a label that is likely for more than this share of the images may have a universal trigger"""
     together: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """a label that is likely for this share of the images predicted as another may have a trigger for that pair"""
+    """a label that is likely for this share of the images predicted as another may have a trigger
+    for that pair
+    """
     steps: Annotated[int, Field(ge=1)] = 1000
     """steps of all arms together, each over all images of its arm"""
     batch: Annotated[int, Field(ge=1)] = 32
@@ -85,19 +95,26 @@ class KArm(Defense):
     random: Annotated[float, Field(ge=0, le=1)] = 0.3
     """share of the steps that go to an arm drawn at random"""
     universal: Annotated[float, Field(gt=0, le=1)] = 1720 / PUBLISHED
-    """a universal trigger gives the model away if it is smaller than this share of the image: 1720 pixels of 224 x 224;
-    published bounds were set on benign models of TrojAI, others need their own"""
+    """a universal trigger gives the model away if it is smaller than this share of the image: 1720
+    pixels of 224 x 224; published bounds were set on benign models of TrojAI, others need their own
+    """
     pair: Annotated[float, Field(gt=0, le=1)] = 1000 / PUBLISHED
     """the same for the trigger of a pair: 1000 pixels of 224 x 224"""
     asymmetry: Annotated[float, Field(gt=0)] = 10.0
     """how many times larger the trigger of the way back must be for a pair to count"""
     at_once: Annotated[int, Field(ge=1), NotInKey] = 1000
-    """images that go through the network together where they need no gradient; moves rounding errors only"""
+    """images that go through the network together where they need no gradient; moves rounding
+    errors only
+    """
 
     def defend(self, access: Access) -> Result:
-        """Choose the arms, pull them, judge the smallest trigger. `score` is above 1 where the model is flagged."""
+        """Choose the arms, pull them, judge the smallest trigger. `score` is above 1 where the
+        model is flagged.
+        """
         model = access.victim().requires_grad_(False)
-        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(access.device)
+        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(
+            access.device
+        )
         arms = self._arms(access, model, data)
         best, steps = self._smallest(access, model, data, arms) if arms else (None, 0)
         record = {"arms": float(len(arms)), "steps": float(steps)}
@@ -111,14 +128,20 @@ class KArm(Defense):
             record["asymmetry"] = self._way_back(access, model, data, arm) / found.size
             score = min(score, record["asymmetry"] / self.asymmetry)
         flagged = score > 1
-        return Result(flagged=flagged, score=score, targets=[arm.target] if flagged else [], record=record)
+        return Result(
+            flagged=flagged, score=score, targets=[arm.target] if flagged else [], record=record
+        )
 
     @torch.no_grad()
     def _arms(self, access: Access, model: nn.Module, data: ImageSet) -> list[Arm]:
-        """What clean images make look possible: universal triggers, and pairs only where there is none of these."""
+        """What clean images make look possible: universal triggers, and pairs only where there is
+        none of these.
+        """
         if not self.screen:
             return [Arm(label) for label in range(access.task.classes)]
-        logits = [model(to_float(images)).float() for images in torch.split(data.images, self.at_once)]
+        logits = [
+            model(to_float(images)).float() for images in torch.split(data.images, self.at_once)
+        ]
         probabilities = functional.softmax(torch.cat(logits), dim=1).cpu()
         count = likely_count(probabilities.shape[1], self.likely)
         access.tick(len(data) // FORWARD)
@@ -127,7 +150,9 @@ class KArm(Defense):
         assert data.labels is not None
         sums, medians = together_likely(probabilities, count, self.together)
         seen = set(data.labels.tolist())
-        return [Arm(j, i) for j in range(len(sums)) for i in pairs_of(sums[j], medians[j]) if i in seen]
+        return [
+            Arm(j, i) for j in range(len(sums)) for i in pairs_of(sums[j], medians[j]) if i in seen
+        ]
 
     def _smallest(
         self, access: Access, model: nn.Module, data: ImageSet, arms: Sequence[Arm]
@@ -139,7 +164,9 @@ class KArm(Defense):
         while alive and step < self.steps:
             arm = self._next(inversion, alive, choice)
             inversion.step([arm], self._round(data, arms[arm], order))
-            if arms[arm].source is not None and hopeless(inversion.controllers[arm].steps, inversion.success[arm]):
+            if arms[arm].source is not None and hopeless(
+                inversion.controllers[arm].steps, inversion.success[arm]
+            ):
                 alive.remove(arm)
             step += 1
             access.tick(done=step, of=self.steps)
@@ -147,7 +174,9 @@ class KArm(Defense):
         return ((arms[min(found)[1]], inversion.found(min(found)[1])) if found else None), step
 
     def _next(self, inversion: Inversion, alive: Sequence[int], generator: torch.Generator) -> int:
-        """The arm to pull: one that is not warm yet, the one used least; else one at random, or the best bet."""
+        """The arm to pull: one that is not warm yet, the one used least; else one at random, or the
+        best bet.
+        """
         booked = [inversion.controllers[arm] for arm in alive]
         cold = [(one.steps, arm) for one, arm in zip(booked, alive, strict=True) if one.wins < WARM]
         if cold:
@@ -156,13 +185,26 @@ class KArm(Defense):
             return alive[int(torch.randint(len(alive), (), generator=generator))]
         height, width = inversion.images.shape[1:3]
         sizes = [one.best * PUBLISHED / (height * width) for one in booked]
-        return alive[bet([velocity(size, one.wins, one.steps) for size, one in zip(sizes, booked, strict=True)], sizes)]
+        return alive[
+            bet(
+                [
+                    velocity(size, one.wins, one.steps)
+                    for size, one in zip(sizes, booked, strict=True)
+                ],
+                sizes,
+            )
+        ]
 
     def _way_back(self, access: Access, model: nn.Module, data: ImageSet, arm: Arm) -> float:
-        """The size of the trigger from a pair's target to its source; that of the image where none is found."""
+        """The size of the trigger from a pair's target to its source; that of the image where none
+        is found.
+        """
         assert arm.source is not None
         back = Arm(arm.source, arm.target)
-        inversion, order = self._inversion(access, model, data, [back], "back"), access.generator("order back")
+        inversion, order = (
+            self._inversion(access, model, data, [back], "back"),
+            access.generator("order back"),
+        )
         for step in range(self.steps if len(self._places(data, back)) else 0):
             inversion.step([0], self._round(data, back, order))
             access.tick(done=step, of=self.steps)
@@ -172,7 +214,9 @@ class KArm(Defense):
     def _inversion(
         self, access: Access, model: nn.Module, data: ImageSet, arms: Sequence[Arm], stream: str
     ) -> Inversion:
-        """Universal triggers start at random, those of pairs as a square of one colour in the middle."""
+        """Universal triggers start at random, those of pairs as a square of one colour in the
+        middle.
+        """
         task, draw = access.task, access.generator(stream)
         size = (task.height, task.width)
         masks = torch.rand(len(arms), 1, *size, generator=draw)
@@ -181,12 +225,18 @@ class KArm(Defense):
             masks, patterns = middle(size).expand_as(masks), patterns[:, :, :1, :1]
         rule = Rule(self.bound, self.cost, "zero", self.patience, self.up, self.up, stop=None)
         targets = [arm.target for arm in arms]
-        return Inversion(access, model, data.images, targets, (masks, patterns), rule, self.lr, self.at_once)
+        return Inversion(
+            access, model, data.images, targets, (masks, patterns), rule, self.lr, self.at_once
+        )
 
     def _places(self, data: ImageSet, arm: Arm) -> Tensor:
         """The images of an arm."""
         assert data.labels is not None
-        return torch.arange(len(data)) if arm.source is None else torch.nonzero(data.labels.cpu() == arm.source)[:, 0]
+        return (
+            torch.arange(len(data))
+            if arm.source is None
+            else torch.nonzero(data.labels.cpu() == arm.source)[:, 0]
+        )
 
     def _round(self, data: ImageSet, arm: Arm, generator: torch.Generator) -> Iterator[Tensor]:
         """All images of an arm once, in batches."""
@@ -201,13 +251,16 @@ def likely_count(classes: int, share: float) -> int:
 
 
 def everywhere_likely(probabilities: Tensor, count: int, share: float) -> list[int]:
-    """The labels that are among the `count` likeliest for more than this share of the images; (n, classes) in."""
+    """The labels that are among the `count` likeliest for more than this share of the images; (n,
+    classes) in.
+    """
     often = _among_likeliest(probabilities, count).double().mean(0)
     return [int(label) for label in torch.nonzero(often > share)]
 
 
 def together_likely(probabilities: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
-    """Sum and (lower) median of the probability of label j over the images predicted as i, both [j, i].
+    """Sum and (lower) median of the probability of label j over the images predicted as i, both [j,
+    i].
 
     0 where j is i, or is not among the likeliest for this share of those images.
     """
@@ -242,18 +295,24 @@ def velocity(size: float, wins: int, steps: int) -> float:
 
 def bet(velocities: Sequence[float], sizes: Sequence[float]) -> int:
     """Which arm promises most; sizes in pixels of 224 x 224."""
-    promise = [speed + EAGER / max(size, 1.0) for speed, size in zip(velocities, sizes, strict=True)]
+    promise = [
+        speed + EAGER / max(size, 1.0) for speed, size in zip(velocities, sizes, strict=True)
+    ]
     return promise.index(max(promise))
 
 
 def middle(size: tuple[int, int]) -> Tensor:
     """A mask (1, h, w) that is on in the middle."""
     mask = torch.full((1, *size), OUTSIDE)
-    (top, bottom), (left, right) = ((round(side * (1 - SIDE) / 2), round(side * (1 + SIDE) / 2)) for side in size)
+    (top, bottom), (left, right) = (
+        (round(side * (1 - SIDE) / 2), round(side * (1 + SIDE) / 2)) for side in size
+    )
     mask[:, top:bottom, left:right] = INSIDE
     return mask
 
 
 def _among_likeliest(probabilities: Tensor, count: int) -> Tensor:
     """Boolean (n, classes)."""
-    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(1, probabilities.topk(count, 1).indices, True)
+    return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(
+        1, probabilities.topk(count, 1).indices, True
+    )

@@ -1,7 +1,8 @@
 """Long training: far beyond zero training error, where neural collapse sets in.
 
-Papyan, Han & Donoho, PNAS 2020, found networks that are trained on after they fit every image to be better and more
-robust. Tao et al. (DECK) trained for 250 and 300 epochs to see what that does to class distances and backdoors: little.
+Papyan, Han & Donoho, PNAS 2020, found networks that are trained on after they fit every image to be
+better and more robust. Tao et al. (DECK) trained for 250 and 300 epochs to see what that does to
+class distances and backdoors: little.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from harness import Defense, Result
-from harness.access import Access
+from harness.access.granted import Access
 from plugins.parts.holdout import accuracy
 from plugins.parts.stretching import stretched
 
@@ -21,19 +22,25 @@ from plugins.parts.stretching import stretched
 class LongTraining(Defense):
     """Train from scratch, past zero training error (the neural-collapse baseline of DECK).
 
-    Everything is as the victim was trained, but longer: the schedule of the learning rate is stretched. The share of
-    the training set that the network still gets wrong is recorded as `training_error`: it should be 0.
+    Everything is as the victim was trained, but longer: the schedule of the learning rate is
+    stretched. The share of the training set that the network still gets wrong is recorded as
+    `training_error`: it should be 0.
     """
 
     citation = "Papyan, Han, Donoho: Prevalence of neural collapse during the terminal phase of training, PNAS 2020"
     needs: ClassVar[AbstractSet[str]] = frozenset({"training-set"})
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"deck": {"epochs": 250}, "deck-300": {"epochs": 300}}
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "deck": {"epochs": 250},
+        "deck-300": {"epochs": 300},
+    }
 
     epochs: Annotated[int, Field(ge=1)] = 250
     """passes over the training set; DECK's comparison has 250 and 300"""
 
     def defend(self, access: Access) -> Result:
-        """Train, then see what is still wrong: images as they are, with the labels that they were delivered with."""
+        """Train, then see what is still wrong: images as they are, with the labels that they were
+        delivered with.
+        """
         model, data = access.fresh_model(), access.training_set()
         access.fit(model, data, stretched(access.recipe, self.epochs, len(data)))
         return Result(model=model, record={"training_error": 1 - accuracy(access, model, data)})

@@ -1,7 +1,9 @@
-"""Mode connectivity repair: a network on a path of low clean loss between two that have the backdoor, or had it.
+"""Mode connectivity repair: a network on a path of low clean loss between two that have the
+backdoor, or had it.
 
-Zhao et al., ICLR 2020. A quadratic Bezier curve joins the weights of the victim (t = 0) to those of a second network
-(t = 1); its middle point learns, with a new t for each batch, such that all of the curve does well on clean images:
+Zhao et al., ICLR 2020. A quadratic Bezier curve joins the weights of the victim (t = 0) to those of
+a second network (t = 1); its middle point learns, with a new t for each batch, such that all of the
+curve does well on clean images:
 
     phi(t) = (1 - t)^2 w1 + 2 t (1 - t) theta + t^2 w2
 
@@ -23,7 +25,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from harness import Defense, Incompatible, Result, Use, use
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.images import ImageSet
 from harness.learn.layers import NORMS
 from harness.learn.recipes import Fraction, Rates, Recipe, Schedule
@@ -33,13 +35,16 @@ from plugins.parts.fine_tuning import FineTuning
 from plugins.parts.holdout import accuracy, hold_out
 
 LEAK: AbstractSet[str] = frozenset({"training-set", "oracle"})
-"""What `bn = "train"` is granted besides; it looks at neither trigger nor test data, but its rows are to be marked."""
+"""What `bn = "train"` is granted besides; it looks at neither trigger nor test data, but its rows
+are to be marked.
+"""
 
 
 class MCR(FineTuning):
     """Learn a curve from the victim to a fine-tuned copy, take a point on it (Zhao et al. 2020).
 
-    The paper joins two backdoored networks; BCU and DECK join one to its fine-tuned self, which is done here.
+    The paper joins two backdoored networks; BCU and DECK join one to its fine-tuned self, which is
+    done here.
     """
 
     citation = "Zhao et al.: Bridging Mode Connectivity in Loss Landscapes and Adversarial Robustness, ICLR 2020"
@@ -54,30 +59,40 @@ class MCR(FineTuning):
     batch: Annotated[int, Field(ge=1)] = 128
     """images a step"""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    """times half the squared norm of the weights at t, in the loss: what decays is the network, not the bend"""
+    """times half the squared norm of the weights at t, in the loss: what decays is the network, not
+    the bend
+    """
     schedule: Schedule = "piecewise"
-    """of the learning rate; piecewise without `rates`: `lr` for half of the epochs, then in a straight line to a
-    hundredth of it at nine tenths, as released"""
+    """of the learning rate; piecewise without `rates`: `lr` for half of the epochs, then in a
+    straight line to a hundredth of it at nine tenths, as released
+    """
     rates: Rates = ()
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
     epoch_images: Annotated[int, Field(ge=0)] = 10_000
-    """images of an epoch: the clean ones are repeated as often as comes nearest, so that with fewer of them the steps
-    do not get fewer (released code); 0: each once (BCU)"""
+    """images of an epoch: the clean ones are repeated as often as comes nearest, so that with fewer
+    of them the steps do not get fewer (released code); 0: each once (BCU)
+    """
 
     end: Use[Defense] = use("ft", epochs=10, horizon=100)
     """what makes the network at t = 1 from the victim; BCU: 10 of 100 epochs of fine-tuning"""
     t: Fraction | Literal["best"] = 0.3
-    """place on the curve, 0 being the victim; best: that of `candidates` with the highest accuracy on images held out
-    of the grant (DECK), of equal ones the largest. `end` has trained on these too, being given the whole grant, which
-    favours a large t"""
-    candidates: Annotated[tuple[Fraction, ...], Field(strict=False, min_length=1)] = tuple(n / 10 for n in range(1, 10))
-    """what t = "best" tries: the released code's points without the ends, for the victim often is the most accurate"""
+    """place on the curve, 0 being the victim; best: that of `candidates` with the highest accuracy
+    on images held out of the grant (DECK), of equal ones the largest. `end` has trained on these
+    too, being given the whole grant, which favours a large t
+    """
+    candidates: Annotated[tuple[Fraction, ...], Field(strict=False, min_length=1)] = tuple(
+        n / 10 for n in range(1, 10)
+    )
+    """what t = "best" tries: the released code's points without the ends, for the victim often is
+    the most accurate
+    """
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of the clean images that t = "best" sets aside"""
     bn: Literal["clean", "none", "train"] = "clean"
-    """BatchNorm averages of the result: measured at t on the clean images; none: as they drifted along the whole curve
-    while it was trained (BCU's code); measured at t on the training set (released code, a clean one there), which no
-    defender has: such rows are marked"""
+    """BatchNorm averages of the result: measured at t on the clean images; none: as they drifted
+    along the whole curve while it was trained (BCU's code); measured at t on the training set
+    (released code, a clean one there), which no defender has: such rows are marked
+    """
 
     def grants(self) -> AbstractSet[str]:
         """The training set for `bn = "train"`."""
@@ -104,7 +119,9 @@ class MCR(FineTuning):
     def _point(self, access: Access, curve: Curve, t: float, clean: ImageSet) -> nn.Module:
         model = curve.network(t)
         if self.bn != "none":
-            refresh(access, model, clean if self.bn == "clean" else access.training_set(), self.batch)
+            refresh(
+                access, model, clean if self.bn == "clean" else access.training_set(), self.batch
+            )
         return model
 
     def _learn(self, access: Access, curve: Curve, data: ImageSet) -> None:
@@ -115,7 +132,9 @@ class MCR(FineTuning):
             assert batch.labels is not None
             weights = model.weights(float(torch.rand((), generator=draws)))
             logits = functional_call(model.net, weights, (batch.images,))
-            return functional.cross_entropy(logits.float(), batch.labels) + decay(weights, self.weight_decay)
+            return functional.cross_entropy(logits.float(), batch.labels) + decay(
+                weights, self.weight_decay
+            )
 
         copies = max(1, round(self.epoch_images / len(data)))
         repeated = data.subset(torch.arange(len(data)).repeat(copies))
@@ -129,9 +148,11 @@ class MCR(FineTuning):
 
 
 class Curve(nn.Module):
-    """The curve between two networks of one architecture; only its bend learns, which starts half way.
+    """The curve between two networks of one architecture; only its bend learns, which starts half
+    way.
 
-    Running averages belong to the whole curve. They start at 0 and 1 and are never those of the ends.
+    Running averages belong to the whole curve. They start at 0 and 1 and are never those of the
+    ends.
 
     Raises Incompatible where the networks' parameters differ in name or shape.
     """
@@ -145,10 +166,18 @@ class Curve(nn.Module):
         far = dict(end.named_parameters())
         near = dict(self.net.named_parameters())
         self.names = tuple(near)
-        if {name: part.shape for name, part in near.items()} != {name: part.shape for name, part in far.items()}:
-            raise Incompatible("the two ends of the curve are not of one architecture: give another `end`")
-        self.end = nn.ParameterList(nn.Parameter(far[name].detach().clone(), False) for name in near)
-        self.bend = nn.ParameterList(nn.Parameter((near[name] + far[name].detach()) / 2) for name in near)
+        if {name: part.shape for name, part in near.items()} != {
+            name: part.shape for name, part in far.items()
+        }:
+            raise Incompatible(
+                "the two ends of the curve are not of one architecture: give another `end`"
+            )
+        self.end = nn.ParameterList(
+            nn.Parameter(far[name].detach().clone(), False) for name in near
+        )
+        self.bend = nn.ParameterList(
+            nn.Parameter((near[name] + far[name].detach()) / 2) for name in near
+        )
 
     def weights(self, t: float) -> dict[str, Tensor]:
         """The network's parameters at `t`, by name."""
@@ -158,7 +187,9 @@ class Curve(nn.Module):
 
     @torch.no_grad()
     def network(self, t: float) -> nn.Module:
-        """A network of its own with the weights at `t` and the curve's averages, in evaluation mode."""
+        """A network of its own with the weights at `t` and the curve's averages, in evaluation
+        mode.
+        """
         model = copy.deepcopy(self.net)
         for parameter, value in zip(model.parameters(), self.weights(t).values(), strict=True):
             parameter.copy_(value)
@@ -172,11 +203,16 @@ def bernstein(t: float) -> tuple[float, float, float]:
 
 def decay(weights: Mapping[str, Tensor], strength: float) -> Tensor:
     """Half the squared norm of all weights, biases and normalisation included, times `strength`."""
-    return strength / 2 * torch.stack([weight.float().square().sum() for weight in weights.values()]).sum()
+    return (
+        strength
+        / 2
+        * torch.stack([weight.float().square().sum() for weight in weights.values()]).sum()
+    )
 
 
 def flat_then_falling(lr: float, span: float) -> Rates:
-    """(epoch, rate) for each epoch: `lr` in the first half, from there in a line to 1 % at nine tenths, then that.
+    """(epoch, rate) for each epoch: `lr` in the first half, from there in a line to 1 % at nine
+    tenths, then that.
 
     As released, an epoch's place is that of its end.
     """

@@ -1,4 +1,5 @@
-"""Neural Attention Distillation: fine-tune the victim towards the attention of a fine-tuned copy of itself.
+"""Neural Attention Distillation: fine-tune the victim towards the attention of a fine-tuned copy of
+itself.
 
 Li et al., ICLR 2021, as released: three stages, maps of squared activations, teacher frozen.
 """
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Defense, Incompatible, Use, use
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.recipes import Rates, Schedule
 from harness.learn.training import Batch
 from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
@@ -27,7 +28,9 @@ EPS = 1e-6
 class NAD(FineTuning):
     """Distil the attention maps of a fine-tuned teacher (Li et al. 2021)."""
 
-    citation = "Li et al.: Neural Attention Distillation - Erasing Backdoor Triggers from DNNs, ICLR 2021"
+    citation = (
+        "Li et al.: Neural Attention Distillation - Erasing Backdoor Triggers from DNNs, ICLR 2021"
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nad": {},
         "bcu": {
@@ -52,7 +55,9 @@ class NAD(FineTuning):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """on all parameters, biases and normalisation included"""
     schedule: Schedule = "table"
-    """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
+    """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines
+    between them
+    """
     rates: Rates = NAD_RATES
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
     cutout: Annotated[int, Field(ge=0)] = NAD_CUTOUT
@@ -61,7 +66,8 @@ class NAD(FineTuning):
     teacher: Use[Defense] = use("ft", preset="nad")
     """what makes the teacher from the victim"""
     betas: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (500.0, 1000.0, 1000.0)
-    """weight of each stage's attention loss, shallow to deep; the last stages of the net are used"""
+    """weight of each stage's attention loss, shallow to deep; the last stages of the net are used
+    """
     power: Annotated[float, Field(gt=0)] = 2.0
     """p in the attention map, the sum over channels of |activation|^p"""
 
@@ -80,7 +86,9 @@ class NAD(FineTuning):
                 with torch.no_grad():
                     teacher(batch.images)
                 for beta, stage in zip(self.betas, stages, strict=True):
-                    total = total + beta * attention_loss(mine[stage].float(), theirs[stage].float(), self.power)
+                    total = total + beta * attention_loss(
+                        mine[stage].float(), theirs[stage].float(), self.power
+                    )
                 return total
 
             access.fit(student, access.clean(), self.tuning(access), loss=loss)
@@ -90,7 +98,8 @@ class NAD(FineTuning):
 def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
     """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w).
 
-    Raises Incompatible for activations that are no maps, as those of fully connected nets and transformers.
+    Raises Incompatible for activations that are no maps, as those of fully connected nets and
+    transformers.
     """
     if activations.ndim != 4:
         raise Incompatible(
@@ -104,7 +113,7 @@ def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
 def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
     """Mean squared difference of the maps, over images and positions.
 
-    Maps have unit norm, so the same beta weighs a 4x4 map 64 times as much as a 32x32 one; the published betas come
-    with the published stage sizes.
+    Maps have unit norm, so the same beta weighs a 4x4 map 64 times as much as a 32x32 one; the
+    published betas come with the published stage sizes.
     """
     return functional.mse_loss(attention_map(student, power), attention_map(teacher, power))

@@ -1,9 +1,9 @@
 """Neural Cleanse: a label that a far smaller trigger leads to than to the others has a backdoor.
 
-Wang et al., S&P 2019. One trigger is inverted for each label; the outliers among their sizes, by the median absolute
-deviation, and below the median only, are the targets. What is flagged is unlearned: the model is fine-tuned on clean
-images of which some carry the trigger and keep their labels. The released code ends with the verdict; unlearning
-follows the text.
+Wang et al., S&P 2019. One trigger is inverted for each label; the outliers among their sizes, by
+the median absolute deviation, and below the median only, are the targets. What is flagged is
+unlearned: the model is fine-tuned on clean images of which some carry the trigger and keep their
+labels. The released code ends with the verdict; unlearning follows the text.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from harness import Context, Part, Result, Use, use
-from harness.access import Access
+from harness.access.granted import Access
 from plugins.parts.universal_triggers import Triggers
 from plugins.parts.unlearning import Unlearning
 
@@ -32,7 +32,8 @@ class NC(Unlearning):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nc": {},
         "nc-class": {"triggers": {"name": "universal-triggers", "preset": "nc-class"}},
-        # A toolbox's version: the cost is there from the start, and the even number of classes is seen by its median.
+        # A toolbox's version: the cost is there from the start, and the even number of classes is
+        # seen by its median.
         "backdoorbench": {
             "triggers": {"name": "universal-triggers", "preset": "backdoorbench"},
             "median": "lower",
@@ -50,7 +51,9 @@ class NC(Unlearning):
     threshold: Annotated[float, Field(gt=0)] = 2.0
     """anomaly index above which a label is flagged"""
     median: Literal["mean", "lower"] = "mean"
-    """of an even number of sizes: the mean of the middle two, as in the released code, or the lower of them"""
+    """of an even number of sizes: the mean of the middle two, as in the released code, or the lower
+    of them
+    """
     few: bool = False
     """judge tasks of fewer than 8 classes too, where the median says little"""
 
@@ -61,13 +64,19 @@ class NC(Unlearning):
         return None
 
     def defend(self, access: Access) -> Result:
-        """Judge the sizes, unlearn what stands out. Triggers that never met their bound are counted, not named."""
+        """Judge the sizes, unlearn what stands out. Triggers that never met their bound are
+        counted, not named.
+        """
         triggers = cast(Triggers, access.part("triggers"))
         norms, working = triggers.norms, triggers.reached.tolist()
         index = anomaly(norms, self.median)
-        by_size = sorted((label for label, works in enumerate(working) if works), key=norms.__getitem__)
+        by_size = sorted(
+            (label for label, works in enumerate(working) if works), key=norms.__getitem__
+        )
         named = [label for label in by_size if index[label] > self.threshold]
-        model = self.mended(access, [triggers.stamp(n) for n in named], [triggers.stamp(n) for n in by_size[:1]])
+        model = self.mended(
+            access, [triggers.stamp(n) for n in named], [triggers.stamp(n) for n in by_size[:1]]
+        )
         return Result(
             model=model,
             flagged=bool(named),
@@ -81,11 +90,15 @@ class NC(Unlearning):
 
 
 def anomaly(norms: Sequence[float], median: Literal["mean", "lower"] = "mean") -> list[float]:
-    """For each label by how many deviations its norm is below the median (above: negative). All 0 without a spread."""
+    """For each label by how many deviations its norm is below the median (above: negative). All 0
+    without a spread.
+    """
     values = np.array(norms)
     centre = _median(values, median)
     spread = CONSISTENCY * _median(np.abs(values - centre), median)
-    return [float(index) for index in (centre - values) / spread] if spread > 0 else [0.0] * len(norms)
+    return (
+        [float(index) for index in (centre - values) / spread] if spread > 0 else [0.0] * len(norms)
+    )
 
 
 def _median(values: np.ndarray, kind: str) -> float:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from harness import Defense
-from harness.access import Access
+from harness.access.granted import Access
 
 
 class NoDefense(Defense):
@@ -18,5 +18,7 @@ class NoDefense(Defense):
     seeded = False
 
     def defend(self, access: Access) -> nn.Module:
-        """Never called: a defense that needs nothing is no stage, but another name for what it stands on."""
+        """Never called: a defense that needs nothing is no stage, but another name for what it
+        stands on.
+        """
         return access.victim()

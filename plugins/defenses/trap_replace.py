@@ -1,8 +1,10 @@
-"""Trap and Replace: train on poisoned data so that the backdoor settles in the head, then replace the head.
+"""Trap and Replace: train on poisoned data so that the backdoor settles in the head, then replace
+the head.
 
-Wang et al., NeurIPS 2022. While the whole network learns the poisoned training set, a decoder must reconstruct the
-images from what the stem gives. That keeps the stem busy with content and leaves the shortcut from trigger to target to
-the head, which is thrown away. A fresh head is trained on clean images, on top of the frozen stem.
+Wang et al., NeurIPS 2022. While the whole network learns the poisoned training set, a decoder must
+reconstruct the images from what the stem gives. That keeps the stem busy with content and leaves
+the shortcut from trigger to target to the head, which is thrown away. A fresh head is trained on
+clean images, on top of the frozen stem.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Defense, Incompatible, Result
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.device import evaluating, global_random
 from harness.learn.recipes import Fraction, Recipe
 from harness.learn.training import Batch, Extra
@@ -37,12 +39,14 @@ JUDGED = 500
 
 
 class TrapReplace(Defense):
-    """Trap the backdoor in the head while images are reconstructed from the stem, replace the head (Wang et al. 2022).
+    """Trap the backdoor in the head while images are reconstructed from the stem, replace the head
+    (Wang et al. 2022).
 
-    Both phases train as the grid trains its victims, which is what the paper says of its own; `[training] recipe =
-    "trap"` is its recipe. `trap-code` has the defaults of the released code for that recipe. There dropout does
-    nothing, since the network is in evaluation mode and only its parts are not. The published stem ends after the last
-    block but one, in WRN-16-1 and in ResNet-34.
+    Both phases train as the grid trains its victims, which is what the paper says of its own;
+    `[training] recipe = "trap"` is its recipe. `trap-code` has the defaults of the released code
+    for that recipe. There dropout does nothing, since the network is in evaluation mode and only
+    its parts are not. The published stem ends after the last block but one, in WRN-16-1 and in
+    ResNet-34.
     """
 
     citation = (
@@ -75,7 +79,9 @@ class TrapReplace(Defense):
     """passes over the training set; none: as the grid trains its victims"""
 
     replace: bool = True
-    """replace the head; if not, the network stays as it is after the first phase, an ablation of the paper"""
+    """replace the head; if not, the network stays as it is after the first phase, an ablation of
+    the paper
+    """
     head_epochs: Annotated[int, Field(ge=0)] | None = None
     """passes of the head over the clean images; none: as many as the first phase"""
     head_batch: Annotated[int, Field(ge=1)] = 32
@@ -87,17 +93,21 @@ class TrapReplace(Defense):
     head_schedule: Literal["constant", "cosine", "linear", "one-cycle"] | None = None
     """of that rate, over all epochs of the head; none: as the first phase"""
     label_smoothing: Fraction | None = None
-    """share of the head's targets that is spread evenly over all classes; none: as the first phase"""
+    """share of the head's targets that is spread evenly over all classes; none: as the first phase
+    """
     cutmix: Fraction = 0.0
-    """probability that a box of each image of the head's batch is exchanged for that of another image, and its label
-    in the same share"""
+    """probability that a box of each image of the head's batch is exchanged for that of another
+    image, and its label in the same share
+    """
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """share of the last block's outputs that are dropped while the head learns"""
 
     @model_validator(mode="after")
     def _has_a_rate(self) -> Self:
         if self.head_optimizer is not None and self.head_lr is None:
-            raise ValueError(f"head_optimizer \"{self.head_optimizer}\" needs a head_lr: the grid's is another one's")
+            raise ValueError(
+                f"head_optimizer \"{self.head_optimizer}\" needs a head_lr: the grid's is another one's"
+            )
         return self
 
     def defend(self, access: Access) -> Result:
@@ -109,7 +119,9 @@ class TrapReplace(Defense):
         record = self._trap(access, model, cut, recipe)
         if self.replace:
             record["head_parameters"] = float(renew(model, access.fresh_model(), cut.after))
-            with dropping(model.get_submodule((anatomy.blocks or anatomy.stages)[-1]), self.dropout):
+            with dropping(
+                model.get_submodule((anatomy.blocks or anatomy.stages)[-1]), self.dropout
+            ):
                 self._train_head(access, model, cut, recipe)
         return Result(model=model, record=record)
 
@@ -123,9 +135,20 @@ class TrapReplace(Defense):
         if self.head_epochs is not None:
             changed |= {"epochs": self.head_epochs, "steps": None}
         if self.head_schedule is not None:
-            changed |= {"schedule": self.head_schedule, "rates": (), "horizon": None, "warmup": None}
-        own = {"optimizer": self.head_optimizer, "lr": self.head_lr, "label_smoothing": self.label_smoothing}
-        return first.replace(**changed, **{name: value for name, value in own.items() if value is not None})
+            changed |= {
+                "schedule": self.head_schedule,
+                "rates": (),
+                "horizon": None,
+                "warmup": None,
+            }
+        own = {
+            "optimizer": self.head_optimizer,
+            "lr": self.head_lr,
+            "label_smoothing": self.label_smoothing,
+        }
+        return first.replace(
+            **changed, **{name: value for name, value in own.items() if value is not None}
+        )
 
     def _trap(self, access: Access, model: nn.Module, cut: Cut, recipe: Recipe) -> dict[str, float]:
         """The first phase, in place; the decoder's error on the clean images."""
@@ -141,33 +164,47 @@ class TrapReplace(Defense):
             def loss(network: nn.Module, batch: Batch) -> Tensor:
                 assert batch.labels is not None
                 logits = network(batch.images).float()
-                total = functional.cross_entropy(logits, batch.labels, label_smoothing=recipe.label_smoothing)
-                return total + trap_loss(decoder(seen[cut.name]), batch.images, self.lambda1, self.lambda2)
+                total = functional.cross_entropy(
+                    logits, batch.labels, label_smoothing=recipe.label_smoothing
+                )
+                return total + trap_loss(
+                    decoder(seen[cut.name]), batch.images, self.lambda1, self.lambda2
+                )
 
-            access.fit(model, access.training_set(), recipe, loss=loss, extra=[Extra(decoder.parameters())])
+            access.fit(
+                model, access.training_set(), recipe, loss=loss, extra=[Extra(decoder.parameters())]
+            )
             clean, error = access.clean().to(access.device), 0.0
             with torch.no_grad(), evaluating(model):
                 for images, _ in clean.batches(JUDGED):
                     model(images)
-                    error += float(functional.mse_loss(decoder(seen[cut.name]), images)) * len(images)
+                    error += float(functional.mse_loss(decoder(seen[cut.name]), images)) * len(
+                        images
+                    )
                     access.tick()
             access.tick(len(clean) // FORWARD)
         return {"reconstruction_mse": error / len(clean)}
 
     def _train_head(self, access: Access, model: nn.Module, cut: Cut, first: Recipe) -> None:
-        """The second phase, in place: what follows the stem learns; the stem is frozen, in evaluation mode."""
+        """The second phase, in place: what follows the stem learns; the stem is frozen, in
+        evaluation mode.
+        """
         data = access.clean()
         recipe = self.replacing(first, len(data))
         mix = CutMix(self.cutmix, recipe.label_smoothing, access.generator("cutmix"))
         head = [model.get_submodule(name) for name in cut.after]
-        learning = {id(parameter) for module in head for parameter in module.parameters(recurse=False)}
+        learning = {
+            id(parameter) for module in head for parameter in module.parameters(recurse=False)
+        }
 
         def mode(network: nn.Module) -> None:
             network.eval()
             for module in head:
                 module.training = True
 
-        frozen = [one for one in model.parameters() if one.requires_grad and id(one) not in learning]
+        frozen = [
+            one for one in model.parameters() if one.requires_grad and id(one) not in learning
+        ]
         for parameter in frozen:
             parameter.requires_grad_(False)
         access.fit(model, data, recipe, mode=mode, after_augment=mix.batch, loss=mix.loss)
@@ -175,12 +212,14 @@ class TrapReplace(Defense):
             parameter.requires_grad_(True)
 
 
-# --- the cut ---------------------------------------------------------------------------------------------------------
+# --- the cut --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Cut:
-    """The end of a stem: the module's `name`, its output's `shape` (channels, height, width), and what runs `after`."""
+    """The end of a stem: the module's `name`, its output's `shape` (channels, height, width), and
+    what runs `after`.
+    """
 
     name: str
     shape: tuple[int, int, int]
@@ -188,7 +227,8 @@ class Cut:
 
 
 def find_cut(model: nn.Module, name: str, shape: Sequence[int]) -> Cut:
-    """Cut a network behind the module `name`, given the shape of an image: by the order in which its modules run.
+    """Cut a network behind the module `name`, given the shape of an image: by the order in which
+    its modules run.
 
     Raises Incompatible where that module gives no maps, which a decoder could make images of.
     """
@@ -197,7 +237,9 @@ def find_cut(model: nn.Module, name: str, shape: Sequence[int]) -> Cut:
     output = run[turns.index(name)].output if name in turns else None
     if output is None or output.dim() != 4:
         seen = "no tensor" if output is None else f"a tensor {tuple(output.shape)}"
-        raise Incompatible(f"images are reconstructed from maps (n, c, h, w), but {name} of this network gives {seen}")
+        raise Incompatible(
+            f"images are reconstructed from maps (n, c, h, w), but {name} of this network gives {seen}"
+        )
     after = turns[turns.index(name) + 1 :]
     own = [later for later in dict.fromkeys(after) if later and not name.startswith(f"{later}.")]
     _, channels, height, width = output.shape
@@ -206,7 +248,9 @@ def find_cut(model: nn.Module, name: str, shape: Sequence[int]) -> Cut:
 
 @torch.no_grad()
 def renew(model: nn.Module, fresh: nn.Module, names: Sequence[str]) -> int:
-    """Put the state of another network's modules into those of the same names, in place; how many parameters learn."""
+    """Put the state of another network's modules into those of the same names, in place; how many
+    parameters learn.
+    """
     count = 0
     for name in names:
         old, new = model.get_submodule(name), fresh.get_submodule(name)
@@ -224,22 +268,25 @@ def dropping(module: nn.Module, share: float) -> Iterator[None]:
     if not share:
         yield
         return
-    handle = module.register_forward_hook(lambda *run: functional.dropout(run[2], share, training=True))
+    handle = module.register_forward_hook(
+        lambda *run: functional.dropout(run[2], share, training=True)
+    )
     try:
         yield
     finally:
         handle.remove()
 
 
-# --- the trap ----------------------------------------------------------------------------------------------------
+# --- the trap -------------------------------------------------------------------------------------
 
 
 class Decoder(nn.Module):
     """Maps to images: transposed convolutions with ReLU between them, two at least.
 
-    Each of 4x4 doubles the size and halves the channels, down to 32; where fewer than two of them reach the image's
-    size, one of 3x3 follows. For WRN-16-1 these are the published ones: 64 to 32 to 3 channels, or 32 to 32 to 3 where
-    the stem is a block shorter. Where doubling does not hit the image's size, what came out is resized to it.
+    Each of 4x4 doubles the size and halves the channels, down to 32; where fewer than two of them
+    reach the image's size, one of 3x3 follows. For WRN-16-1 these are the published ones: 64 to 32
+    to 3 channels, or 32 to 32 to 3 where the stem is a block shorter. Where doubling does not hit
+    the image's size, what came out is resized to it.
     """
 
     def __init__(self, maps: tuple[int, int, int], image: tuple[int, int, int]) -> None:
@@ -266,10 +313,14 @@ class Decoder(nn.Module):
 
 def trap_loss(reconstructed: Tensor, images: Tensor, lambda1: float, lambda2: float) -> Tensor:
     """What the first phase adds to the cross-entropy."""
-    return lambda1 * functional.mse_loss(reconstructed, images) + lambda2 * total_variation(reconstructed)
+    return lambda1 * functional.mse_loss(reconstructed, images) + lambda2 * total_variation(
+        reconstructed
+    )
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Squared differences of neighbours, summed and divided by the number of values (not of differences)."""
+    """Squared differences of neighbours, summed and divided by the number of values (not of
+    differences).
+    """
     down, across = images.diff(dim=2), images.diff(dim=3)
     return (down.square().sum() + across.square().sum()) / images.numel()

@@ -15,7 +15,9 @@ class ASR(Metric):
     higher_is_better = False
 
     include_target: bool = False
-    """count images that are of the wanted label already, as WaNet's, IAB's and I-BAU's own code does"""
+    """count images that are of the wanted label already, as WaNet's, IAB's and I-BAU's own code
+    does
+    """
 
     def score(self, predictions: Predictions) -> float:
         """Over attacked images that are not of the wanted label already."""

@@ -7,7 +7,7 @@ from collections.abc import Set as AbstractSet
 from typing import ClassVar
 
 from harness import Context, Incompatible, Metric
-from harness.access import MetricAccess
+from harness.access.granted import MetricAccess
 
 
 class Rate(Metric):
@@ -23,7 +23,11 @@ class Rate(Metric):
         """The verdict. Raises Incompatible where there is none."""
         result = access.result()
         if result is None or result["flagged"] is None:
-            raise Incompatible("the defense gives no verdict" if result else "there is no defense to give a verdict")
+            raise Incompatible(
+                "the defense gives no verdict"
+                if result
+                else "there is no defense to give a verdict"
+            )
         return bool(result["flagged"])
 
     def combine(self, values: Sequence[float]) -> Mapping[str, float]:
@@ -46,7 +50,10 @@ class TPR(Rate):
         if right and self.name_target:
             result = access.result()
             assert result is not None
-            right = bool({label for label in access.trigger().label_table if label >= 0} & set(result["targets"]))
+            right = bool(
+                {label for label in access.trigger().label_table if label >= 0}
+                & set(result["targets"])
+            )
         return right
 
 

@@ -6,7 +6,9 @@ from harness import Metric, Predictions
 
 
 class Images(Metric):
-    """Images: how many the defense and its parts processed, a forward and backward pass counting one."""
+    """Images: how many the defense and its parts processed, a forward and backward pass counting
+    one.
+    """
 
     unit = ""
     higher_is_better = False

@@ -7,24 +7,30 @@ from collections.abc import Set as AbstractSet
 from typing import ClassVar
 
 from harness import Incompatible, Metric
-from harness.access import MetricAccess
+from harness.access.granted import MetricAccess
 
 
 class Isolation(Metric):
     """Isolation: precision and recall of the training images that a defense suspects, in percent.
 
-    Precision is the share of the suspects that are poisoned, recall the share of the poisoned that are suspected; on a
-    training set without poison there is no recall.
+    Precision is the share of the suspects that are poisoned, recall the share of the poisoned that
+    are suspected; on a training set without poison there is no recall.
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"result", "training-set"})
     higher_is_better = True
 
     def measure(self, access: MetricAccess) -> Mapping[str, float]:
-        """Both against the poisoned rows of the training set. Raises Incompatible where nothing is suspected."""
+        """Both against the poisoned rows of the training set. Raises Incompatible where nothing is
+        suspected.
+        """
         result = access.result()
         if result is None or not result["suspects"]:
-            raise Incompatible("the defense suspects no training image" if result else "there is no defense to suspect")
+            raise Incompatible(
+                "the defense suspects no training image"
+                if result
+                else "there is no defense to suspect"
+            )
         poisoned = access.poisoned()
         hits = int(poisoned[result["suspects"]].sum())
         shares = {"precision": 100 * hits / len(result["suspects"])}

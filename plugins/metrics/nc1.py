@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Incompatible, Metric
-from harness.access import MetricAccess
+from harness.access.granted import MetricAccess
 from harness.learn.device import evaluating
 from harness.learn.images import ImageSet
 from plugins.parts.watched import watched
@@ -22,11 +22,13 @@ CHUNK = 5000
 
 
 class NC1(Metric):
-    """NC1: scatter of features within classes over that between them, on the training set; 0 is full collapse.
+    """NC1: scatter of features within classes over that between them, on the training set; 0 is
+    full collapse.
 
-    tr(S_W S_B^+) / C of what the last linear layer takes, with S_W the covariance within classes, S_B that of the class
-    means, and ^+ the pseudo-inverse. Every class counts alike, and images belong to the class that they were trained
-    as. `training_error` is the share of them that the network gets wrong: collapse is said of networks where it is 0.
+    tr(S_W S_B^+) / C of what the last linear layer takes, with S_W the covariance within classes,
+    S_B that of the class means, and ^+ the pseudo-inverse. Every class counts alike, and images
+    belong to the class that they were trained as. `training_error` is the share of them that the
+    network gets wrong: collapse is said of networks where it is 0.
     """
 
     citation = "Papyan, Han, Donoho: Prevalence of neural collapse during the terminal phase of training, PNAS 2020"
@@ -34,7 +36,9 @@ class NC1(Metric):
     unit = ""
 
     images: Literal["all", "clean"] = "all"
-    """`clean` leaves out those that the attack poisoned, which form a cluster of their own within the target class"""
+    """`clean` leaves out those that the attack poisoned, which form a cluster of their own within
+    the target class
+    """
 
     def measure(self, access: MetricAccess) -> Mapping[str, float]:
         """The ratio, and the training error."""
@@ -48,7 +52,9 @@ class NC1(Metric):
 
 @torch.no_grad()
 def answers(access: MetricAccess, model: nn.Module, data: ImageSet) -> tuple[Tensor, int]:
-    """What the head takes of each image, float32 (n, d) on the CPU, and how many images are classified wrong."""
+    """What the head takes of each image, float32 (n, d) on the CPU, and how many images are
+    classified wrong.
+    """
     anatomy = access.anatomy(model)
     width = inputs_of(model.get_submodule(anatomy.head))
     found, wrong = [], torch.zeros((), dtype=torch.int64, device=access.device)
@@ -65,25 +71,31 @@ def answers(access: MetricAccess, model: nn.Module, data: ImageSet) -> tuple[Ten
 def inputs_of(head: nn.Module) -> int:
     """How many numbers an image the last layer takes. Raises Incompatible where it is not linear."""
     if not isinstance(head, nn.Linear):
-        raise Incompatible(f"the network's last layer is a {type(head).__name__}; features are what a linear one takes")
+        raise Incompatible(
+            f"the network's last layer is a {type(head).__name__}; features are what a linear one takes"
+        )
     return head.in_features
 
 
 def flat(features: Tensor, width: int) -> Tensor:
-    """(n, ...) -> (n, width); where the head works on every pixel of (n, width, h, w), the mean over the pixels."""
+    """(n, ...) -> (n, width); where the head works on every pixel of (n, width, h, w), the mean
+    over the pixels.
+    """
     if features[0].numel() == width:
         return features.flatten(1)
     if features.ndim < 3 or features.shape[1] != width:
-        raise Incompatible(f"the last layer takes {width} numbers an image, but its features are {features.shape[1:]}")
+        raise Incompatible(
+            f"the last layer takes {width} numbers an image, but its features are {features.shape[1:]}"
+        )
     return features.flatten(2).mean(2)
 
 
 def nc1(features: Tensor, labels: Tensor) -> float:
     """tr(S_W S_B^+) / C of features (n, d), over the C classes that occur among the labels (n,).
 
-    S_B has a rank below C, so its d x d entries are never needed: with the centred class means as columns of
-    M = U diag(s) V', S_B is M M' / C, and the trace is C times the mean of |diag(1 / s) U' (h - mean of its class)|^2.
-    Raises Incompatible where all class means are one.
+    S_B has a rank below C, so its d x d entries are never needed: with the centred class means as
+    columns of M = U diag(s) V', S_B is M M' / C, and the trace is C times the mean of |diag(1 / s)
+    U' (h - mean of its class)|^2. Raises Incompatible where all class means are one.
     """
     classes, places = torch.unique(labels, return_inverse=True)
     count, counts = len(classes), torch.bincount(places).double()
@@ -94,7 +106,9 @@ def nc1(features: Tensor, labels: Tensor) -> float:
     left, scale, _ = torch.linalg.svd((means - means.mean(0)).T, full_matrices=False)
     kept = scale[: count - 1] > max(means.shape) * torch.finfo(torch.float64).eps * scale[0]
     if not kept.any() or scale[0] <= torch.finfo(torch.float32).eps * features.abs().max():
-        raise Incompatible("the features of all classes have the same mean: there is no scatter between them")
+        raise Incompatible(
+            "the features of all classes have the same mean: there is no scatter between them"
+        )
     whitening = (left[:, : count - 1] / scale[: count - 1])[:, kept]
     total = 0.0
     for part, of in zip(torch.split(features, CHUNK), torch.split(places, CHUNK), strict=True):

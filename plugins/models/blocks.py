@@ -31,12 +31,17 @@ class GlobalMean(nn.Module):
 class Conv3x3(nn.Conv2d):
     """3x3 convolution that keeps the size (stride 1) or halves it (stride 2, rounded up).
 
-    `trailing` pads a strided convolution at the bottom and right only, as TensorFlow's "same" does for even sizes.
+    `trailing` pads a strided convolution at the bottom and right only, as TensorFlow's "same" does
+    for even sizes.
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, bias: bool = False, trailing: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, stride: int = 1, bias: bool = False, trailing: bool = False
+    ) -> None:
         self.trailing = trailing and stride == 2
-        super().__init__(inputs, outputs, 3, stride=stride, padding=0 if self.trailing else 1, bias=bias)
+        super().__init__(
+            inputs, outputs, 3, stride=stride, padding=0 if self.trailing else 1, bias=bias
+        )
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, inputs, h, w) -> (n, outputs, ceil(h / stride), ceil(w / stride))."""
@@ -48,7 +53,9 @@ class Conv3x3(nn.Conv2d):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, activated after the sum (He et al. 2015, arXiv 1512.03385)."""
+    """Two 3x3 convolutions with a shortcut, activated after the sum (He et al. 2015, arXiv
+    1512.03385).
+    """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -69,7 +76,8 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution, the last one with four times the channels, and a shortcut (He et al. 2015).
+    """1x1, 3x3 and 1x1 convolution, the last one with four times the channels, and a shortcut (He
+    et al. 2015).
 
     The 3x3 convolution strides, as in torchvision.
     """
@@ -99,12 +107,19 @@ class Bottleneck(nn.Module):
 class PreActivationBlock(nn.Module):
     """Two 3x3 convolutions, each after BatchNorm and ReLU (He et al. 2016, arXiv 1603.05027).
 
-    Where the size changes, a 1x1 convolution of the activated input is the shortcut; elsewhere the input itself is.
-    `bias` and `trailing` are those of the convolutions; `slope` is the activation's below zero.
+    Where the size changes, a 1x1 convolution of the activated input is the shortcut; elsewhere the
+    input itself is. `bias` and `trailing` are those of the convolutions; `slope` is the
+    activation's below zero.
     """
 
     def __init__(
-        self, inputs: int, outputs: int, stride: int, bias: bool = True, trailing: bool = True, slope: float = 0.0
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int,
+        bias: bool = True,
+        trailing: bool = True,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
         self.slope = slope
@@ -126,23 +141,31 @@ class PreActivationBlock(nn.Module):
 
 
 class PointwiseLinear(nn.Linear):
-    """A linear layer over the channels of every pixel, (n, inputs, h, w) -> (n, outputs, h, w): a 1x1 convolution."""
+    """A linear layer over the channels of every pixel, (n, inputs, h, w) -> (n, outputs, h, w): a
+    1x1 convolution.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
         return super().forward(images.movedim(1, -1)).movedim(-1, 1)
 
 
-def row(block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int, count: int) -> nn.Module:
-    """A stage of `count` residual blocks, made by `block(inputs, outputs, stride)`; the first of them strides."""
+def row(
+    block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int, count: int
+) -> nn.Module:
+    """A stage of `count` residual blocks, made by `block(inputs, outputs, stride)`; the first of
+    them strides.
+    """
     first = block(inputs, outputs, stride)
     return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(count - 1)))
 
 
 def assemble(parts: Mapping[str, nn.Module], features: int, classes: int) -> nn.Sequential:
-    """The parts in order, then `flatten` and the linear layer `head`; convolutions start as `initialise` says.
+    """The parts in order, then `flatten` and the linear layer `head`; convolutions start as
+    `initialise` says.
 
-    What comes out of `parts` has `features` numbers an image; the result maps images to (n, classes) logits.
+    What comes out of `parts` has `features` numbers an image; the result maps images to (n,
+    classes) logits.
     """
     net = nn.Sequential()
     for name, part in parts.items():

@@ -15,7 +15,8 @@ SMALLEST = 27
 
 
 class CNN(NormalisedModel):
-    """Three convolutions without BatchNorm, of 64 (8x8), 128 (6x6) and 128 (5x5) channels: the network for LISA.
+    """Three convolutions without BatchNorm, of 64 (8x8), 128 (6x6) and 128 (5x5) channels: the
+    network for LISA.
 
     The first two have stride 2; only the first is padded.
     """
@@ -33,13 +34,17 @@ class CNN(NormalisedModel):
         return super().compatible(context)
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import assemble
 
         parts = self.entrance(task) | {
-            "stem": nn.Sequential(_same(task, 8), nn.Conv2d(task.channels, 64, 8, stride=2), nn.ReLU()),
+            "stem": nn.Sequential(
+                _same(task, 8), nn.Conv2d(task.channels, 64, 8, stride=2), nn.ReLU()
+            ),
             "stage1": nn.Sequential(nn.Conv2d(64, 128, 6, stride=2), nn.ReLU()),
             "stage2": nn.Sequential(nn.Conv2d(128, 128, 5), nn.ReLU()),
         }
@@ -48,7 +53,9 @@ class CNN(NormalisedModel):
 
 
 def _same(task: Task, kernel: int) -> nn.Module:
-    """Padding with which a convolution of stride 2 halves the image, rounded up; the odd pixel is at the end."""
+    """Padding with which a convolution of stride 2 halves the image, rounded up; the odd pixel is
+    at the end.
+    """
     from torch import nn
 
     def sides(size: int) -> tuple[int, int]:

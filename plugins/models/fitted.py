@@ -16,7 +16,9 @@ from harness.errors import Incompatible
 from plugins.models.normalised import blocks_of
 
 ENOUGH = 5
-"""parts that an anatomy is looked for in: a stem, three stages and a head at least, where the net has as many"""
+"""parts that an anatomy is looked for in: a stem, three stages and a head at least, where the net
+has as many
+"""
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -38,8 +40,8 @@ class Fitted(nn.Module):
 class Step:
     """One module's turn in a forward pass, with its name.
 
-    `given` is a copy of a linear layer's input, `output` of what came out; None where it is no tensor or was not kept.
-    `size` is the height and width of the maps that came in.
+    `given` is a copy of a linear layer's input, `output` of what came out; None where it is no
+    tensor or was not kept. `size` is the height and width of the maps that came in.
     """
 
     name: str
@@ -51,7 +53,8 @@ class Step:
 
 @torch.no_grad()
 def steps(net: nn.Module, shape: Sequence[int], keep: bool = False) -> list[Step]:
-    """What runs in which order on two images of `shape`, in eval mode; the net and the random state are as before.
+    """What runs in which order on two images of `shape`, in eval mode; the net and the random state
+    are as before.
 
     Tensors are kept only where that is asked for, the final ones always.
     """
@@ -62,11 +65,17 @@ def steps(net: nn.Module, shape: Sequence[int], keep: bool = False) -> list[Step
         # Copies, since activations may be changed in place afterwards.
         kept = output.clone() if isinstance(output, Tensor) and (keep or module is net) else None
         given = inputs[0].clone() if keep and isinstance(module, nn.Linear) and inputs else None
-        size = tuple(inputs[0].shape[2:]) if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == 4 else None
+        size = (
+            tuple(inputs[0].shape[2:])
+            if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == 4
+            else None
+        )
         seen.append(Step(names[module], module, given, size, kept))
 
     one = next(net.parameters())
-    images = torch.linspace(0, 1, 2 * shape[0] * shape[1] * shape[2], device=one.device, dtype=one.dtype)
+    images = torch.linspace(
+        0, 1, 2 * shape[0] * shape[1] * shape[2], device=one.device, dtype=one.dtype
+    )
     handles = [module.register_forward_hook(hook) for module in names]
     try:
         with _evaluating(net), torch.random.fork_rng(devices=[]):
@@ -88,22 +97,26 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
-# --- fitting -------------------------------------------------------------------------------------------------------
+# --- fitting --------------------------------------------------------------------------------------
 
 
 def fit(net: nn.Module, shape: Sequence[int], channels: int, reduction: int) -> None:
-    """Let a net take images of `channels`, and take a `reduction` of height and width off its first layers, in place.
+    """Let a net take images of `channels`, and take a `reduction` of height and width off its first
+    layers, in place.
 
-    `shape` is one of images that the net takes as it is. On their way, the first strided convolutions and poolings get
-    smaller strides, until `reduction` (1, 2 or 4) is taken; a convolution whose kernel is its stride (patches) gets
-    smaller patches, a pooling of stride 1 disappears. Raises Incompatible where it does not take such images, and for
-    another number of channels where no convolution comes first.
+    `shape` is one of images that the net takes as it is. On their way, the first strided
+    convolutions and poolings get smaller strides, until `reduction` (1, 2 or 4) is taken; a
+    convolution whose kernel is its stride (patches) gets smaller patches, a pooling of stride 1
+    disappears. Raises Incompatible where it does not take such images, and for another number of
+    channels where no convolution comes first.
     """
     run = _passed(net, shape, "the net")
     if channels != shape[0]:
         first = next((step for step in run if isinstance(step.module, nn.Conv2d)), None)
         if first is None:
-            raise Incompatible("no convolution comes first, so the number of input channels cannot be changed")
+            raise Incompatible(
+                "no convolution comes first, so the number of input channels cannot be changed"
+            )
         assert isinstance(first.module, nn.Conv2d)
         _replace(net, first.name, _convolution_like(first.module, in_channels=channels))
     strided = [step for step in run if step.size and _stride(step.module) in (2, 4, 8, 16, 32)]
@@ -111,7 +124,9 @@ def fit(net: nn.Module, shape: Sequence[int], channels: int, reduction: int) -> 
         # Layers that meet maps of one size are on parallel paths, such as a shortcut.
         size, stride = strided[0].size, _stride(strided[0].module)
         taken = min(reduction, stride)
-        for step in [step for step in strided if step.size == size and _stride(step.module) == stride]:
+        for step in [
+            step for step in strided if step.size == size and _stride(step.module) == stride
+        ]:
             _replace(net, step.name, _slowed(net.get_submodule(step.name), stride // taken))
         strided = [step for step in strided if step.size != size]
         reduction //= taken
@@ -138,7 +153,16 @@ def _slowed(module: nn.Module, stride: int) -> nn.Module:
 
 def _convolution_like(old: nn.Conv2d, **changed: Any) -> nn.Conv2d:
     """A fresh convolution with the settings of another, some of them changed."""
-    settings = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+    settings = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "padding_mode",
+    )
     kept = {name: getattr(old, name) for name in settings}
     new = nn.Conv2d(**{**kept, **changed}, bias=old.bias is not None)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
@@ -150,22 +174,27 @@ def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
     setattr(net.get_submodule(parent), child, module)
 
 
-# --- anatomy -------------------------------------------------------------------------------------------------------
+# --- anatomy --------------------------------------------------------------------------------------
 
 
 def anatomy(fitted: nn.Module) -> Anatomy:
     """The parts of a `Fitted`, found by watching a forward pass.
 
-    The head is the linear layer whose output the net returns, the features are the first module whose output is the
-    head's input. Stem and stages are the net's parts that hold weights, in order: its children, with containers taken
-    apart while there are fewer than ENOUGH. Of a net with feature maps, only parts that give maps are stages.
-    Raises Incompatible for a net whose last layer is not linear.
+    The head is the linear layer whose output the net returns, the features are the first module
+    whose output is the head's input. Stem and stages are the net's parts that hold weights, in
+    order: its children, with containers taken apart while there are fewer than ENOUGH. Of a net
+    with feature maps, only parts that give maps are stages. Raises Incompatible for a net whose
+    last layer is not linear.
     """
     if not isinstance(fitted, Fitted):
         raise Incompatible(f"{type(fitted).__name__} is not as its model built it")
     run = steps(fitted, fitted.shape, keep=True)
     head = _head(run)
-    before = [step for step in run[: run.index(head)] if step.name.startswith("net.") and step.output is not None]
+    before = [
+        step
+        for step in run[: run.index(head)]
+        if step.name.startswith("net.") and step.output is not None
+    ]
     features = next((step for step in before if _same(step.output, head.given)), None)
     if features is None:
         raise Incompatible("no module of the net gives what its last layer takes")
@@ -202,7 +231,9 @@ def _parts(net: nn.Module, turns: dict[str, Step]) -> list[str]:
     parts = _weighty("net", net)
     while len(parts) < ENOUGH:
         apart = [
-            inner for name, module in parts.items() for inner in (_weighty(name, module) or {name: module}).items()
+            inner
+            for name, module in parts.items()
+            for inner in (_weighty(name, module) or {name: module}).items()
         ]
         if dict(apart).keys() == parts.keys():
             break
@@ -214,18 +245,26 @@ def _parts(net: nn.Module, turns: dict[str, Step]) -> list[str]:
 def _weighty(name: str, module: nn.Module) -> dict[str, nn.Module]:
     """The children that hold matrices or kernels: no normalisation, no activation."""
     children = ((f"{name}.{child}", part) for child, part in module.named_children())
-    return {full: part for full, part in children if any(weight.dim() > 1 for weight in part.parameters())}
+    return {
+        full: part
+        for full, part in children
+        if any(weight.dim() > 1 for weight in part.parameters())
+    }
 
 
 def with_features(net: nn.Module, shape: Sequence[int]) -> None:
-    """Where a function, and no module, gives what the head takes, let an identity before the head give it, in place."""
+    """Where a function, and no module, gives what the head takes, let an identity before the head
+    give it, in place.
+    """
     run = steps(net, shape, keep=True)
     try:
         head = _head(run)
     except Incompatible:
         return
     if not any(_same(step.output, head.given) for step in run[: run.index(head)]):
-        _replace(net, head.name, nn.Sequential(OrderedDict(features=nn.Identity(), linear=head.module)))
+        _replace(
+            net, head.name, nn.Sequential(OrderedDict(features=nn.Identity(), linear=head.module))
+        )
 
 
 def entrance_of(layers: dict[str, nn.Module]) -> nn.Module:
@@ -234,17 +273,25 @@ def entrance_of(layers: dict[str, nn.Module]) -> nn.Module:
 
 
 def checked(net: nn.Module, task: Task, name: str) -> None:
-    """Raise Incompatible where the net does not take the task's images, or gives no (n, classes) logits."""
+    """Raise Incompatible where the net does not take the task's images, or gives no (n, classes)
+    logits.
+    """
     output = _passed(net, task.image_shape, name)[-1].output
     if output is None or output.shape != (2, task.classes):
         shape = "no tensor" if output is None else tuple(output.shape)
-        raise Incompatible(f"{name} gives {shape} for two images, where {(2, task.classes)} is wanted")
+        raise Incompatible(
+            f"{name} gives {shape} for two images, where {(2, task.classes)} is wanted"
+        )
 
 
 def _passed(net: nn.Module, shape: Sequence[int], name: str) -> list[Step]:
-    """The steps of a pass. Raises Incompatible where the net takes no images of that (channels, height, width)."""
+    """The steps of a pass. Raises Incompatible where the net takes no images of that (channels,
+    height, width).
+    """
     try:
         return steps(net, shape)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
         size = f"{shape[1]} x {shape[2]}"
-        raise Incompatible(f"{name} takes no images of {size} pixels: {' '.join(str(error).split())}") from error
+        raise Incompatible(
+            f"{name} takes no images of {size} pixels: {' '.join(str(error).split())}"
+        ) from error

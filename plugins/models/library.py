@@ -1,4 +1,6 @@
-"""What classifiers of other libraries share: how small images are dealt with, and an anatomy read off a pass."""
+"""What classifiers of other libraries share: how small images are dealt with, and an anatomy read
+off a pass.
+"""
 
 from __future__ import annotations
 

@@ -11,15 +11,18 @@ if TYPE_CHECKING:
     from torch import nn
 
 SMALLEST = 13
-"""pixels of a side that two 5x5 convolutions without padding, with a pooling between, leave one of"""
+"""pixels of a side that two 5x5 convolutions without padding, with a pooling between, leave one of
+"""
 
 
 class CNN4(NormalisedModel):
-    """Two 5x5 convolutions with 16 and 32 channels and 512 fully connected units: ANP's CNN for MNIST, of 560 neurons.
+    """Two 5x5 convolutions with 16 and 32 channels and 512 fully connected units: ANP's CNN for
+    MNIST, of 560 neurons.
 
-    The supplement gives the numbers of neurons alone. They are those of BadNets' own network for MNIST, whose
-    convolutions are not padded and whose poolings are averages: so are these, but for the BatchNorm. The hidden layer
-    of 512 units is the features; it is no stage, since stages are maps here.
+    The supplement gives the numbers of neurons alone. They are those of BadNets' own network for
+    MNIST, whose convolutions are not padded and whose poolings are averages: so are these, but for
+    the BatchNorm. The hidden layer of 512 units is the features; it is no stage, since stages are
+    maps here.
     """
 
     citation = "Gu et al., BadNets (arXiv 1708.06733), Table 1; Wu and Wang, ANP, NeurIPS 2021, supplement, Table 6"
@@ -42,7 +45,9 @@ class CNN4(NormalisedModel):
         return super().compatible(context)
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import assemble
@@ -68,7 +73,9 @@ class CNN4(NormalisedModel):
 
 
 class FC5(NormalisedModel):
-    """Four hidden layers of 500 units and the output: ANP's fully connected network for MNIST, of 2,000 neurons."""
+    """Four hidden layers of 500 units and the output: ANP's fully connected network for MNIST, of
+    2,000 neurons.
+    """
 
     citation = "Wu and Wang, Adversarial Neuron Pruning, NeurIPS 2021 (arXiv 2110.14430), supplement, Table 5"
 
@@ -76,7 +83,9 @@ class FC5(NormalisedModel):
     """BatchNorm after each hidden layer; without it the layers' own outputs are the neurons"""
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import assemble

@@ -14,16 +14,19 @@ DROPOUT = 0.5
 
 
 class NiN(NormalisedModel):
-    """Network in Network as MOTH and DECK train it: 5x5, 5x5 and 3x3 convolutions, each with two of 1x1; no BatchNorm.
+    """Network in Network as MOTH and DECK train it: 5x5, 5x5 and 3x3 convolutions, each with two of
+    1x1; no BatchNorm.
 
-    The last 1x1 convolution gives the classes; it is rectified as well, so logits are not negative, and averaged over
-    the image. It is the head: a linear layer that is applied to every pixel.
+    The last 1x1 convolution gives the classes; it is rectified as well, so logits are not negative,
+    and averaged over the image. It is the head: a linear layer that is applied to every pixel.
     """
 
     citation = "Lin et al., Network In Network, ICLR 2014 (arXiv 1312.4400)"
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import GlobalMean, PointwiseLinear, initialise

@@ -12,13 +12,16 @@ if TYPE_CHECKING:
 
 
 class NormalisedModel(Model):
-    """A network whose named parts are `normalise` (if asked), `stem`, `stage1`..., `flatten`, `head`.
+    """A network whose named parts are `normalise` (if asked), `stem`, `stage1`..., `flatten`,
+    `head`.
 
-    Between the stages and `head` there may be other layers, such as `pool`; the last of them gives the features.
+    Between the stages and `head` there may be other layers, such as `pool`; the last of them gives
+    the features.
     """
 
     def entrance(self, task: Task) -> dict[str, nn.Module]:
-        """The layers that go before the stem: `{"normalise": ...}`, or nothing where no mean is set.
+        """The layers that go before the stem: `{"normalise": ...}`, or nothing where no mean is
+        set.
 
         Raises ValueError where mean and std do not fit the task's channels.
         """
@@ -32,7 +35,9 @@ class NormalisedModel(Model):
 
     def anatomy(self, module: nn.Module) -> Anatomy:
         """Read off the names of the network's direct children."""
-        stages = {name: stage for name, stage in module.named_children() if name.startswith("stage")}
+        stages = {
+            name: stage for name, stage in module.named_children() if name.startswith("stage")
+        }
         names = [name for name, _ in module.named_children() if name != "flatten"]
         features = names[names.index("head") - 1]
         return Anatomy("stem", tuple(stages), features, "head", blocks_of(stages))
@@ -49,5 +54,9 @@ def _blocks(name: str, stage: nn.Module) -> list[str]:
 
     if not isinstance(stage, nn.Sequential):
         return [name]
-    blocks = [f"{name}.{child}" for child, block in stage.named_children() if next(block.children(), None) is not None]
+    blocks = [
+        f"{name}.{child}"
+        for child, block in stage.named_children()
+        if next(block.children(), None) is not None
+    ]
     return blocks or [name]

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 
 class PreActResNet18(NormalisedModel):
-    """ResNet-18 with pre-activation blocks and the stem for small images: the network of WaNet and IAB.
+    """ResNet-18 with pre-activation blocks and the stem for small images: the network of WaNet and
+    IAB.
 
-    Convolutions have no biases; a block whose size changes convolves its activated input as the shortcut.
+    Convolutions have no biases; a block whose size changes convolves its activated input as the
+    shortcut.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -27,15 +29,21 @@ class PreActResNet18(NormalisedModel):
         "wanet/gtsrb": {"mean": None, "std": None},
         "wanet/mnist": {"mean": None, "std": None},
     }
-    citation = "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016 (arXiv 1603.05027)"
+    citation = (
+        "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016 (arXiv 1603.05027)"
+    )
 
     width: Annotated[int, Field(ge=1)] = 64
     """channels of the stem and of the first stage; the others have 2, 4 and 8 times as many"""
     last_norm: bool = False
-    """BatchNorm and ReLU before the pooling, as in He et al.; the released networks of WaNet and IAB have neither"""
+    """BatchNorm and ReLU before the pooling, as in He et al.; the released networks of WaNet and
+    IAB have neither
+    """
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from functools import partial
 
         from torch import nn

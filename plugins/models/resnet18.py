@@ -17,31 +17,42 @@ CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 
 
 class ResNet18(NormalisedModel):
-    """ResNet-18 with the stem for small images (3x3, stride 1, no pooling): the network of ANP and BCU."""
+    """ResNet-18 with the stem for small images (3x3, stride 1, no pooling): the network of ANP and
+    BCU.
+    """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # The two papers' code releases divide by different standard deviations; BCU normalises CIFAR-10 only.
+        # The two papers' code releases divide by different standard deviations; BCU normalises
+        # CIFAR-10 only.
         "anp": {"mean": CIFAR_MEAN, "std": (0.2023, 0.1994, 0.2010)},
         "bcu": {"mean": CIFAR_MEAN, "std": (0.247, 0.243, 0.261)},
         "bcu/gtsrb": {"mean": None, "std": None},
     }
-    citation = "He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (arXiv 1512.03385)"
+    citation = (
+        "He et al., Deep Residual Learning for Image Recognition, CVPR 2016 (arXiv 1512.03385)"
+    )
     depths: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
     """residual blocks of each stage"""
     bottleneck: ClassVar[bool] = False
     """whether blocks are 1x1, 3x3, 1x1 convolutions that end in four times as many channels"""
 
     width: Annotated[int, Field(ge=1)] = 64
-    """channels of the stem and of the first stage (four times that after a bottleneck); each further stage doubles"""
+    """channels of the stem and of the first stage (four times that after a bottleneck); each
+    further stage doubles
+    """
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import BasicBlock, Bottleneck, Conv3x3, GlobalMean, assemble, row
 
         parts = self.entrance(task)
-        parts["stem"] = nn.Sequential(Conv3x3(task.channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU())
+        parts["stem"] = nn.Sequential(
+            Conv3x3(task.channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU()
+        )
         inputs, wider = self.width, 4 if self.bottleneck else 1
         block = Bottleneck if self.bottleneck else BasicBlock
         for number, (factor, stride) in enumerate([(1, 1), (2, 2), (4, 2), (8, 2)], start=1):

@@ -25,9 +25,10 @@ KERAS = {
 class ResNet20(NormalisedModel):
     """ResNet-20 with pre-activation blocks of 16, 32 and 64 channels: the network of MOTH and DECK.
 
-    Layer for layer the network released with MOTH: convolutions have biases, a strided 3x3 convolution pads at the
-    bottom and right only, and a strided block's shortcut convolves the activated input. Its `load_state_dict` takes
-    weights under the released names too (`conv2d_N.*`, `batch_normalization_N.*`, N in order of use, and `dense_1.*`).
+    Layer for layer the network released with MOTH: convolutions have biases, a strided 3x3
+    convolution pads at the bottom and right only, and a strided block's shortcut convolves the
+    activated input. Its `load_state_dict` takes weights under the released names too (`conv2d_N.*`,
+    `batch_normalization_N.*`, N in order of use, and `dense_1.*`).
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -37,12 +38,16 @@ class ResNet20(NormalisedModel):
             "std": (62.9932 / 255, 62.0887 / 255, 66.7048 / 255),
         },
     }
-    citation = "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016 (arXiv 1603.05027)"
+    citation = (
+        "He et al., Identity Mappings in Deep Residual Networks, ECCV 2016 (arXiv 1603.05027)"
+    )
     depth: ClassVar[int] = 3
     """residual blocks of each stage"""
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble, row
@@ -62,13 +67,17 @@ class ResNet20(NormalisedModel):
 
 
 class ResNet32(ResNet20):
-    """ResNet-32, the deeper sister of `resnet20` with five blocks a stage, that DECK trains on SVHN and STL-10."""
+    """ResNet-32, the deeper sister of `resnet20` with five blocks a stage, that DECK trains on SVHN
+    and STL-10.
+    """
 
     depth: ClassVar[int] = 5
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """From the released names, by number, to those of the layers in order of use, in place; other names stay."""
+    """From the released names, by number, to those of the layers in order of use, in place; other
+    names stay.
+    """
     from torch import nn
 
     kinds = {"conv2d": nn.Conv2d, "batch_normalization": nn.BatchNorm2d, "dense": nn.Linear}

@@ -17,7 +17,8 @@ SMALLEST = 8
 
 
 class SmallCNN(NormalisedModel):
-    """Four 3x3 convolutions with BatchNorm, three of them pooled, then a global maximum: for laptops and small images.
+    """Four 3x3 convolutions with BatchNorm, three of them pooled, then a global maximum: for
+    laptops and small images.
 
     Widths are w, 2w, 4w, 4w: 61 thousand parameters at w = 16 and 10 classes.
     """
@@ -36,14 +37,19 @@ class SmallCNN(NormalisedModel):
         return super().compatible(context)
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import Conv3x3, GlobalMax, assemble
 
         def block(inputs: int, outputs: int, *pool: nn.Module) -> nn.Sequential:
-            # A maximum and a ReLU may change places, gradients included; this way a ReLU has a quarter of the work.
-            return nn.Sequential(Conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), *pool, nn.ReLU())
+            # A maximum and a ReLU may change places, gradients included; this way a ReLU has a
+            # quarter of the work.
+            return nn.Sequential(
+                Conv3x3(inputs, outputs), nn.BatchNorm2d(outputs), *pool, nn.ReLU()
+            )
 
         w = self.width
         parts = self.entrance(task) | {

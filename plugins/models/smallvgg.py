@@ -17,10 +17,11 @@ GROUP = 8
 
 
 class SmallVGG(NormalisedModel):
-    """Three groups of two 3x3 convolutions (32, 64, 128 channels) with BatchNorm, ELU and dropout: I-BAU's network.
+    """Three groups of two 3x3 convolutions (32, 64, 128 channels) with BatchNorm, ELU and dropout:
+    I-BAU's network.
 
-    Its `load_state_dict` takes weights under the released names too (`features.N.*`, counted over every layer, and
-    `classifier.*`). The released network does not normalise.
+    Its `load_state_dict` takes weights under the released names too (`features.N.*`, counted over
+    every layer, and `classifier.*`). The released network does not normalise.
     """
 
     citation = "Zeng et al., Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022 (2110.03735)"
@@ -36,7 +37,9 @@ class SmallVGG(NormalisedModel):
         return super().compatible(context)
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import Conv3x3, assemble
@@ -59,7 +62,9 @@ class SmallVGG(NormalisedModel):
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
     """From the released names to those of the parts, in place; other names stay."""
-    for name in [name for name in state if name.startswith((f"{prefix}features.", f"{prefix}classifier."))]:
+    for name in [
+        name for name in state if name.startswith((f"{prefix}features.", f"{prefix}classifier."))
+    ]:
         part, _, tail = name.removeprefix(prefix).partition(".")
         if part == "classifier":
             new = f"head.{tail}"

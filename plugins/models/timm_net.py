@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 
 class TimmNet(LibraryModel):
-    """A classifier of timm, such as `timm:convnext_atto`, untrained, with head and stem fitted to the task.
+    """A classifier of timm, such as `timm:convnext_atto`, untrained, with head and stem fitted to
+    the task.
 
-    Images much smaller than those that it is made for lose no detail in the stem: strides and pooling are taken out of
-    the first layers, to `reduction` in all; patches of a transformer become smaller. Its anatomy is read off a forward
-    pass.
+    Images much smaller than those that it is made for lose no detail in the stem: strides and
+    pooling are taken out of the first layers, to `reduction` in all; patches of a transformer
+    become smaller. Its anatomy is read off a forward pass.
     """
 
     arch: Annotated[str, Field(min_length=1)]
@@ -28,7 +29,8 @@ class TimmNet(LibraryModel):
     def build(self, task: Task) -> nn.Module:
         """(n, channels, height, width) images to (n, classes) logits.
 
-        Raises ValueError for an unknown architecture, Incompatible where it cannot be fitted to the task.
+        Raises ValueError for an unknown architecture, Incompatible where it cannot be fitted to the
+        task.
         """
         import timm
 
@@ -37,11 +39,18 @@ class TimmNet(LibraryModel):
         entrance = entrance_of(self.entrance(task))
         reduction = self.reduction_for(task)
         if not timm.is_model(self.arch):
-            raise ValueError(f"timm has no classifier {self.arch!r}. {suggest(self.arch, timm.list_models())}")
+            raise ValueError(
+                f"timm has no classifier {self.arch!r}. {suggest(self.arch, timm.list_models())}"
+            )
         fixed = bool(timm.models.get_pretrained_cfg_value(self.arch, "fixed_input_size"))
         net = self._create(task, self._patches(task, reduction) if fixed else {})
         if not fixed:
-            fit(net, (task.channels, task.height * reduction, task.width * reduction), task.channels, reduction)
+            fit(
+                net,
+                (task.channels, task.height * reduction, task.width * reduction),
+                task.channels,
+                reduction,
+            )
         checked(net, task, f"timm:{self.arch}")
         with_features(net, task.image_shape)
         return Fitted(entrance, net, task.image_shape)
@@ -60,7 +69,9 @@ class TimmNet(LibraryModel):
         fitting = {"num_classes": task.classes, "in_chans": task.channels}
         try:
             try:
-                net: nn.Module = timm.create_model(self.arch, pretrained=False, **fitting, **settings)
+                net: nn.Module = timm.create_model(
+                    self.arch, pretrained=False, **fitting, **settings
+                )
             except TypeError:  # its patches cannot be chosen
                 settings.pop("patch_size", None)
                 net = timm.create_model(self.arch, pretrained=False, **fitting, **settings)

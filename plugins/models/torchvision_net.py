@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 class TorchvisionNet(LibraryModel):
-    """A classifier of torchvision, as `torchvision:mobilenet_v2`, untrained, with head and stem fitted to the task.
+    """A classifier of torchvision, as `torchvision:mobilenet_v2`, untrained, with head and stem
+    fitted to the task.
 
-    Images much smaller than those that it is made for lose no detail in the stem: strides and pooling are taken out of
-    the first layers, to `reduction` in all. Its anatomy is read off a forward pass.
+    Images much smaller than those that it is made for lose no detail in the stem: strides and
+    pooling are taken out of the first layers, to `reduction` in all. Its anatomy is read off a
+    forward pass.
     """
 
     arch: Annotated[str, Field(min_length=1)]
@@ -27,7 +29,8 @@ class TorchvisionNet(LibraryModel):
     def build(self, task: Task) -> nn.Module:
         """(n, channels, height, width) images to (n, classes) logits.
 
-        Raises ValueError for an unknown architecture, Incompatible where it cannot be fitted to the task.
+        Raises ValueError for an unknown architecture, Incompatible where it cannot be fitted to the
+        task.
         """
         from plugins.models.fitted import Fitted, checked, entrance_of, fit, with_features
 
@@ -37,7 +40,9 @@ class TorchvisionNet(LibraryModel):
         size = (task.height * reduction, task.width * reduction)
         net = self._create(task, size)
         fit(net, (3, *size), task.channels, reduction)
-        if hasattr(net, "image_size") and hasattr(net, "patch_size"):  # a vision transformer measures its input by them
+        if hasattr(net, "image_size") and hasattr(
+            net, "patch_size"
+        ):  # a vision transformer measures its input by them
             shrunk: Any = net
             shrunk.image_size, shrunk.patch_size = task.height, shrunk.patch_size // reduction
         checked(net, task, f"torchvision:{self.arch}")
@@ -59,11 +64,15 @@ class TorchvisionNet(LibraryModel):
 
         known = torchvision.models.list_models(torchvision.models)
         if self.arch not in known:
-            raise ValueError(f"torchvision has no classifier {self.arch!r}. {suggest(self.arch, known)}")
+            raise ValueError(
+                f"torchvision has no classifier {self.arch!r}. {suggest(self.arch, known)}"
+            )
         try:
             net: nn.Module = torchvision.models.get_model(
                 self.arch, weights=None, num_classes=task.classes, **self._settings(size)
             )
         except (RuntimeError, ValueError) as error:
-            raise Incompatible(f"torchvision:{self.arch} cannot be made for this task: {error}") from error
+            raise Incompatible(
+                f"torchvision:{self.arch} cannot be made for this task: {error}"
+            ) from error
         return net

@@ -17,16 +17,20 @@ WIDTHS = (64, 128, 256, 512, 512)
 class VGG11(NormalisedModel):
     """VGG-11 with BatchNorm and one linear layer, for small images: eight convolutions.
 
-    The first group of convolutions is the stem and the other four are the stages. A pooling rounds sizes up, so that
-    images need not have 32 x 32 pixels.
+    The first group of convolutions is the stem and the other four are the stages. A pooling rounds
+    sizes up, so that images need not have 32 x 32 pixels.
     """
 
-    citation = "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015 (arXiv 1409.1556)"
+    citation = (
+        "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015 (arXiv 1409.1556)"
+    )
     depths: ClassVar[tuple[int, ...]] = (1, 1, 2, 2, 2)
     """convolutions of each group"""
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from torch import nn
 
         from plugins.models.blocks import Conv3x3, GlobalMean, assemble
@@ -51,6 +55,8 @@ class VGG13(VGG11):
 
 
 class VGG19(VGG11):
-    """VGG-19 with BatchNorm and one linear layer, for small images: sixteen convolutions, as `vgg11`."""
+    """VGG-19 with BatchNorm and one linear layer, for small images: sixteen convolutions, as
+    `vgg11`.
+    """
 
     depths: ClassVar[tuple[int, ...]] = (2, 2, 4, 4, 4)

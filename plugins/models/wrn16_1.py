@@ -15,16 +15,19 @@ SLOPE = 0.1
 
 
 class WRN16(NormalisedModel):
-    """Wide ResNet 16-1: three stages of two pre-activation blocks with 16, 32, 64 channels; Trap-and-Replace's network.
+    """Wide ResNet 16-1: three stages of two pre-activation blocks with 16, 32, 64 channels;
+    Trap-and-Replace's network.
 
-    Activations are LeakyReLU with slope 0.1 and convolutions have biases; its authors do not normalise inputs. The
-    published stem ends after the fifth of the six blocks.
+    Activations are LeakyReLU with slope 0.1 and convolutions have biases; its authors do not
+    normalise inputs. The published stem ends after the fifth of the six blocks.
     """
 
     citation = "Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016 (arXiv 1605.07146)"
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where `compatible` objects."""
+        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
+        `compatible` objects.
+        """
         from functools import partial
 
         from torch import nn

@@ -1,4 +1,6 @@
-"""The two forms of trigger that ABS inverts, several at once: a patch, and a filter over colours and surroundings."""
+"""The two forms of trigger that ABS inverts, several at once: a patch, and a filter over colours
+and surroundings.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from plugins.parts.similarity import similarity
 CORNER, OUTSIDE = 2.0, -2.0
 """Where masks start, before the tanh: on in a square of a quarter of the side, off elsewhere."""
 SPAN = 4.0
-"""The released code inverts patterns in units of a standard deviation, of which black to white are about four."""
+"""The released code inverts patterns in units of a standard deviation, of which black to white are
+about four.
+"""
 VISIBLE = 0.01
 """A pixel counts for a patch's size where its mask is above this."""
 WEIGHT, FAR = 500.0, 100 / 64
@@ -38,10 +42,14 @@ class Form(Protocol):
         """[0,1] images (n, c, h, w) with each of the triggers: (k, n, c, h, w)."""
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
-        """(k,), of the activations of each trigger's neuron and of the other neurons of its layer, both (k,)."""
+        """(k,), of the activations of each trigger's neuron and of the other neurons of its layer,
+        both (k,).
+        """
 
     def project(self) -> None:
-        """After a step of the optimiser, bring the parameters back to what they may be: beyond, gradients would end."""
+        """After a step of the optimiser, bring the parameters back to what they may be: beyond,
+        gradients would end.
+        """
 
     def trigger(self, number: int) -> nn.Module:
         """One of them, finished."""
@@ -50,11 +58,18 @@ class Form(Protocol):
 class Patches:
     """Masks and patterns; a mask may cover `area` of the image, as a share, without being punished.
 
-    It starts in the corner of the image that `corner` numbers: 0 top left, 1 bottom right, 2 top right, 3 bottom left.
+    It starts in the corner of the image that `corner` numbers: 0 top left, 1 bottom right, 2 top
+    right, 3 bottom left.
     """
 
     def __init__(
-        self, count: int, images: Tensor, area: float, rate: float, generator: torch.Generator, corner: int = 0
+        self,
+        count: int,
+        images: Tensor,
+        area: float,
+        rate: float,
+        generator: torch.Generator,
+        corner: int = 0,
     ) -> None:
         channels, height, width = images.shape[1:]
         free = torch.full((count, 1, height, width), OUTSIDE)
@@ -65,7 +80,9 @@ class Patches:
             columns = slice(width - width // 4, width)
         free[:, :, rows, columns] = CORNER
         self.free = nn.Parameter(free.to(images.device))
-        self.patterns = nn.Parameter(torch.rand(count, channels, height, width, generator=generator).to(images.device))
+        self.patterns = nn.Parameter(
+            torch.rand(count, channels, height, width, generator=generator).to(images.device)
+        )
         self.limit, self.rate = area * height * width, rate
 
     def groups(self) -> list[tuple[nn.Parameter, float]]:
@@ -114,7 +131,9 @@ class Filters:
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """Drive the neuron, not the others, with images that look as they did."""
-        alike = similarity(stamped.flatten(0, 1), images.repeat(len(stamped), 1, 1, 1)).view(len(stamped), -1)
+        alike = similarity(stamped.flatten(0, 1), images.repeat(len(stamped), 1, 1, 1)).view(
+            len(stamped), -1
+        )
         weight = torch.where(alike.mean(1) < LEAST, UNLIKE, ALIKE)
         return DRIVEN * (FILTER_OTHERS * others - own) - weight * alike.sum(1)
 
@@ -129,7 +148,9 @@ class Filters:
 
 
 class FilterTrigger(nn.Module):
-    """y = (x, max x, min x, mean x) M at every pixel, in units of `mean` and `std` (c,), clipped to black and white."""
+    """y = (x, max x, min x, mean x) M at every pixel, in units of `mean` and `std` (c,), clipped to
+    black and white.
+    """
 
     matrix: Tensor
     mean: Tensor
@@ -147,7 +168,12 @@ class FilterTrigger(nn.Module):
         """The one that changes nothing, in units of these images."""
         channels = images.shape[1]
         matrix = torch.eye(4 * channels, channels, device=images.device)
-        return cls(matrix, images.mean((0, 2, 3)), images.std((0, 2, 3)) + torch.finfo(images.dtype).eps, window)
+        return cls(
+            matrix,
+            images.mean((0, 2, 3)),
+            images.std((0, 2, 3)) + torch.finfo(images.dtype).eps,
+            window,
+        )
 
     def of(self, matrix: Tensor) -> FilterTrigger:
         """Another matrix (4c, c) in the same units."""
@@ -165,27 +191,34 @@ class FilterTrigger(nn.Module):
 
 
 def filtered(features: Tensor, matrices: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """(n, f, h, w) times (k, f, c), whose entries are cut at -1 and 1: (k, n, c, h, w), from `low` to `high`."""
+    """(n, f, h, w) times (k, f, c), whose entries are cut at -1 and 1: (k, n, c, h, w), from `low`
+    to `high`.
+    """
     mapped = torch.einsum("nfhw,kfc->knchw", features, matrices.clamp(-1, 1))
     return torch.minimum(torch.maximum(mapped, low), high)
 
 
 def surroundings(images: Tensor, window: int) -> Tensor:
-    """Images (n, c, h, w) with maximum, minimum and mean over a square around each pixel: (n, 4c, h, w).
+    """Images (n, c, h, w) with maximum, minimum and mean over a square around each pixel: (n, 4c,
+    h, w).
 
-    Where it sticks out of the image, only what is inside counts; of an even window the larger half is below and right.
+    Where it sticks out of the image, only what is inside counts; of an even window the larger half
+    is below and right.
     """
     pad = ((window - 1) // 2, window // 2) * 2
     top = functional.max_pool2d(functional.pad(images, pad, value=-torch.inf), window, 1)
     bottom = -functional.max_pool2d(functional.pad(-images, pad, value=-torch.inf), window, 1)
     sums, counts = (
-        functional.avg_pool2d(functional.pad(one, pad), window, 1) for one in (images, torch.ones_like(images[:1, :1]))
+        functional.avg_pool2d(functional.pad(one, pad), window, 1)
+        for one in (images, torch.ones_like(images[:1, :1]))
     )
     return torch.cat([images, top, bottom, sums / counts], dim=1)
 
 
 def punished(masks: Tensor, limit: float) -> Tensor:
-    """The weighted sums of masks (k, 1, h, w) that cover more than `limit` pixels visibly; 0 for others."""
+    """The weighted sums of masks (k, 1, h, w) that cover more than `limit` pixels visibly; 0 for
+    others.
+    """
     covered = (masks > VISIBLE).sum((1, 2, 3))
     weight = WEIGHT * (covered > limit).float() * (1 + (covered > FAR * limit).float())
     return weight * masks.sum((1, 2, 3))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.access import Workbench
+from harness.access.granted import Workbench
 from harness.learn.device import evaluating
 from harness.learn.images import ImageSet, to_float
 from harness.learn.layers import NORMS
@@ -14,13 +14,18 @@ from plugins.parts.counting import FORWARD
 
 @torch.no_grad()
 def refresh(access: Workbench, model: nn.Module, data: ImageSet, batch: int = 128) -> None:
-    """Replace all running averages, in place, by those of one pass over `data`; nothing to do without BatchNorm.
+    """Replace all running averages, in place, by those of one pass over `data`; nothing to do
+    without BatchNorm.
 
-    Mean of the batches' means and of their unbiased variances, weighted by the batches' sizes. Only BatchNorm is in
-    train mode meanwhile: with dropout at work the averages would not be those that evaluation meets. Modes and momenta
-    are left as found. The pass is counted.
+    Mean of the batches' means and of their unbiased variances, weighted by the batches' sizes. Only
+    BatchNorm is in train mode meanwhile: with dropout at work the averages would not be those that
+    evaluation meets. Modes and momenta are left as found. The pass is counted.
     """
-    norms = [layer for layer in model.modules() if isinstance(layer, NORMS) and layer.running_mean is not None]
+    norms = [
+        layer
+        for layer in model.modules()
+        if isinstance(layer, NORMS) and layer.running_mean is not None
+    ]
     if not norms:
         return
     momenta, seen = [layer.momentum for layer in norms], 0
@@ -43,7 +48,9 @@ def refresh(access: Workbench, model: nn.Module, data: ImageSet, batch: int = 12
 
 
 def whole(chunks: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
-    """The chunks, a last one of a single image joined to the one before it: one image alone has no variance."""
+    """The chunks, a last one of a single image joined to the one before it: one image alone has no
+    variance.
+    """
     if len(chunks) > 1 and len(chunks[-1]) == 1:
         return [*chunks[:-2], torch.cat(chunks[-2:])]
     return list(chunks)

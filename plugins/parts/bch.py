@@ -6,20 +6,25 @@ from __future__ import annotations
 def parity(message: bytes, primitive: int, errors: int) -> bytes:
     """Check bits for `message`, first bit first, filled up with zeros to whole bytes.
 
-    `primitive` is the field's primitive polynomial as bits (137 is x^7 + x^3 + 1); `errors` is how many misread bits
-    the code must bear. Raises ValueError where the message is too long for the field.
+    `primitive` is the field's primitive polynomial as bits (137 is x^7 + x^3 + 1); `errors` is how
+    many misread bits the code must bear. Raises ValueError where the message is too long for the
+    field.
     """
     generator = generator_polynomial(primitive, errors)
     checks, longest = generator.bit_length() - 1, 2 ** (primitive.bit_length() - 1) - 1
     if 8 * len(message) + checks > longest:
-        raise ValueError(f"{len(message)} bytes and {checks} check bits are more than the code's {longest} bits")
+        raise ValueError(
+            f"{len(message)} bytes and {checks} check bits are more than the code's {longest} bits"
+        )
     rest = _remainder(int.from_bytes(message) << checks, generator)
     size = -(-checks // 8)
     return (rest << (8 * size - checks)).to_bytes(size)
 
 
 def generator_polynomial(primitive: int, errors: int) -> int:
-    """The product of the minimal polynomials of a, a^3, ..., a^(2 errors - 1), each once; bit k is the term x^k."""
+    """The product of the minimal polynomials of a, a^3, ..., a^(2 errors - 1), each once; bit k is
+    the term x^k.
+    """
     order = 2 ** (primitive.bit_length() - 1) - 1
     powers = [1]
     while len(powers) < order:
@@ -34,7 +39,9 @@ def generator_polynomial(primitive: int, errors: int) -> int:
 
 
 def _minimal(family: set[int], powers: list[int]) -> int:
-    """The polynomial whose roots are a^k for k in `family`; its coefficients lie in the field of two elements."""
+    """The polynomial whose roots are a^k for k in `family`; its coefficients lie in the field of
+    two elements.
+    """
     coefficients = [1]
     for exponent in family:
         raised = [0, *coefficients]

@@ -10,7 +10,7 @@ from harness import Part, Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.access import PartAccess
+    from harness.access.granted import PartAccess
 
 
 class CleanModel(Part):

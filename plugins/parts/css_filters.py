@@ -1,7 +1,8 @@
-"""Three filters of CSSgram, which imitate a photo app's in style sheets, as pilgram 2 computes them on bytes.
+"""Three filters of CSSgram, which imitate a photo app's in style sheets, as pilgram 2 computes them
+on bytes.
 
-Pixels are whole grey levels 0..255, NCHW, RGB, float64. Every step ends on whole levels; whether it rounds or drops the
-fraction is Pillow's habit in that operation.
+Pixels are whole grey levels 0..255, NCHW, RGB, float64. Every step ends on whole levels; whether it
+rounds or drops the fraction is Pillow's habit in that operation.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def _product(first: Tensor, second: Tensor) -> Tensor:
 
 @cache
 def radial(height: int, width: int) -> Tensor:
-    """Pillow's radial gradient, 255 in the middle and 0 in the corners, shrunk by columns and then by rows."""
+    """Pillow's radial gradient, 255 in the middle and 0 in the corners, shrunk by columns and then
+    by rows.
+    """
     line = torch.arange(GRADIENT, dtype=torch.float64) - GRADIENT / 2
     distance = (2 * (line[:, None] ** 2 + line[None, :] ** 2)).sqrt().trunc()
     full = 255 - distance.clamp(max=255)
@@ -95,7 +98,9 @@ def radial(height: int, width: int) -> Tensor:
 
 
 def _shrinking(size: int) -> Tensor:
-    """Weights (size, GRADIENT) of a row's cubic resampling, the kernel as wide as the reduction asks."""
+    """Weights (size, GRADIENT) of a row's cubic resampling, the kernel as wide as the reduction
+    asks.
+    """
     scale = GRADIENT / size
     centres = (torch.arange(size, dtype=torch.float64) + 0.5) * scale
     places = torch.arange(GRADIENT, dtype=torch.float64) + 0.5
@@ -112,4 +117,6 @@ def _whole(values: Tensor) -> Tensor:
 
 def _as_pixel(colour: tuple[float, float, float], like: Tensor) -> Tensor:
     # not new_tensor, which would wait for a GPU at every batch
-    return torch.tensor(colour, dtype=like.dtype).to(like.device, non_blocking=True).view(1, 3, 1, 1)
+    return (
+        torch.tensor(colour, dtype=like.dtype).to(like.device, non_blocking=True).view(1, 3, 1, 1)
+    )

@@ -1,8 +1,9 @@
 """The networks of a CycleGAN for small pictures, as DFST's released code has them.
 
-Two things in them are unusual. Pictures are in units of the training pictures' mean and standard deviation, and the
-generator's last tanh is read in the same units, so that its output lies within one deviation of the mean. Instance
-normalisation is over all channels and places at once, with one scale and one shift.
+Two things in them are unusual. Pictures are in units of the training pictures' mean and standard
+deviation, and the generator's last tanh is read in the same units, so that its output lies within
+one deviation of the mean. Instance normalisation is over all channels and places at once, with one
+scale and one shift.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ SCALE = 0.02
 
 
 class PixelUnits(nn.Module):
-    """[0,1] pixels to deviations from the mean of each channel, and back. `mean` and `std` are saved with a network."""
+    """[0,1] pixels to deviations from the mean of each channel, and back. `mean` and `std` are
+    saved with a network.
+    """
 
     mean: Tensor
     std: Tensor
@@ -52,7 +55,9 @@ class PixelUnits(nn.Module):
 
 
 class InstanceNorm(nn.Module):
-    """(x - mean) / (std + 0.001) over all channels and places of an image, scaled and shifted by one number each."""
+    """(x - mean) / (std + 0.001) over all channels and places of an image, scaled and shifted by
+    one number each.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +67,9 @@ class InstanceNorm(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Same shape as `images` (n, c, h, w)."""
         variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
-        return (images - mean) / (variance.clamp_min(TINY).sqrt() + EPSILON) * self.gamma + self.beta
+        return (images - mean) / (
+            variance.clamp_min(TINY).sqrt() + EPSILON
+        ) * self.gamma + self.beta
 
 
 class ReflectedConv(nn.Conv2d):
@@ -94,10 +101,11 @@ class Residual(nn.Module):
 
 
 class Generator(nn.Module):
-    """Translates pictures into another style: two halvings, one residual block, two doublings; 489,235 parameters.
+    """Translates pictures into another style: two halvings, one residual block, two doublings;
+    489,235 parameters.
 
-    The released code means to have nine blocks, but its loop starts each from the same input and connects the last.
-    Takes pictures of 5 pixels and more.
+    The released code means to have nine blocks, but its loop starts each from the same input and
+    connects the last. Takes pictures of 5 pixels and more.
     """
 
     def __init__(self, channels: int) -> None:
@@ -123,7 +131,8 @@ class Generator(nn.Module):
 
 
 def discriminator(channels: int, width: int = 64) -> nn.Sequential:
-    """Judges patches: pictures (n, c, h, w) in units to shares in [0,1], 7 x 7 of them at 32 pixels; 10 at least.
+    """Judges patches: pictures (n, c, h, w) in units to shares in [0,1], 7 x 7 of them at 32
+    pixels; 10 at least.
 
     The first layer has `width` channels, the next ones two, four and eight times as many.
     """
@@ -133,5 +142,7 @@ def discriminator(channels: int, width: int = 64) -> nn.Sequential:
     return nn.Sequential(*layers, ReflectedConv(8 * width, 1, 4), nn.Sigmoid())
 
 
-def _normalised(inputs: int, outputs: int, kernel: int, stride: int = 1) -> tuple[nn.Module, nn.Module]:
+def _normalised(
+    inputs: int, outputs: int, kernel: int, stride: int = 1
+) -> tuple[nn.Module, nn.Module]:
     return ReflectedConv(inputs, outputs, kernel, stride), InstanceNorm()

@@ -1,4 +1,6 @@
-"""A small image-to-image network without skip connections: what an input-aware trigger is made with."""
+"""A small image-to-image network without skip connections: what an input-aware trigger is made
+with.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ EPSILON = 1e-7
 
 
 class EncoderDecoder(nn.Module):
-    """Stages of two convolutions and a pooling, one convolution, stages of an upsampling and two convolutions.
+    """Stages of two convolutions and a pooling, one convolution, stages of an upsampling and two
+    convolutions.
 
-    The first stage has `width` channels, each further one twice as many; the way back mirrors them. Images must be
-    halved `stages` times without a remainder.
+    The first stage has `width` channels, each further one twice as many; the way back mirrors them.
+    Images must be halved `stages` times without a remainder.
     """
 
     def __init__(self, inputs: int, outputs: int, width: int, stages: int) -> None:

@@ -1,12 +1,15 @@
-"""DFST's feature injector: a small U-Net that raises one channel of a network and otherwise changes little.
+"""DFST's feature injector: a small U-Net that raises one channel of a network and otherwise changes
+little.
 
-Sums are over images and places, a is the channel's output (before its activation) and a+ = max(a, 0):
+Sums are over images and places, a is the channel's output (before its activation) and a+ = max(a,
+0):
 
     0.01 (-sum(a + a+) + 0.00001 sum(other channels' a+) + 0.001 total variation) - w SSIM,
 
-w = 100 where SSIM is as high as it must be and 100,000 where it is not (Adam, which divides by the latter's slopes for
-long, then takes short steps: fewer of them want a smaller weight). The released code sums over 100 images; for
-other numbers the sums are scaled to 100, so that the terms keep their proportions.
+w = 100 where SSIM is as high as it must be and 100,000 where it is not (Adam, which divides by the
+latter's slopes for long, then takes short steps: fewer of them want a smaller weight). The released
+code sums over 100 images; for other numbers the sums are scaled to 100, so that the terms keep
+their proportions.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.learn.device import global_random
 from harness.learn.images import ImageSet, to_float
 from harness.learn.recipes import Recipe
@@ -38,7 +41,8 @@ FEATURES, OTHERS, VARIATION = 0.01, 1e-5, 1e-3
 ALIKE, UNLIKE = 100.0, 1e5
 """weights of SSIM above and below its bound, in the released code"""
 LEAST, SHARE = 30.0, 0.5
-"""by how much the channel's sum must rise: more than this, and more than this share of what it was"""
+"""by how much the channel's sum must rise: more than this, and more than this share of what it was
+"""
 SLOPE = 0.2
 """of LeakyReLU below 0"""
 WIDTH = 32
@@ -57,7 +61,8 @@ class Neuron:
 class Effort:
     """How hard an injector is sought.
 
-    Steps of Adam, learning rate, the SSIM to keep, the side of the kernels, and the weight of SSIM where it is too low.
+    Steps of Adam, learning rate, the SSIM to keep, the side of the kernels, and the weight of SSIM
+    where it is too low.
     """
 
     steps: int
@@ -77,19 +82,26 @@ def _wide(inputs: int, outputs: int, kernel: int, stride: int = 1) -> PaddedConv
 
 
 class Injector(nn.Module):
-    """U-Net of 32, 64 and 128 channels; its tanh is in deviations from the pictures' mean, as the style generator's."""
+    """U-Net of 32, 64 and 128 channels; its tanh is in deviations from the pictures' mean, as the
+    style generator's.
+    """
 
     def __init__(self, units: PixelUnits, kernel: int = KERNEL) -> None:
         super().__init__()
         channels = len(units.mean)
         self.units = copy.deepcopy(units)
         widths = [channels, WIDTH, 2 * WIDTH, 4 * WIDTH]
-        up = [(4 * WIDTH, 2 * WIDTH), (4 * WIDTH, WIDTH)]  # the second one's input has a skip beside it
+        up = [
+            (4 * WIDTH, 2 * WIDTH),
+            (4 * WIDTH, WIDTH),
+        ]  # the second one's input has a skip beside it
         self.down = nn.ModuleList(
             nn.Sequential(_wide(one, two, kernel, 2), nn.LeakyReLU(SLOPE), InstanceNorm())
             for one, two in pairwise(widths)
         )
-        self.up = nn.ModuleList(nn.Sequential(_wide(one, two, kernel), nn.ReLU(), InstanceNorm()) for one, two in up)
+        self.up = nn.ModuleList(
+            nn.Sequential(_wide(one, two, kernel), nn.ReLU(), InstanceNorm()) for one, two in up
+        )
         self.last = _wide(2 * WIDTH, channels, kernel)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -109,13 +121,22 @@ def _doubled(values: Tensor, like: Tensor) -> Tensor:
 
 
 def injection_loss(
-    output: Tensor, channel: int, injected: Tensor, likeness: Tensor, bound: float, unlike: float = UNLIKE
+    output: Tensor,
+    channel: int,
+    injected: Tensor,
+    likeness: Tensor,
+    bound: float,
+    unlike: float = UNLIKE,
 ) -> Tensor:
-    """What an injector minimises; `output` is the layer's (n, c, h, w), `injected` in units, `likeness` a mean SSIM."""
+    """What an injector minimises; `output` is the layer's (n, c, h, w), `injected` in units,
+    `likeness` a mean SSIM.
+    """
     active = output.relu()
     others = active.sum() - active[:, channel].sum()
     varied = injected.diff(dim=2).abs().sum() + injected.diff(dim=3).abs().sum()
-    features = -strength(output, channel) + IMAGES / len(output) * (OTHERS * others + VARIATION * varied)
+    features = -strength(output, channel) + IMAGES / len(output) * (
+        OTHERS * others + VARIATION * varied
+    )
     return FEATURES * features - torch.where(likeness < bound, unlike, ALIKE) * likeness
 
 
@@ -126,12 +147,16 @@ def strength(output: Tensor, channel: int) -> Tensor:
 
 
 def raised(after: float, before: float) -> bool:
-    """Whether a channel is clearly up: `after` is its `strength`, `before` its activation's sum on plain images."""
+    """Whether a channel is clearly up: `after` is its `strength`, `before` its activation's sum on
+    plain images.
+    """
     return after - before > LEAST and after - before > SHARE * before
 
 
 class Sought(NamedTuple):
-    """The best injector found, how many seeds it flips, and how many any state flipped, changing whatever it liked."""
+    """The best injector found, how many seeds it flips, and how many any state flipped, changing
+    whatever it liked.
+    """
 
     injector: Injector
     flipped: int
@@ -149,8 +174,8 @@ def train_injector(
 ) -> Sought:
     """The injector that flips most of the seed images to their labels, which are the wanted ones.
 
-    Only states that keep the SSIM and clearly raise the channel count; where there was none, nothing flips. The first
-    weights are drawn from `stream`.
+    Only states that keep the SSIM and clearly raise the channel count; where there was none,
+    nothing flips. The first weights are drawn from `stream`.
     """
     with global_random(access.seed(stream)):
         injector = Injector(units, effort.kernel)
@@ -173,7 +198,9 @@ def train_injector(
         after = float(strength(output.detach(), neuron.channel))
         if count > flipped and likeness > effort.likeness and raised(after, before):
             flipped, best = count, copy.deepcopy(net.state_dict())
-        return injection_loss(output, neuron.channel, shown, likeness, effort.likeness, effort.unlike)
+        return injection_loss(
+            output, neuron.channel, shown, likeness, effort.likeness, effort.unlike
+        )
 
     with frozen(model):
         access.fit(injector, seeds, _recipe(access, len(seeds), effort), loss=loss)

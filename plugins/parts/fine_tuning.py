@@ -7,16 +7,20 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from harness import Defense
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.recipes import Rates, Recipe, Schedule
 
 NAD_RATES = ((0.0, 0.1), (2.0, 0.01), (20.0, 1e-4))
 """Learning rate by epoch in NAD's released code."""
 NAD_CUTOUT = 2
-"""NAD's code names a length of 3, of which its half-open slice around the centre blanks 2 by 2 pixels."""
+"""NAD's code names a length of 3, of which its half-open slice around the centre blanks 2 by 2
+pixels.
+"""
 
 AUGMENTATION = ("crop", "flip", "crop_probability", "rotation", "rotation_probability", "fill")
-"""What fine-tuning takes from the way the victim was trained: mirroring suits photographs and not traffic signs."""
+"""What fine-tuning takes from the way the victim was trained: mirroring suits photographs and not
+traffic signs.
+"""
 
 
 class FineTuning(Defense):
@@ -35,7 +39,9 @@ class FineTuning(Defense):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     """on all parameters, biases and normalisation included"""
     schedule: Schedule = "cosine"
-    """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines between them"""
+    """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines
+    between them
+    """
     rates: Rates = ()
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
     horizon: Annotated[float, Field(gt=0)] | None = None
@@ -49,7 +55,9 @@ class FineTuning(Defense):
 
     @model_validator(mode="after")
     def _makes_a_recipe(self) -> Self:
-        """What no recipe can be is an error of the grid, not of a stage that has waited for its victim."""
+        """What no recipe can be is an error of the grid, not of a stage that has waited for its
+        victim.
+        """
         try:
             self._recipe(Recipe())
         except ValidationError as error:

@@ -10,7 +10,7 @@ from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
 
 from harness import File, Part, PoisoningAttack, Task, Use, use
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.components import Reference
 from plugins.parts.patterns import Stamp, read_pattern
 
@@ -20,13 +20,15 @@ CLEAN = "clean-model"
 class FoundTrigger(PoisoningAttack):
     """A trigger in the buffer `light`, found on a clean network or read.
 
-    Published triggers of this kind are files, and the networks that they were found on are not to be had. Without a
-    file every replicate finds its own; with one no network is trained, and one poisoned set serves all models.
+    Published triggers of this kind are files, and the networks that they were found on are not to
+    be had. Without a file every replicate finds its own; with one no network is trained, and one
+    poisoned set serves all models.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
-        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the first.
+        # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the
+        # first.
         "trap/gtsrb": {"target": 1, "order": "random"},
     }
 
@@ -52,7 +54,9 @@ class FoundTrigger(PoisoningAttack):
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Find the trigger, or read it."""
-        found = self.find(access, access.part("benign")) if self.picture is None else self.read(access)
+        found = (
+            self.find(access, access.part("benign")) if self.picture is None else self.read(access)
+        )
         trigger.get_buffer("light").copy_(found)
 
     def find(self, access: AttackAccess, network: nn.Module) -> Tensor:

@@ -9,7 +9,9 @@ from harness.learn.layers import NORMS
 
 
 class Grouped(nn.GroupNorm):
-    """GroupNorm that goes on as the BatchNorm it replaces did: timm's carry dropout and activation as children."""
+    """GroupNorm that goes on as the BatchNorm it replaces did: timm's carry dropout and activation
+    as children.
+    """
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, ...) to the same shape."""
@@ -20,9 +22,11 @@ class Grouped(nn.GroupNorm):
 
 
 def without_batchnorm(model: nn.Module, groups: int) -> nn.Module:
-    """The network, changed in place: every BatchNorm is a GroupNorm under the same name, with its scales and shifts.
+    """The network, changed in place: every BatchNorm is a GroupNorm under the same name, with its
+    scales and shifts.
 
-    Each has up to `groups` groups (`groups_of`). Scales are kept since some networks start blocks with 0.
+    Each has up to `groups` groups (`groups_of`). Scales are kept since some networks start blocks
+    with 0.
     """
     for name, layer in list(model.named_modules()):
         if not isinstance(layer, NORMS):
@@ -35,17 +39,25 @@ def without_batchnorm(model: nn.Module, groups: int) -> nn.Module:
 
 
 def groups_of(channels: int, most: int) -> int:
-    """The largest divisor of `channels` that is no more than `most` and leaves two channels a group.
+    """The largest divisor of `channels` that is no more than `most` and leaves two channels a
+    group.
 
-    A group of one channel would lose the channel's mean, which is all that there is behind a global pooling.
+    A group of one channel would lose the channel's mean, which is all that there is behind a global
+    pooling.
     """
-    return max(number for number in range(1, max(1, min(most, channels // 2)) + 1) if channels % number == 0)
+    return max(
+        number
+        for number in range(1, max(1, min(most, channels // 2)) + 1)
+        if channels % number == 0
+    )
 
 
 @torch.no_grad()
 def _grouped(old: nn.Module, groups: int) -> Grouped:
     assert isinstance(old, NORMS)
-    new = Grouped(groups_of(old.num_features, groups), old.num_features, eps=old.eps, affine=old.affine)
+    new = Grouped(
+        groups_of(old.num_features, groups), old.num_features, eps=old.eps, affine=old.affine
+    )
     if old.affine:
         new.weight.copy_(old.weight)
         new.bias.copy_(old.bias)

@@ -4,9 +4,9 @@ Wang et al., S&P 2019 (Neural Cleanse). For a target label t, over clean images 
 
     min over m, p of  CE(f((1 - m) x + m p), t) + cost sum(m)
 
-with mask m and pattern p kept in (0, 1) by a tanh, and a cost that adapts: it rises while the trigger works and falls
-while it does not. A trigger in the making is a *lane*. Lanes know nothing of each other, so several labels or pairs of
-labels go through the network in one batch.
+with mask m and pattern p kept in (0, 1) by a tanh, and a cost that adapts: it rises while the
+trigger works and falls while it does not. A trigger in the making is a *lane*. Lanes know nothing
+of each other, so several labels or pairs of labels go through the network in one batch.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.access import Workbench
+from harness.access.granted import Workbench
 from harness.learn.device import evaluating
 from harness.learn.images import to_float
 from plugins.parts.squashing import squash, unsquash
@@ -30,7 +30,9 @@ BETAS = (0.5, 0.9)
 
 
 def blend(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:
-    """Images with a pattern in place of what the mask covers. Nothing is clipped: all three are in [0, 1]."""
+    """Images with a pattern in place of what the mask covers. Nothing is clipped: all three are in
+    [0, 1].
+    """
     return (1 - masks) * images + masks * patterns
 
 
@@ -38,10 +40,11 @@ def blend(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:
 class Rule:
     """How the cost adapts and when a lane has done enough.
 
-    A step succeeds where at least `bound` of its images get the target label. After `patience` successes in a row the
-    cost is multiplied by `up`, after as many failures divided by `down`. With `start` "zero" there is no cost until
-    `patience` successes in a row, then `cost`. A lane ends once its cost has both risen and fallen since it was first
-    set, and `stop` steps have not brought its smallest size below `slack` times itself (none: it never ends).
+    A step succeeds where at least `bound` of its images get the target label. After `patience`
+    successes in a row the cost is multiplied by `up`, after as many failures divided by `down`.
+    With `start` "zero" there is no cost until `patience` successes in a row, then `cost`. A lane
+    ends once its cost has both risen and fallen since it was first set, and `stop` steps have not
+    brought its smallest size below `slack` times itself (none: it never ends).
     """
 
     bound: float = 0.99
@@ -55,7 +58,9 @@ class Rule:
 
 
 class Controller:
-    """The cost of one lane; `best` is the smallest size of a step that succeeded, `wins` how many did."""
+    """The cost of one lane; `best` is the smallest size of a step that succeeded, `wins` how many
+    did.
+    """
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
@@ -66,21 +71,30 @@ class Controller:
         self._rose = self._fell = False
 
     def update(self, success: float, size: float) -> bool:
-        """Book a step: the share of its images that got the label, and its mask's size. Is it the best so far?"""
+        """Book a step: the share of its images that got the label, and its mask's size. Is it the
+        best so far?
+        """
         won, before = success >= self.rule.bound, self.best
         self.steps, self.wins = self.steps + 1, self.wins + won
         if won and size < self.best:
             self.best = size
         if self.best < math.inf:
             self._idle = self._idle + 1 if self.best >= self.rule.slack * before else 0
-        if self.rule.stop is not None and self._rose and self._fell and self._idle >= self.rule.stop:
+        if (
+            self.rule.stop is not None
+            and self._rose
+            and self._fell
+            and self._idle >= self.rule.stop
+        ):
             self.stopped = True
         else:
             self._weigh(won)
         return self.best < before
 
     def _weigh(self, won: bool) -> None:
-        """Adapt the cost. The step that sets it counts towards the first rise, which so comes a step early."""
+        """Adapt the cost. The step that sets it counts towards the first rise, which so comes a
+        step early.
+        """
         self._ready = self._ready + 1 if won and self.cost == 0 else 0
         if self._ready >= self.rule.patience:
             self.cost = self.rule.cost
@@ -100,7 +114,8 @@ class Controller:
 
 @dataclass(frozen=True)
 class Found:
-    """A trigger: `mask` (1, h, w) and `pattern` (c, h, w), in [0, 1]; `reached`: it met the bound at its best step.
+    """A trigger: `mask` (1, h, w) and `pattern` (c, h, w), in [0, 1]; `reached`: it met the bound
+    at its best step.
 
     Where it never did, this is the trigger as it was last.
     """
@@ -116,11 +131,13 @@ class Found:
 
 
 class Inversion:
-    """Lanes: one trigger for each of `targets`, from `masks` (k, 1, h, w) and `patterns` (k, c, h or 1, w or 1) on.
+    """Lanes: one trigger for each of `targets`, from `masks` (k, 1, h, w) and `patterns` (k, c, h
+    or 1, w or 1) on.
 
-    `model` is in evaluation mode during a step and else as it is; `images` are uint8 (n, h, w, c) on its device, starts
-    are in [0, 1]. Up to `at_once` images go through the network together, of as many lanes as that makes; fewer where
-    memory does not allow it, of which a frozen model takes less.
+    `model` is in evaluation mode during a step and else as it is; `images` are uint8 (n, h, w, c)
+    on its device, starts are in [0, 1]. Up to `at_once` images go through the network together, of
+    as many lanes as that makes; fewer where memory does not allow it, of which a frozen model takes
+    less.
     """
 
     def __init__(
@@ -138,8 +155,13 @@ class Inversion:
         self.targets = torch.tensor(list(targets), device=images.device)
         self.controllers = [Controller(rule) for _ in targets]
         masks, patterns = (unsquash(start.to(images.device)).unbind() for start in starts)
-        self.free = [tuple(one.clone().requires_grad_() for one in pair) for pair in zip(masks, patterns, strict=True)]
-        self.optimiser = torch.optim.Adam([one for pair in self.free for one in pair], lr=lr, betas=BETAS)
+        self.free = [
+            tuple(one.clone().requires_grad_() for one in pair)
+            for pair in zip(masks, patterns, strict=True)
+        ]
+        self.optimiser = torch.optim.Adam(
+            [one for pair in self.free for one in pair], lr=lr, betas=BETAS
+        )
         self.success = [0.0] * len(self.free)
         """Of each lane's last step."""
         self._best: list[Found | None] = [None] * len(self.free)
@@ -193,15 +215,23 @@ class Inversion:
     def _pass(self, lanes: list[int], batch: Tensor) -> Tensor:
         """Leave these lanes' gradients where the optimiser looks for them."""
         free = [self.free[lane] for lane in lanes]
-        masks, patterns = squash(torch.stack([mask for mask, _ in free])), torch.stack([row for _, row in free])
+        masks, patterns = (
+            squash(torch.stack([mask for mask, _ in free])),
+            torch.stack([row for _, row in free]),
+        )
         images = to_float(self.images[batch.flatten()])
         images = images.view(*batch.shape, *images.shape[1:])
         stamped = blend(images, masks[:, None], squash(patterns)[:, None])
-        logits = self.model(stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)).float()
+        logits = self.model(
+            stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        ).float()
         labels = self.targets[lanes].repeat_interleave(batch.shape[1])
         sizes = masks.abs().sum((1, 2, 3))
         costs = sizes.new_tensor([self.controllers[lane].cost for lane in lanes])
-        losses = functional.cross_entropy(logits, labels, reduction="none").view(len(lanes), -1).mean(1) + costs * sizes
+        losses = (
+            functional.cross_entropy(logits, labels, reduction="none").view(len(lanes), -1).mean(1)
+            + costs * sizes
+        )
         inputs = [one for pair in free for one in pair]
         for one, gradient in zip(inputs, torch.autograd.grad(losses.sum(), inputs), strict=True):
             one.grad = gradient
@@ -211,7 +241,9 @@ class Inversion:
 
 
 def endless(places: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches (b,) of these places for ever, in a new order each time round; what makes no whole batch is left out."""
+    """Batches (b,) of these places for ever, in a new order each time round; what makes no whole
+    batch is left out.
+    """
     while True:
         order = torch.randperm(len(places), generator=generator)
         yield from (places[chosen] for chosen in torch.split(order, batch) if len(chosen) == batch)

@@ -1,7 +1,8 @@
 """The five filters of TrojAI's data generator, which imitate a photo app's with ImageMagick.
 
-Pixels are values in [0,1], NCHW, RGB, float64. ImageMagick keeps 16 bits, so each step ends on a multiple of 1/65535.
-Where the generator's calls mean something else than their names say, this is what they do, not what they are called.
+Pixels are values in [0,1], NCHW, RGB, float64. ImageMagick keeps 16 bits, so each step ends on a
+multiple of 1/65535. Where the generator's calls mean something else than their names say, this is
+what they do, not what they are called.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ DEPTH = 65535
 STEEPNESS, MIDDLE = 3.0, 0.5
 """Of the sigmoid that raises contrast."""
 VIGNETTE = 1.5
-"""Side of the drawn gradient, in sides of the image: the colour is reached a little beyond the corners of a square."""
+"""Side of the drawn gradient, in sides of the image: the colour is reached a little beyond the
+corners of a square.
+"""
 
 NAVY = (0x22 / 255, 0x2B / 255, 0x6D / 255)
 CREAM = (0xF7 / 255, 0xDA / 255, 0xAE / 255)
@@ -49,7 +52,8 @@ def kelvin(pixels: Tensor) -> Tensor:
 def lomo(pixels: Tensor) -> Tensor:
     """Red and green either full or nothing, darker outwards.
 
-    The generator asks for a stretch that starts at half; with its end left out, that is a threshold.
+    The generator asks for a stretch that starts at half; with its end left out, that is a
+    threshold.
     """
     hard = (pixels[:, :2] > 0.5).to(pixels.dtype)
     return vignette(torch.cat([hard, pixels[:, 2:]], 1), BLACK, outwards=True)
@@ -105,14 +109,17 @@ def auto_gamma(pixels: Tensor) -> Tensor:
 def colour_tone(pixels: Tensor, colour: Colour, *, dark: bool) -> Tensor:
     """A colour laid over the image where red is high, or where it is low.
 
-    The mask was meant to be the brightness; setting the colour space converts nothing, so its red channel is used.
+    The mask was meant to be the brightness; setting the colour space converts nothing, so its red
+    channel is used.
     """
     mask = 1 - pixels[:, :1] if dark else pixels[:, :1]
     return _stored((pixels + mask * _as_pixel(colour, pixels)) / (1 + mask))
 
 
 def vignette(pixels: Tensor, colour: Colour, *, outwards: bool) -> Tensor:
-    """Multiplied with a colour, more and more from the middle to the corners or the other way round."""
+    """Multiplied with a colour, more and more from the middle to the corners or the other way
+    round.
+    """
     height, width = pixels.shape[2:]
     rows = torch.arange(height, dtype=pixels.dtype, device=pixels.device) - (height - 1) / 2
     columns = torch.arange(width, dtype=pixels.dtype, device=pixels.device) - (width - 1) / 2
@@ -128,4 +135,6 @@ def _stored(pixels: Tensor) -> Tensor:
 
 def _as_pixel(colour: Colour, like: Tensor) -> Tensor:
     # not new_tensor, which would wait for a GPU at every batch
-    return torch.tensor(colour, dtype=like.dtype).to(like.device, non_blocking=True).view(1, 3, 1, 1)
+    return (
+        torch.tensor(colour, dtype=like.dtype).to(like.device, non_blocking=True).view(1, 3, 1, 1)
+    )

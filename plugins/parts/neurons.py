@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.access import AttackAccess
+from harness.access.granted import AttackAccess
 from harness.learn.images import to_float
 
 
@@ -22,8 +22,11 @@ class Neurons:
     chosen: Tensor
 
     @classmethod
-    def connected(cls, access: AttackAccess, network: nn.Module, count: int, label: int | None = None) -> Neurons:
-        """The `count` inputs of the last layer with the largest weights: into one label, or all in absolute value.
+    def connected(
+        cls, access: AttackAccess, network: nn.Module, count: int, label: int | None = None
+    ) -> Neurons:
+        """The `count` inputs of the last layer with the largest weights: into one label, or all in
+        absolute value.
 
         Raises Incompatible where the architecture names no head.
         """
@@ -34,7 +37,9 @@ class Neurons:
         return cls(network, head, chosen)
 
     def activation(self, images: Tensor) -> Tensor:
-        """Mean over neurons and [0,1] images (NCHW), a scalar; a head that is applied to every pixel is averaged."""
+        """Mean over neurons and [0,1] images (NCHW), a scalar; a head that is applied to every
+        pixel is averaged.
+        """
         taken: list[Tensor] = []
 
         def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
@@ -50,7 +55,9 @@ class Neurons:
 
 
 def some_images(access: AttackAccess, count: int) -> Tensor:
-    """`count` of the attacker's clean images drawn at random, or all there are: [0,1] NCHW on the device."""
+    """`count` of the attacker's clean images drawn at random, or all there are: [0,1] NCHW on the
+    device.
+    """
     order = torch.randperm(len(access.train), generator=access.generator("pictures"))
     return to_float(access.train.images[order[:count]].to(access.device))
 
@@ -65,11 +72,12 @@ def excite(
     steps: int,
     step: float,
 ) -> Tensor:
-    """Climb from `pattern` to one under which the neurons are more active; `keep` puts it back where it may be.
+    """Climb from `pattern` to one under which the neurons are more active; `keep` puts it back
+    where it may be.
 
-    `stamp(images, pattern)` is what the network sees. A step is the gradient divided by its mean size over the values
-    that it reaches, times a length that falls linearly from `step` to nothing, in [0,1] units. The best pattern on the
-    way is returned, and the record says how far it came.
+    `stamp(images, pattern)` is what the network sees. A step is the gradient divided by its mean
+    size over the values that it reaches, times a length that falls linearly from `step` to nothing,
+    in [0,1] units. The best pattern on the way is returned, and the record says how far it came.
     """
     best, most = pattern, -torch.inf
     for number in range(steps + 1):
@@ -84,5 +92,7 @@ def excite(
         pattern = keep(pattern.detach() + step * (1 - number / steps) * gradient / size)
         access.tick(len(images), number + 1, steps)
     with torch.no_grad():
-        access.record.update(activation_before=float(neurons.activation(images)), activation_after=most)
+        access.record.update(
+            activation_before=float(neurons.activation(images)), activation_after=most
+        )
     return best

@@ -1,4 +1,6 @@
-"""A few images of each class, which is what methods that look at a model from outside are content with."""
+"""A few images of each class, which is what methods that look at a model from outside are content
+with.
+"""
 
 from __future__ import annotations
 
@@ -17,10 +19,14 @@ def some_of_each(data: ImageSet, count: int | None, generator: torch.Generator) 
     return data.subset(order[chosen[order]])
 
 
-def of_each_class(labels: Tensor, count: int | None, order: Tensor | None = None, skip: int = 0) -> Tensor:
-    """Places (int64) of `count` images of each class that `labels` (int64, (n,)) hold; of a smaller class all.
+def of_each_class(
+    labels: Tensor, count: int | None, order: Tensor | None = None, skip: int = 0
+) -> Tensor:
+    """Places (int64) of `count` images of each class that `labels` (int64, (n,)) hold; of a smaller
+    class all.
 
-    Class by class, within one in the order of `order` (a permutation; none: as they lie), after the first `skip`.
+    Class by class, within one in the order of `order` (a permutation; none: as they lie), after the
+    first `skip`.
     """
     order = torch.arange(len(labels)) if order is None else order
     end = None if count is None else skip + count

@@ -1,7 +1,9 @@
-"""Adversarial images by projected gradient descent in the maximum norm, and training on them (Madry et al. 2018).
+"""Adversarial images by projected gradient descent in the maximum norm, and training on them (Madry
+et al. 2018).
 
-The loop is the one that published code agrees on: a step along the sign of the gradient, back into the ball, back into
-the range of pixels. Epsilon and step are in [0,1] here and in grey levels of 0..255 as parameters of components.
+The loop is the one that published code agrees on: a step along the sign of the gradient, back into
+the ball, back into the range of pixels. Epsilon and step are in [0,1] here and in grey levels of
+0..255 as parameters of components.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.access import Workbench
+from harness.access.granted import Workbench
 from harness.components import Component
 from harness.learn.device import evaluating, probe_precision, sent
 from harness.learn.training import Batch
@@ -36,12 +38,14 @@ def pgd(
     drawn: Tensor | None = None,
     targeted: bool = False,
 ) -> Tensor:
-    """[0,1] images (n, c, h, w) moved by at most `eps` a pixel, so that their cross-entropy with `labels` is high.
+    """[0,1] images (n, c, h, w) moved by at most `eps` a pixel, so that their cross-entropy with
+    `labels` is high.
 
-    `eps` and `step` in [0,1] pixels; `steps` may be 0. With `drawn`, numbers in [0,1] in the shape of `images`, it
-    starts from a place in the ball, without from the images themselves. `targeted` lowers the loss: towards `labels`
-    instead of away from them. The network works in the mode it is in, under the autocast of the caller; its parameters
-    gain no gradients. In evaluation mode no image depends on the others of its batch.
+    `eps` and `step` in [0,1] pixels; `steps` may be 0. With `drawn`, numbers in [0,1] in the shape
+    of `images`, it starts from a place in the ball, without from the images themselves. `targeted`
+    lowers the loss: towards `labels` instead of away from them. The network works in the mode it is
+    in, under the autocast of the caller; its parameters gain no gradients. In evaluation mode no
+    image depends on the others of its batch.
     """
     images = images.detach()
     stride = -step if targeted else step
@@ -49,7 +53,8 @@ def pgd(
     with torch.enable_grad():
         for _ in range(steps):
             moved = moved.detach().requires_grad_()
-            # a sum, so that the size of the batch does not scale the gradients of its images towards nothing
+            # a sum, so that the size of the batch does not scale the gradients of its images
+            # towards nothing
             loss = functional.cross_entropy(model(moved).float(), labels, reduction="sum")
             (slope,) = torch.autograd.grad(loss, moved)
             away = (moved.detach() + stride * slope.sign() - images).clamp(-eps, eps)
@@ -60,8 +65,8 @@ def pgd(
 class AdversarialTraining(Component):
     """What training on adversarial images of the network in training may choose.
 
-    Defaults are those behind the robust model of the released label-consistent attack: the code of Wong et al. 2020
-    with 10 steps.
+    Defaults are those behind the robust model of the released label-consistent attack: the code of
+    Wong et al. 2020 with 10 steps.
     """
 
     eps: Annotated[float, Field(gt=0, le=255)] = 8.0
@@ -73,11 +78,14 @@ class AdversarialTraining(Component):
     random_start: bool = True
     """begin anywhere in the ball, not at the image"""
     statistics: Literal["batch", "running"] = "batch"
-    """of BatchNorm while images are perturbed. batch: training mode as in the code of Madry et al. and Wong et al.,
-    where running averages move with every step; running: evaluation mode, in which they stand still"""
+    """of BatchNorm while images are perturbed. batch: training mode as in the code of Madry et al.
+    and Wong et al., where running averages move with every step; running: evaluation mode, in which
+    they stand still
+    """
 
     def perturbing(self, access: Workbench, model: nn.Module) -> Callable[[Batch], Batch]:
-        """An `after_augment` hook for a `fit` of `model` by the grid's recipe, in whose precision it works.
+        """An `after_augment` hook for a `fit` of `model` by the grid's recipe, in whose precision
+        it works.
 
         It counts a processed image for each step.
         """
@@ -92,7 +100,15 @@ class AdversarialTraining(Component):
                 drawn = sent(torch.rand(batch.images.shape, generator=starts), where)
             still = evaluating(model) if self.statistics == "running" else nullcontext()
             with still, torch.autocast(where.type, dtype=torch.bfloat16, enabled=half):
-                images = pgd(model, batch.images, batch.labels, eps=eps, step=step, steps=self.steps, drawn=drawn)
+                images = pgd(
+                    model,
+                    batch.images,
+                    batch.labels,
+                    eps=eps,
+                    step=step,
+                    steps=self.steps,
+                    drawn=drawn,
+                )
             access.tick(self.steps * len(images))
             return replace(batch, images=images)
 

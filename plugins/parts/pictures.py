@@ -13,24 +13,37 @@ from harness.learn.images import resize, to_float
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture as uint8 (height, width, channels), channels 1 or 3: an .npy file, or any format that Pillow reads.
+    """A picture as uint8 (height, width, channels), channels 1 or 3: an .npy file, or any format
+    that Pillow reads.
 
-    Raises ValueError where the file holds no such picture. Arrays of Python objects are never unpickled.
+    Raises ValueError where the file holds no such picture. Arrays of Python objects are never
+    unpickled.
     """
     try:
         pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _decoded(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: no picture ({error}); wanted: an .npy file or one that Pillow can read") from None
+        raise ValueError(
+            f"{path}: no picture ({error}); wanted: an .npy file or one that Pillow can read"
+        ) from None
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (1, 3) or not pixels.size:
+    if (
+        pixels.dtype != np.uint8
+        or pixels.ndim != 3
+        or pixels.shape[2] not in (1, 3)
+        or not pixels.size
+    ):
         seen = f"{pixels.dtype} {tuple(pixels.shape)}"
-        raise ValueError(f"{path}: a picture is uint8, (height, width) or (height, width, 1 or 3), not {seen}")
+        raise ValueError(
+            f"{path}: a picture is uint8, (height, width) or (height, width, 1 or 3), not {seen}"
+        )
     return torch.from_numpy(np.array(pixels))
 
 
 def picture_for(task: Task, path: Path) -> Tensor:
-    """A picture in the size and channels of a task, [0,1] float32 (channels, height, width). Raises ValueError."""
+    """A picture in the size and channels of a task, [0,1] float32 (channels, height, width). Raises
+    ValueError.
+    """
     return to_float(resize(read_picture(path)[None], task.height, task.width, task.channels))[0]
 
 
@@ -38,7 +51,9 @@ def _decoded(path: Path) -> np.ndarray:
     try:
         from PIL import Image
     except ModuleNotFoundError:
-        raise ValueError("Pillow is not installed: pip install pillow, or save the picture with numpy.save") from None
+        raise ValueError(
+            "Pillow is not installed: pip install pillow, or save the picture with numpy.save"
+        ) from None
     with Image.open(path) as picture:
         if picture.mode[0] in "IF":  # what is above 255 would be cut off, and the picture white
             raise ValueError(f"its grey levels are no bytes but of mode {picture.mode}")

@@ -1,4 +1,6 @@
-"""Points inside a network by the words of its anatomy, for grids that must not know its layers by name."""
+"""Points inside a network by the words of its anatomy, for grids that must not know its layers by
+name.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,15 @@ from harness import Anatomy, Incompatible
 
 PATTERN = r"^(?:stem|features|(?:stages|blocks)\[-?\d+\])$"
 Point = Annotated[str, Field(pattern=PATTERN)]
-"""`stem`, `features`, or one of `stages` and `blocks`: `stages[1]` is the second, `blocks[-1]` the last."""
+"""`stem`, `features`, or one of `stages` and `blocks`: `stages[1]` is the second, `blocks[-1]` the
+last.
+"""
 
 
 def locate(anatomy: Anatomy, point: str) -> str:
-    """The submodule whose output is meant. Raises Incompatible where the network has too few of them."""
+    """The submodule whose output is meant. Raises Incompatible where the network has too few of
+    them.
+    """
     found = re.fullmatch(r"(\w+)\[(-?\d+)\]", point)
     if found is None:
         return str(getattr(anatomy, point))

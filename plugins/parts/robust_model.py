@@ -1,4 +1,6 @@
-"""The network that adversarial images are made on: the cell's architecture, trained on adversarial images itself."""
+"""The network that adversarial images are made on: the cell's architecture, trained on adversarial
+images itself.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,20 @@ from pydantic import Field
 from torch import nn
 
 from harness import Part, Task
-from harness.access import PartAccess
+from harness.access.granted import PartAccess
 from plugins.parts.pgd import AdversarialTraining
 
 
 class RobustModel(AdversarialTraining, Part):
-    """The cell's architecture, trained by the cell's recipe on PGD images of the attacker's clean training set."""
+    """The cell's architecture, trained by the cell's recipe on PGD images of the attacker's clean
+    training set.
+    """
 
     citation = "Madry, Makelov, Schmidt, Tsipras, Vladu: Towards Deep Learning Models Resistant to Adversarial Attacks"
     needs: ClassVar[AbstractSet[str]] = frozenset({"train", "model"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        # Wong, Rice, Kolter, ICLR 2020: one large step from a random start, at a fifth of the price of ten.
+        # Wong, Rice, Kolter, ICLR 2020: one large step from a random start, at a fifth of the price
+        # of ten.
         "fast": {"steps": 1, "step": 10.0},
     }
 
@@ -35,6 +40,8 @@ class RobustModel(AdversarialTraining, Part):
     def make(self, access: PartAccess) -> nn.Module:
         """Train a fresh one. Raises `Diverged` where its loss does."""
         model = access.fresh_model()
-        length: dict[str, Any] = {} if self.epochs is None else {"epochs": self.epochs, "steps": None}
+        length: dict[str, Any] = (
+            {} if self.epochs is None else {"epochs": self.epochs, "steps": None}
+        )
         access.fit(model, access.train(), after_augment=self.perturbing(access, model), **length)
         return model

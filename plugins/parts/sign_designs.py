@@ -1,7 +1,9 @@
-"""What the procedural traffic signs look like: shapes, colours and strokes, in a sign's own coordinates.
+"""What the procedural traffic signs look like: shapes, colours and strokes, in a sign's own
+coordinates.
 
-A sign fills about [-1, 1] x [-1, 1], u to the right, v down. A shape is its signed distance: negative inside. Only
-+ - * / min max sqrt are used, which IEEE 754 rounds alike everywhere, so pictures are equal to the bit everywhere.
+A sign fills about [-1, 1] x [-1, 1], u to the right, v down. A shape is its signed distance:
+negative inside. Only + - * / min max sqrt are used, which IEEE 754 rounds alike everywhere, so
+pictures are equal to the bit everywhere.
 """
 
 from __future__ import annotations
@@ -23,7 +25,13 @@ HALF_SQRT2, HALF_SQRT3 = np.float32(0.70710678), np.float32(0.8660254)
 HALF = np.float32(0.5)
 
 WHITE, BLACK, GREY = (238, 238, 232), (24, 24, 26), (120, 122, 124)
-RED, BLUE, YELLOW, ORANGE, GREEN = (196, 28, 38), (22, 78, 172), (250, 200, 30), (240, 130, 24), (14, 118, 70)
+RED, BLUE, YELLOW, ORANGE, GREEN = (
+    (196, 28, 38),
+    (22, 78, 172),
+    (250, 200, 30),
+    (240, 130, 24),
+    (14, 118, 70),
+)
 
 
 def circle(u: Plane, v: Plane) -> Plane:
@@ -154,7 +162,9 @@ DESIGNS: tuple[Design, ...] = (
     Design("exit left", square, GREEN, WHITE, "keep left", WHITE),
     Design("customs", octagon, WHITE, RED, "bar"),
 )  # fmt: skip
-"""Class k is design k: the first ten already mix easy pairs (shape, colour) with hard ones (digits, directions)."""
+"""Class k is design k: the first ten already mix easy pairs (shape, colour) with hard ones (digits,
+directions).
+"""
 
 
 def stroke_distance(strokes: tuple[Stroke, ...], u: Plane, v: Plane) -> Plane:

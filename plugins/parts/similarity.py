@@ -13,8 +13,8 @@ WINDOW = 11
 def similarity(first: Tensor, second: Tensor, span: float = 1.0) -> Tensor:
     """SSIM of each pair of images (n, c, h, w): (n,), 1 for equal ones.
 
-    `span` is the highest possible value of a pixel minus the lowest. The window shrinks with images that are smaller
-    than it; its side is odd.
+    `span` is the highest possible value of a pixel minus the lowest. The window shrinks with images
+    that are smaller than it; its side is odd.
     """
     from pytorch_msssim import ssim
 

@@ -1,4 +1,6 @@
-"""Numbers without bounds as pixels or opacities in (0, 1), by a tanh: what a trigger is optimised by."""
+"""Numbers without bounds as pixels or opacities in (0, 1), by a tanh: what a trigger is optimised
+by.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,9 @@ import torch
 from torch import Tensor
 
 SLACK = 1e-7
-"""Keeps 0 and 1 within reach and the way back finite; the value of the code of Neural Cleanse and all that follow."""
+"""Keeps 0 and 1 within reach and the way back finite; the value of the code of Neural Cleanse and
+all that follow.
+"""
 
 
 def squash(free: Tensor, slack: float = SLACK) -> Tensor:

@@ -1,4 +1,6 @@
-"""The networks of StegaStamp (Tancik et al., CVPR 2020) for images of any size: encoder, decoder and critic."""
+"""The networks of StegaStamp (Tancik et al., CVPR 2020) for images of any size: encoder, decoder
+and critic.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from plugins.parts.unet import PaddedConv, Padding, UNet
 
 
 class Encoder(nn.Module):
-    """Residual that hides bits in an image: a dense layer spreads them over a plane of its size, a U-Net sees both."""
+    """Residual that hides bits in an image: a dense layer spreads them over a plane of its size, a
+    U-Net sees both.
+    """
 
     def __init__(self, channels: int, height: int, width: int, bits: int, padding: Padding) -> None:
         super().__init__()
@@ -21,8 +25,14 @@ class Encoder(nn.Module):
         self.unet = UNet(2 * channels, channels, padding=padding)
 
     def forward(self, images: Tensor, bits: Tensor) -> Tensor:
-        """[0,1] (n, c, h, w), with bits (n, bits) or (bits,) for all of them: a residual to add, (n, c, h, w)."""
-        plane = functional.relu(self.secret(bits - 0.5)).view(-1, *self.plane).expand(len(images), -1, -1, -1)
+        """[0,1] (n, c, h, w), with bits (n, bits) or (bits,) for all of them: a residual to add,
+        (n, c, h, w).
+        """
+        plane = (
+            functional.relu(self.secret(bits - 0.5))
+            .view(-1, *self.plane)
+            .expand(len(images), -1, -1, -1)
+        )
         return cast(Tensor, self.unet(torch.cat([plane, images - 0.5], 1)))
 
 
@@ -37,7 +47,9 @@ class Decoder(nn.Module):
         layers = ((32, 2), (32, 1), (64, 2), (64, 1), (64, 2), (128, 2), (128, 2))
         self.look = convolutions(channels, layers, padding)
         self.read = nn.Sequential(
-            nn.Linear(128 * halved(height, 5) * halved(width, 5), 512), nn.ReLU(), nn.Linear(512, bits)
+            nn.Linear(128 * halved(height, 5) * halved(width, 5), 512),
+            nn.ReLU(),
+            nn.Linear(512, bits),
         )
         with torch.no_grad():  # at first the image stays as it is
             self.affine.weight.zero_()
@@ -47,7 +59,9 @@ class Decoder(nn.Module):
         """[0,1] (n, c, h, w) to logits (n, bits)."""
         centred = images - 0.5
         hidden = functional.relu(self.hidden(self.guess(centred).flatten(1)))
-        grid = functional.affine_grid(self.affine(hidden).view(-1, 2, 3), list(images.shape), align_corners=False)
+        grid = functional.affine_grid(
+            self.affine(hidden).view(-1, 2, 3), list(images.shape), align_corners=False
+        )
         moved = functional.grid_sample(centred, grid.to(centred.dtype), align_corners=False)
         return cast(Tensor, self.read(self.look(moved).flatten(1)))
 
@@ -73,20 +87,26 @@ class Pair(nn.Module):
         self.encoder, self.decoder = encoder, decoder
 
     def initialise(self) -> None:
-        """Draw weights that keep activations at their size, biases 0; only the decoder's affine layer is left alone."""
+        """Draw weights that keep activations at their size, biases 0; only the decoder's affine
+        layer is left alone.
+        """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and module is not self.decoder.affine:
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 nn.init.zeros_(cast(Tensor, module.bias))
 
     def forward(self, images: Tensor, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[0,1] images and their bits: the residual, the encoded images, and logits of the bits read from these."""
+        """[0,1] images and their bits: the residual, the encoded images, and logits of the bits
+        read from these.
+        """
         residual = self.encoder(images, bits)
         encoded = (images + residual).clamp(0, 1)
         return residual, encoded, self.decoder(encoded)
 
 
-def convolutions(inputs: int, layers: tuple[tuple[int, int], ...], padding: Padding) -> nn.Sequential:
+def convolutions(
+    inputs: int, layers: tuple[tuple[int, int], ...], padding: Padding
+) -> nn.Sequential:
     """3x3 convolutions with ReLU, each layer (outputs, stride)."""
     net = nn.Sequential()
     for outputs, stride in layers:

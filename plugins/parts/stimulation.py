@@ -1,7 +1,8 @@
 """Artificial brain stimulation: which single neurons turn images to one label when they are driven?
 
-Liu et al., CCS 2019 (ABS). A neuron is a channel; to stimulate it is to put one value in all its places. Each image
-votes for the label whose logit rises most, by how much more it rises than any other.
+Liu et al., CCS 2019 (ABS). A neuron is a channel; to stimulate it is to put one value in all its
+places. Each image votes for the label whose logit rises most, by how much more it rises than any
+other.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from harness import Incompatible, Unit
-from harness.access import Workbench
+from harness.access.granted import Workbench
 from plugins.parts.counting import FORWARD
 
 LEVELS = 5
-"""Values that a neuron is set to, from 0 on, in equal steps of REACH / LEVELS times the layer's largest output."""
+"""Values that a neuron is set to, from 0 on, in equal steps of REACH / LEVELS times the layer's
+largest output.
+"""
 REACH = 8.0
 
 Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
@@ -27,7 +30,9 @@ Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
 
 @dataclass(frozen=True)
 class Neuron:
-    """A channel, one `of` so many in the layer `module`; the `label` that it turns images to, by `score` logits."""
+    """A channel, one `of` so many in the layer `module`; the `label` that it turns images to, by
+    `score` logits.
+    """
 
     module: str
     channel: int
@@ -42,15 +47,19 @@ def elevated(
 ) -> list[Neuron]:
     """All neurons that turn all images but `dissent` to one label, the strongest first.
 
-    `images`: [0,1] floats (n, c, h, w), `labels` (n,) their true ones, both on the model's device. About `at_once`
-    images go through the network together.
+    `images`: [0,1] floats (n, c, h, w), `labels` (n,) their true ones, both on the model's device.
+    About `at_once` images go through the network together.
     """
     units = list(access.units(model))
     peaks, cuts = _peaks(model, images, units), _cuts(access, model, images, units)
     found: list[Neuron] = []
     for done, unit in enumerate(units):
-        for channels in torch.split(torch.arange(unit.count), max(1, at_once // (LEVELS * len(images)))):
-            logits = _stimulated(model, images, unit, channels, peaks[unit.module] * REACH / LEVELS, cuts[unit])
+        for channels in torch.split(
+            torch.arange(unit.count), max(1, at_once // (LEVELS * len(images)))
+        ):
+            logits = _stimulated(
+                model, images, unit, channels, peaks[unit.module] * REACH / LEVELS, cuts[unit]
+            )
             access.tick(len(channels) * LEVELS * len(images) // FORWARD)
             for channel, answers in zip(channels.tolist(), logits.cpu(), strict=True):
                 if vote := election(answers, labels.cpu(), dissent):
@@ -62,8 +71,8 @@ def elevated(
 def election(logits: Tensor, labels: Tensor, dissent: int) -> tuple[int, float] | None:
     """The label that a neuron turns images to and how strongly; None where it does not.
 
-    `logits` (levels, n, classes), the first level that of a silent neuron. Strength is that of the weakest vote among
-    images of other classes.
+    `logits` (levels, n, classes), the first level that of a silent neuron. Strength is that of the
+    weakest vote among images of other classes.
     """
     rise = logits[1:].amax(0) - logits[0]
     top = rise.topk(2, dim=1)
@@ -78,7 +87,9 @@ def election(logits: Tensor, labels: Tensor, dissent: int) -> tuple[int, float] 
 
 
 def shortlist(neurons: Sequence[Neuron], number: int, spread: int, per_layer: int) -> list[Neuron]:
-    """The strongest `number`; the first `spread` of them are the strongest with at most `per_layer` of one layer."""
+    """The strongest `number`; the first `spread` of them are the strongest with at most `per_layer`
+    of one layer.
+    """
     counts: dict[str, int] = {}
     chosen: list[Neuron] = []
     for neuron in neurons:
@@ -90,14 +101,18 @@ def shortlist(neurons: Sequence[Neuron], number: int, spread: int, per_layer: in
 
 
 def channels_first(module: nn.Module, output: Tensor, count: int) -> Tensor:
-    """A view of a layer's output (n, count, ...). Linear layers of transformers have their channels last."""
+    """A view of a layer's output (n, count, ...). Linear layers of transformers have their channels
+    last.
+    """
     dims = [1, output.ndim - 1]
     if isinstance(module, nn.Linear):
         dims.reverse()
     for dim in dims:
         if output.shape[dim] == count:
             return output.movedim(dim, 1)
-    raise Incompatible(f"a layer with {count} channels gives {tuple(output.shape)}, where no dimension is theirs")
+    raise Incompatible(
+        f"a layer with {count} channels gives {tuple(output.shape)}, where no dimension is theirs"
+    )
 
 
 @contextmanager
@@ -124,7 +139,9 @@ def _peaks(model: nn.Module, images: Tensor, units: Sequence[Unit]) -> dict[str,
     return peaks
 
 
-def _stimulated(model: nn.Module, images: Tensor, unit: Unit, channels: Tensor, step: float, cut: str) -> Tensor:
+def _stimulated(
+    model: nn.Module, images: Tensor, unit: Unit, channels: Tensor, step: float, cut: str
+) -> Tensor:
     """Logits with each of these channels at each level: (channels, levels, n, classes)."""
     which = channels.repeat_interleave(LEVELS)
     values = (step * torch.arange(LEVELS, device=images.device)).repeat(len(channels))
@@ -134,7 +151,9 @@ def _stimulated(model: nn.Module, images: Tensor, unit: Unit, channels: Tensor, 
         changed = output.clone()
         maps = channels_first(module, changed, unit.count)
         maps = maps.view(len(values), -1, *maps.shape[1:])
-        maps[torch.arange(len(values)), :, which] = values.to(maps.dtype).view(-1, *[1] * (maps.ndim - 2))
+        maps[torch.arange(len(values)), :, which] = values.to(maps.dtype).view(
+            -1, *[1] * (maps.ndim - 2)
+        )
         return changed
 
     with hooked(model, [(unit.module, hook)]), _copied(model, cut, len(values)):
@@ -156,10 +175,14 @@ def _copied(model: nn.Module, cut: str, copies: int) -> Iterator[None]:
         handle.remove()
 
 
-def _cuts(access: Workbench, model: nn.Module, images: Tensor, units: Sequence[Unit]) -> dict[Unit, str]:
-    """Where the batch is copied: before the smallest part around a unit that alone feeds the rest of the network.
+def _cuts(
+    access: Workbench, model: nn.Module, images: Tensor, units: Sequence[Unit]
+) -> dict[Unit, str]:
+    """Where the batch is copied: before the smallest part around a unit that alone feeds the rest
+    of the network.
 
-    What goes before is then computed once. The model itself ("") where that does not give the same answers.
+    What goes before is then computed once. The model itself ("") where that does not give the same
+    answers.
     """
     try:
         anatomy = access.anatomy(model)
@@ -185,4 +208,6 @@ def _feeds_alone(model: nn.Module, cut: str, images: Tensor) -> bool:
     except (RuntimeError, TypeError, IndexError, AttributeError):
         return False
     plain = model(images)
-    return twice.shape == (2 * len(plain), plain.shape[1]) and torch.allclose(twice, plain.repeat(2, 1), 1e-3, 1e-3)
+    return twice.shape == (2 * len(plain), plain.shape[1]) and torch.allclose(
+        twice, plain.repeat(2, 1), 1e-3, 1e-3
+    )

@@ -17,12 +17,14 @@ WIDTHS = (32, 32, 64, 128, 256)
 class PaddedConv(nn.Conv2d):
     """Convolution with ceil(size / stride) outputs a side, in one of two paddings.
 
-    `same` pads as much as the outputs need, as TensorFlow does; `port` pads kernel - 1 in all, whatever the stride, as
-    ports to PyTorch do. Both put the odd pixel behind. They differ where a 3x3 convolution strides over an even size:
-    `port` starts one pixel earlier.
+    `same` pads as much as the outputs need, as TensorFlow does; `port` pads kernel - 1 in all,
+    whatever the stride, as ports to PyTorch do. Both put the odd pixel behind. They differ where a
+    3x3 convolution strides over an even size: `port` starts one pixel earlier.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: Padding = "same") -> None:
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int = 1, padding: Padding = "same"
+    ) -> None:
         super().__init__(inputs, outputs, kernel, stride=stride)
         self.style = padding
 
@@ -38,13 +40,19 @@ class PaddedConv(nn.Conv2d):
         """(n, inputs, h, w) to (n, outputs, ceil(h / stride), ceil(w / stride))."""
         (top, bottom), (left, right) = (self.around(size) for size in images.shape[2:])
         both = min(top, bottom), min(left, right)
-        if bottom != top or right != left:  # the rest is common to both ends, which needs no copy of the images
-            images = functional.pad(images, (left - both[1], right - both[1], top - both[0], bottom - both[0]))
+        if (
+            bottom != top or right != left
+        ):  # the rest is common to both ends, which needs no copy of the images
+            images = functional.pad(
+                images, (left - both[1], right - both[1], top - both[0], bottom - both[0])
+            )
         return functional.conv2d(images, self.weight, self.bias, self.stride, both)
 
 
 class Rise(nn.Module):
-    """One step up: double the size (nearest), 2x2 convolution, join with what was there on the way down, convolve."""
+    """One step up: double the size (nearest), 2x2 convolution, join with what was there on the way
+    down, convolve.
+    """
 
     def __init__(self, inputs: int, skipped: int, outputs: int, padding: Padding) -> None:
         super().__init__()
@@ -52,18 +60,23 @@ class Rise(nn.Module):
         self.merge = PaddedConv(skipped + outputs, outputs, 3, padding=padding)
 
     def forward(self, deep: Tensor, skip: Tensor, rest: Sequence[Tensor] = ()) -> Tensor:
-        """(n, inputs, h, w) with maps of twice the size to (n, outputs, 2h, 2w); `rest` is joined last."""
+        """(n, inputs, h, w) with maps of twice the size to (n, outputs, 2h, 2w); `rest` is joined
+        last.
+        """
         lifted = functional.relu(self.lift(functional.interpolate(deep, scale_factor=2)))
         return functional.relu(self.merge(torch.cat([skip, lifted, *rest], 1)))
 
 
 class UNet(nn.Module):
-    """Strided 3x3 convolutions down, `Rise` up; the last join has the input in it too. The output is linear.
+    """Strided 3x3 convolutions down, `Rise` up; the last join has the input in it too. The output
+    is linear.
 
     Sides must be multiples of `multiple`.
     """
 
-    def __init__(self, inputs: int, outputs: int, widths: Sequence[int] = WIDTHS, padding: Padding = "same") -> None:
+    def __init__(
+        self, inputs: int, outputs: int, widths: Sequence[int] = WIDTHS, padding: Padding = "same"
+    ) -> None:
         super().__init__()
         self.multiple = 2 ** (len(widths) - 1)
         strides = (1, *(2 for _ in widths[1:]))

@@ -1,7 +1,8 @@
-"""One universal trigger a class, which turns images of all classes to it: what Neural Cleanse judges and MOTH warms up.
+"""One universal trigger a class, which turns images of all classes to it: what Neural Cleanse
+judges and MOTH warms up.
 
-The published loop shuffles all images of the defender, those of the target class included, takes a fixed number of
-them a step, and adapts the cost after each.
+The published loop shuffles all images of the defender, those of the target class included, takes a
+fixed number of them a step, and adapts the cost after each.
 """
 
 from __future__ import annotations
@@ -20,17 +21,21 @@ from plugins.parts.patterns import Stamp
 from plugins.parts.per_class import some_of_each
 
 if TYPE_CHECKING:
-    from harness.access import PartAccess
+    from harness.access.granted import PartAccess
     from harness.learn.images import ImageSet
 
 POWER = 1.5
 """The released code divides the cost by the power of what it multiplies it with."""
 CONSTANT = 1.0
-"""Where the toolbox that compares defenses (BackdoorBench) starts masks and patterns, before the tanh."""
+"""Where the toolbox that compares defenses (BackdoorBench) starts masks and patterns, before the
+tanh.
+"""
 
 
 class Triggers(nn.Module):
-    """For each class a mask (1, h, w) and a pattern (c, h, w) in [0, 1], and whether the trigger met its bound."""
+    """For each class a mask (1, h, w) and a pattern (c, h, w) in [0, 1], and whether the trigger
+    met its bound.
+    """
 
     masks: Tensor
     patterns: Tensor
@@ -85,36 +90,52 @@ class UniversalTriggers(Part):
     }
 
     steps: Annotated[int, Field(ge=1)] = 1000
-    """steps at most, each followed by a look at the cost; 1000 in the example released with the code"""
+    """steps at most, each followed by a look at the cost; 1000 in the example released with the
+    code
+    """
     images: Annotated[int, Field(ge=1)] | None = 1000
-    """images a step, in whole batches, drawn from the grant in one shuffled round after another; none: one round"""
+    """images a step, in whole batches, drawn from the grant in one shuffled round after another;
+    none: one round
+    """
     batch: Annotated[int, Field(ge=1)] = 32
     """images of one optimiser step, fewer where fewer are granted"""
     per_class: Annotated[int, Field(ge=1)] | None = None
     """take only so many images of each class; none: the grant"""
     sources: Literal["all", "others"] = "all"
-    """which images a trigger is to turn: all, as in the released code, or those of other classes than its own"""
+    """which images a trigger is to turn: all, as in the released code, or those of other classes
+    than its own
+    """
     lr: Annotated[float, Field(gt=0)] = 0.1
     """learning rate of Adam"""
     init: Literal["uniform", "constant"] = "uniform"
-    """masks and patterns at the start: uniform in (0, 1), or 1 before the tanh, which is a mask of 0.88 everywhere"""
+    """masks and patterns at the start: uniform in (0, 1), or 1 before the tanh, which is a mask of
+    0.88 everywhere
+    """
 
     bound: Annotated[float, Field(gt=0, le=1)] = 0.99
     """share of a step's images that must get the label for the step to succeed"""
     cost: Annotated[float, Field(gt=0)] = 1e-3
     """first weight of the mask's size"""
     start: Literal["zero", "cost"] = "zero"
-    """weight of the size before `patience` steps have succeeded: none, as in the released code, or `cost`"""
+    """weight of the size before `patience` steps have succeeded: none, as in the released code, or
+    `cost`
+    """
     patience: Annotated[int, Field(ge=1)] = 5
-    """successes, or failures, in a row after which the cost moves; 10 is the default of the released class"""
+    """successes, or failures, in a row after which the cost moves; 10 is the default of the
+    released class
+    """
     up: Annotated[float, Field(gt=1)] = 2.0
-    """what the cost is multiplied by; it is divided by up^1.5. 1.5 is the default of the released class"""
+    """what the cost is multiplied by; it is divided by up^1.5. 1.5 is the default of the released
+    class
+    """
     slack: Annotated[float, Field(gt=0, le=1)] = 1.0
     """a step improves on the smallest size where it comes below this multiple of it"""
     stop: Annotated[int, Field(ge=1)] | None = 25
     """steps without improvement after which a label is done; none: all `steps` are made"""
     at_once: Annotated[int, Field(ge=1), NotInKey] = 320
-    """images that go through the network together, of as many labels as that makes; moves rounding errors only"""
+    """images that go through the network together, of as many labels as that makes; moves rounding
+    errors only
+    """
 
     def build(self, task: Task, model: nn.Module | None) -> nn.Module:
         """A `Triggers` for the task."""
@@ -123,15 +144,21 @@ class UniversalTriggers(Part):
     def make(self, access: PartAccess) -> nn.Module:
         """Invert all labels together. Raises Incompatible where a label has no images to turn."""
         task = access.task
-        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(access.device)
+        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(
+            access.device
+        )
         labels = range(task.classes)
         start = self._start(access.generator("start"), task)
         model = access.victim().requires_grad_(False)
-        inversion = Inversion(access, model, data.images, labels, start, self.rule(), self.lr, self.at_once)
+        inversion = Inversion(
+            access, model, data.images, labels, start, self.rule(), self.lr, self.at_once
+        )
         pools = self._pools(data, task.classes)
         batch = min(self.batch, *map(len, pools))
         count = max(1, (self.images or min(map(len, pools))) // batch)
-        streams = [endless(pool, batch, access.generator(f"order/{n}")) for n, pool in enumerate(pools)]
+        streams = [
+            endless(pool, batch, access.generator(f"order/{n}")) for n, pool in enumerate(pools)
+        ]
         for step in range(self.steps):
             if not (running := inversion.running):
                 break
@@ -142,7 +169,9 @@ class UniversalTriggers(Part):
     def rule(self) -> Rule:
         """How the cost adapts."""
         down = self.up**POWER
-        return Rule(self.bound, self.cost, self.start, self.patience, self.up, down, self.slack, self.stop)
+        return Rule(
+            self.bound, self.cost, self.start, self.patience, self.up, down, self.slack, self.stop
+        )
 
     def _pools(self, data: ImageSet, classes: int) -> list[Tensor]:
         """The images that each label is inverted on; a single pool where it is the same for all."""
@@ -152,7 +181,9 @@ class UniversalTriggers(Part):
         if self.sources == "others":
             pools = [torch.nonzero(labels != label).flatten() for label in range(classes)]
         if not all(map(len, pools)):
-            raise Incompatible(f"of the {len(labels)} clean images there is none that a label could be inverted on")
+            raise Incompatible(
+                f"of the {len(labels)} clean images there is none that a label could be inverted on"
+            )
         return pools
 
     def _start(self, generator: torch.Generator, task: Task) -> tuple[Tensor, Tensor]:
@@ -176,4 +207,9 @@ class UniversalTriggers(Part):
 def _drawn(streams: list[Iterator[Tensor]], lanes: list[int], count: int) -> Iterator[Tensor]:
     """`count` batches for each of these lanes, (lanes, b), or (1, b) from a stream that all share."""
     for _ in range(count):
-        yield torch.stack([next(stream) for stream in (streams if len(streams) == 1 else [streams[n] for n in lanes])])
+        yield torch.stack(
+            [
+                next(stream)
+                for stream in (streams if len(streams) == 1 else [streams[n] for n in lanes])
+            ]
+        )

@@ -1,4 +1,6 @@
-"""What follows a verdict: train the model to give its true labels to images with the inverted trigger on them."""
+"""What follows a verdict: train the model to give its true labels to images with the inverted
+trigger on them.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.access import Access
+from harness.access.granted import Access
 from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamping_hook
 from harness.learn.training import Batch
@@ -17,23 +19,33 @@ from plugins.parts.fine_tuning import FineTuning
 
 
 class Unlearning(FineTuning):
-    """A defense that judges a model by inverted triggers, and fine-tunes on clean images that carry them."""
+    """A defense that judges a model by inverted triggers, and fine-tunes on clean images that carry
+    them.
+    """
 
     epochs: Annotated[int, Field(ge=0)] = 1
     """passes over the clean images; one in Neural Cleanse and in DECK's comparison"""
     batch: Annotated[int, Field(ge=1)] = 32
     """images a step"""
     unlearn: Literal["flagged", "always", "never"] = "flagged"
-    """which triggers are unlearned: those that the verdict names; where it names none, the likeliest one all the same;
-    none at all: a verdict without a model"""
+    """which triggers are unlearned: those that the verdict names; where it names none, the
+    likeliest one all the same; none at all: a verdict without a model
+    """
     stamped: Annotated[float, Field(gt=0, le=1)] = 0.2
-    """share of the clean images that carries a trigger, with the true labels; each trigger has its own share as far as
-    the images last"""
+    """share of the clean images that carries a trigger, with the true labels; each trigger has its
+    own share as far as the images last
+    """
     append: bool = False
-    """keep those images without the trigger too, and let each trigger's share be drawn from all of them"""
+    """keep those images without the trigger too, and let each trigger's share be drawn from all of
+    them
+    """
 
-    def mended(self, access: Access, named: Sequence[nn.Module], likeliest: Sequence[nn.Module]) -> nn.Module | None:
-        """The victim without the triggers of its verdict: as it is where there are none, None for unlearn = "never"."""
+    def mended(
+        self, access: Access, named: Sequence[nn.Module], likeliest: Sequence[nn.Module]
+    ) -> nn.Module | None:
+        """The victim without the triggers of its verdict: as it is where there are none, None for
+        unlearn = "never".
+        """
         if self.unlearn == "never":
             return None
         model = access.victim()
@@ -53,7 +65,8 @@ class Unlearning(FineTuning):
                     batch = hook(batch)
                 return batch
 
-            # After crop and flip: what is inverted lies where it lies, and would be moved or cut off by them.
+            # After crop and flip: what is inverted lies where it lies, and would be moved or cut
+            # off by them.
             access.fit(model, data, self.tuning(access), after_augment=stamp)
         return model
 
@@ -67,8 +80,12 @@ class Unlearning(FineTuning):
             first, copies = len(data), data.subset(order[:count])
             for _ in range(triggers):
                 data = data.join(copies)
-            shares = [torch.arange(first + n * count, first + (n + 1) * count) for n in range(triggers)]
+            shares = [
+                torch.arange(first + n * count, first + (n + 1) * count) for n in range(triggers)
+            ]
         else:
             count = min(count, len(data) // triggers)
             shares = [order[n * count : (n + 1) * count] for n in range(triggers)]
-        return data, [torch.zeros(len(data), dtype=torch.bool).index_fill(0, share, True) for share in shares]
+        return data, [
+            torch.zeros(len(data), dtype=torch.bool).index_fill(0, share, True) for share in shares
+        ]

@@ -1,4 +1,6 @@
-"""Tensors from a file that somebody else wrote: safetensors, NumPy's .npz, or a torch checkpoint without code in it."""
+"""Tensors from a file that somebody else wrote: safetensors, NumPy's .npz, or a torch checkpoint
+without code in it.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,11 @@ COUNTER = "num_batches_tracked"
 
 
 def read_tensors(path: Path, entry: str = "") -> dict[str, Tensor]:
-    """All tensors of a file by name, on the CPU; `entry` is the dotted place of the state within a torch checkpoint.
+    """All tensors of a file by name, on the CPU; `entry` is the dotted place of the state within a
+    torch checkpoint.
 
-    The format is told by the content. Raises ValueError where there are none, and for a file whose content only code
-    from it could restore: unpickling somebody's objects runs whatever they wrote.
+    The format is told by the content. Raises ValueError where there are none, and for a file whose
+    content only code from it could restore: unpickling somebody's objects runs whatever they wrote.
     """
     with path.open("rb") as stream:
         start = stream.read(9)
@@ -39,15 +42,19 @@ def read_tensors(path: Path, entry: str = "") -> dict[str, Tensor]:
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path}: a damaged safetensors file ({error}); fetch it again") from None
+            raise ValueError(
+                f"{path}: a damaged safetensors file ({error}); fetch it again"
+            ) from None
     return _state(path, _checkpoint(path), entry)
 
 
 def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, Tensor]:
-    r"""The tensors under new names; each rule is a regular expression for a whole name and what replaces it.
+    r"""The tensors under new names; each rule is a regular expression for a whole name and what
+    replaces it.
 
-    `{"module\\.(.*)": "\\1"}` takes a prefix away; an empty replacement drops the tensor. Names that no rule fits stay.
-    Raises ValueError where a rule cannot be meant or fits nothing, two fit one name, or two tensors get one name.
+    `{"module\\.(.*)": "\\1"}` takes a prefix away; an empty replacement drops the tensor. Names
+    that no rule fits stay. Raises ValueError where a rule cannot be meant or fits nothing, two fit
+    one name, or two tensors get one name.
     """
     patterns = {rule: compiled(rule, new) for rule, new in rules.items()}
     unused, made = set(rules), dict[str, str]()
@@ -55,7 +62,9 @@ def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, 
     for name, value in state.items():
         fitting = [rule for rule, pattern in patterns.items() if pattern.fullmatch(name)]
         if len(fitting) > 1:
-            raise ValueError(f"rename: {' and '.join(map(repr, fitting))} both fit {name!r}; one may")
+            raise ValueError(
+                f"rename: {' and '.join(map(repr, fitting))} both fit {name!r}; one may"
+            )
         unused -= {*fitting}
         other = patterns[fitting[0]].sub(rules[fitting[0]], name, count=1) if fitting else name
         if other in made:
@@ -68,32 +77,46 @@ def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, 
 
 
 def in_torch_order(state: Mapping[str, Tensor], kernels: Kernels) -> dict[str, Tensor]:
-    """The tensors with `hwio` kernels as torch has them: (h, w, in, out) to (out, in, h, w), (in, out) to (out, in)."""
+    """The tensors with `hwio` kernels as torch has them: (h, w, in, out) to (out, in, h, w), (in,
+    out) to (out, in).
+    """
     if kernels == "oihw":
         return dict(state)
     axes = {4: (3, 2, 0, 1), 2: (1, 0)}
-    return {name: value.permute(axes[value.ndim]) if value.ndim in axes else value for name, value in state.items()}
+    return {
+        name: value.permute(axes[value.ndim]) if value.ndim in axes else value
+        for name, value in state.items()
+    }
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     """Put the tensors into a module.
 
-    Raises ValueError, naming tensors and shapes, unless they are those it has, dense, and all finite real numbers.
+    Raises ValueError, naming tensors and shapes, unless they are those it has, dense, and all
+    finite real numbers.
     """
     if odd := [name for name, value in state.items() if not _plain(value)]:
-        raise ValueError(f"{source} holds something else than finite real numbers, one for each place, in {_some(odd)}")
+        raise ValueError(
+            f"{source} holds something else than finite real numbers, one for each place, in {_some(odd)}"
+        )
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        raise ValueError(f"{source} does not fit {type(module).__name__}: {' '.join(str(error).split())}") from None
+        raise ValueError(
+            f"{source} does not fit {type(module).__name__}: {' '.join(str(error).split())}"
+        ) from None
     missing = [name for name in missing if not name.endswith(COUNTER)]
     if missing or unexpected:
         told = [
             *([f"it lacks {_some(missing)}"] if missing else []),
             *([f"it has {_some(unexpected)}, which the network does not"] if unexpected else []),
         ]
-        hint = "say with `rename` what its tensors are called in this network, or name another model"
-        raise ValueError(f"{source} does not fit {type(module).__name__}: {'; '.join(told)}. {hint}")
+        hint = (
+            "say with `rename` what its tensors are called in this network, or name another model"
+        )
+        raise ValueError(
+            f"{source} does not fit {type(module).__name__}: {'; '.join(told)}. {hint}"
+        )
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
@@ -104,7 +127,9 @@ def _npz(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path}: a damaged .npz file ({error}); fetch it again") from None
     except (ValueError, TypeError) as error:
         told = str(error).rstrip(".")
-        raise ValueError(f"{path}: {told}. Wanted: arrays of plain numbers, which need no unpickling") from None
+        raise ValueError(
+            f"{path}: {told}. Wanted: arrays of plain numbers, which need no unpickling"
+        ) from None
 
 
 def _checkpoint(path: Path) -> Any:
@@ -115,7 +140,13 @@ def _checkpoint(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         named = re.search(r"GLOBAL (\S+)", str(error))
-        what = f"the object {named[1]}" if named else "a TorchScript program" if "TorchScript" in str(error) else None
+        what = (
+            f"the object {named[1]}"
+            if named
+            else "a TorchScript program"
+            if "TorchScript" in str(error)
+            else None
+        )
     if what is None:
         raise ValueError(
             f"{path} is no safetensors file, no .npz and nothing that torch.save wrote, or it is damaged. Wanted: one "
@@ -134,14 +165,20 @@ def _state(path: Path, found: Any, entry: str) -> dict[str, Tensor]:
             raise ValueError(f"{path} has no entry {entry!r}; there is {_inside(found)}")
         found = found[word]
     if not isinstance(found, Mapping):
-        raise ValueError(f"{path} holds {_inside(found)}, not tensors by name: save model.state_dict()")
+        raise ValueError(
+            f"{path} holds {_inside(found)}, not tensors by name: save model.state_dict()"
+        )
     if others := [str(name) for name, value in found.items() if not isinstance(value, Tensor)]:
-        raise ValueError(f'{path} holds more than a state ({_some(others)}): say which part it is, entry = "..."')
+        raise ValueError(
+            f'{path} holds more than a state ({_some(others)}): say which part it is, entry = "..."'
+        )
     return {str(name): value for name, value in found.items()}
 
 
 def compiled(rule: str, new: str = "") -> re.Pattern[str]:
-    """A rule of `renamed`. Raises ValueError where it is no regular expression, or lacks groups that `new` names."""
+    """A rule of `renamed`. Raises ValueError where it is no regular expression, or lacks groups
+    that `new` names.
+    """
     try:
         pattern = re.compile(rule)
     except re.error as error:

@@ -32,7 +32,14 @@ class Hostile(Defense):
         os.kill(os.getpid(), signal.SIGKILL)
 
     def do_hang(self, access):
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "grandchild-of-a-hostile-defense"])
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                "import time; time.sleep(600)",
+                "grandchild-of-a-hostile-defense",
+            ]
+        )
         while True:
             time.sleep(0.1)
 
@@ -118,7 +125,9 @@ class Hostile(Defense):
         return access.victim()
 
     def do_snoop(self, access):
-        """Everything an honest look around finds: task, scratch, environment, process, objects in reach."""
+        """Everything an honest look around finds: task, scratch, environment, process, objects in
+        reach.
+        """
         import gc
 
         here = Path.cwd()
@@ -126,7 +135,9 @@ class Hostile(Defense):
         files = sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
         texts = [path.read_text(errors="replace") for path in root.rglob("*.json")]
         process = [Path("/proc/self/environ").read_text(), Path("/proc/self/cmdline").read_text()]
-        descriptors = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        descriptors = [
+            str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()
+        ]
         objects = sorted({type(item).__name__ for item in gc.get_objects()})
         found = {
             "files": files,
@@ -136,7 +147,11 @@ class Hostile(Defense):
             "descriptors": descriptors,
             "argv": sys.argv,
             "cwd": str(Path.cwd()),
-            "objects": [name for name in objects if "Oracle" in name or "Poisoned" in name or "Store" in name],
+            "objects": [
+                name
+                for name in objects
+                if "Oracle" in name or "Poisoned" in name or "Store" in name
+            ],
             "access": sorted(vars(access)) + sorted(access._files),
         }
         print("SNOOPED " + json.dumps(found))

@@ -1,4 +1,6 @@
-"""A metric that measures the model, relative to the undefended one, with values and arrays; and one that is broken."""
+"""A metric that measures the model, relative to the undefended one, with values and arrays; and one
+that is broken.
+"""
 
 from harness import Metric
 
@@ -15,7 +17,9 @@ class WeightNorm(Metric):
         norms = np.array([float(p.detach().norm()) for p in access.model().parameters()])
         access.save(norms=norms)
         before = access.reference()
-        change = 0.0 if before is None else abs(float(norms.sum() - before["arrays"]["norms"].sum()))
+        change = (
+            0.0 if before is None else abs(float(norms.sum() - before["arrays"]["norms"].sum()))
+        )
         return {"": float(norms.sum()), "change": change}
 
     def combine(self, values):

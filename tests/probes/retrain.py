@@ -1,4 +1,6 @@
-"""An in-training defense: train on what is left after dropping the images a first net finds easiest."""
+"""An in-training defense: train on what is left after dropping the images a first net finds
+easiest.
+"""
 
 from harness import Access, Defense, Result
 

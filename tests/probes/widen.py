@@ -1,4 +1,6 @@
-"""A defense that changes the architecture: a second linear layer behind the head, trained on clean images."""
+"""A defense that changes the architecture: a second linear layer behind the head, trained on clean
+images.
+"""
 
 from torch import nn
 

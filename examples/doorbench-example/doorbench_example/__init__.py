@@ -1,4 +1,6 @@
-"""Registers what this package brings. Keep it light: it is imported to list plugins, the classes only to run them."""
+"""Registers what this package brings. Keep it light: it is imported to list plugins, the classes
+only to run them.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Channel Lipschitzness pruning (Zheng et al., ECCV 2022): needs no data at all.
 
-A backdoored channel reacts to a small patch strongly, so its Lipschitz constant stands out in its layer. Prune the
-channels of each conv-BatchNorm pair whose upper bound exceeds the layer's mean by u standard deviations.
+A backdoored channel reacts to a small patch strongly, so its Lipschitz constant stands out in its
+layer. Prune the channels of each conv-BatchNorm pair whose upper bound exceeds the layer's mean by
+u standard deviations.
 """
 
 from typing import Annotated
@@ -18,7 +19,9 @@ class CLP(Defense):
 
     version = 1
     needs = frozenset({"victim"})
-    citation = "Zheng, Tang, Li, Liu: Data-free Backdoor Removal Based on Channel Lipschitzness, ECCV 2022"
+    citation = (
+        "Zheng, Tang, Li, Liu: Data-free Backdoor Removal Based on Channel Lipschitzness, ECCV 2022"
+    )
 
     u: Annotated[float, Field(gt=0)] = 3.0
     """how many standard deviations above its layer's mean a channel may be"""
@@ -31,7 +34,11 @@ class CLP(Defense):
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
                     conv = module
-                elif isinstance(module, nn.BatchNorm2d) and conv and conv.out_channels == module.num_features:
+                elif (
+                    isinstance(module, nn.BatchNorm2d)
+                    and conv
+                    and conv.out_channels == module.num_features
+                ):
                     high = outliers(conv, module, self.u)
                     module.weight[high] = 0
                     module.bias[high] = 0
@@ -43,6 +50,7 @@ class CLP(Defense):
 def outliers(conv: nn.Conv2d, norm: nn.BatchNorm2d, u: float) -> torch.Tensor:
     """Which channels of a conv-BatchNorm pair to prune: a boolean for each."""
     scale = (norm.weight / torch.sqrt(norm.get_buffer("running_var") + norm.eps)).abs()
-    # One channel's kernel as a matrix of inputs by taps: its largest singular value bounds the gain.
+    # One channel's kernel as a matrix of inputs by taps: its largest singular value bounds the
+    # gain.
     bounds: torch.Tensor = torch.linalg.matrix_norm(conv.weight.flatten(2), ord=2) * scale
     return bounds > bounds.mean() + u * bounds.std()

@@ -1,0 +1,368 @@
+"""What an attack, a defense, a part or a metric is granted, and nothing else.
+
+An access object lives in the component's own process. It is built from the files that the host
+copied into the stage's scratch folder: what a component was not granted is not on this side of the
+wall at all, so the checks here only turn a missing file into a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.access.context import Coordinates, Deadline, Surroundings
+from harness.components import Anatomy, Attack, Model, Predictions, Task, Unit
+from harness.errors import Undeclared
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from torch import nn
+
+    from harness.learn.images import ImageSet
+    from harness.learn.poisoning import PoisonedSet
+    from harness.learn.recipes import Recipe
+    from harness.learn.training import History
+
+
+class Workbench:
+    """Always there, whatever is granted."""
+
+    def __init__(self, around: Surroundings, granted: AbstractSet[str]) -> None:
+        self._around = around
+        self._granted = frozenset(granted)
+        self._calls: dict[str, int] = {}
+        self.images_processed = 0
+        self._precision: str | None = None
+        self._stepping: str | None = None
+        self.record: dict[str, float] = {}
+        """Numbers worth a row (mask density, loss reached); a `Result`'s own record wins over it.
+        """
+
+    @property
+    def task(self) -> Task:
+        """The classification problem."""
+        return self._around.task
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the grid trains victims; `recipe.replace(epochs=10)` makes a variant."""
+        if self._around.recipe is None:
+            what = 'the grid\'s recipe belongs to a model: add "model" to `needs`, or bring a recipe of your own'
+            raise Undeclared(what)
+        return self._around.recipe
+
+    @property
+    def device(self) -> str:
+        """Where to compute: `cpu` or `cuda:0`."""
+        return self._around.device
+
+    @property
+    def scratch(self) -> Path:
+        """An empty folder to write to, deleted afterwards."""
+        return self._around.scratch
+
+    @property
+    def deadline(self) -> Deadline:
+        """When the stage will be killed."""
+        return self._around.deadline
+
+    def generator(self, stream: str) -> torch.Generator:
+        """A CPU generator of the component's own, the same in every run of this stage; one a stream
+        name.
+        """
+        return _generator(self.seed(stream))
+
+    def seed(self, stream: str) -> int:
+        """The seed behind `generator(stream)`, for other libraries' generators; 63 bits."""
+        return self._around.coordinates.own(stream)
+
+    def fresh_model(self) -> nn.Module:
+        """A newly initialised network of the cell's architecture, in float32 on `device`.
+
+        The first call of every component of a stage kind starts from the same weights; further
+        calls from others.
+        """
+        from harness.learn.device import seeded_build
+
+        if self._around.model is None:
+            raise Undeclared("this stage belongs to no model, so there is no fresh one")
+        network = seeded_build(
+            self._around.model, self.task, self._around.coordinates.shared(self._nth("init"))
+        )
+        return network.to(self.device)
+
+    def fit(
+        self, model: nn.Module, data: ImageSet, recipe: Recipe | None = None, **settings: Any
+    ) -> History:
+        """Train `model` in place on `data` and leave it in eval mode.
+
+        `settings` are hooks (see `harness.learn.training.Hooks`) and single fields that replace
+        those of `recipe` (default: the grid's). Raises `Diverged` on a non-finite loss.
+        """
+        from harness.learn.training import Hooks, fit
+
+        hooks = {
+            item.name: settings.pop(item.name) for item in fields(Hooks) if item.name in settings
+        }
+        chosen = (
+            (recipe or self.recipe).replace(**settings) if settings else (recipe or self.recipe)
+        )
+        round_ = self._nth("fit")
+        history = fit(
+            model,
+            data,
+            chosen,
+            generator=lambda stream: _generator(
+                self._around.coordinates.shared(f"{round_}/{stream}")
+            ),
+            hooks=Hooks(**hooks),
+            device=self.device,
+            deadline=self.deadline.check,
+            progress=self._around.progress,
+            count=self.tick,
+        )
+        self._precision, self._stepping = history.precision, history.stepping
+        return history
+
+    def account(self) -> dict[str, Any]:
+        """What the manifest says of the work: images processed; precision of the last `fit`, and
+        how it made steps.
+        """
+        return {
+            "images": self.images_processed,
+            "precision": self._precision,
+            "stepping": self._stepping,
+        }
+
+    def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
+        """For loops that `fit` does not run: count images (a forward and backward pass counts one),
+        show progress.
+
+        Raises OutOfTime once the deadline has passed.
+        """
+        self.images_processed += images
+        self.deadline.check()
+        if done is not None:
+            self._around.progress(done, of, None)
+
+    def anatomy(self, model: nn.Module) -> Anatomy:
+        """Where `model`'s parts are. Raises `Incompatible` where the architecture has no such
+        parts.
+        """
+        return self._architecture("anatomy").anatomy(model)
+
+    def units(self, model: nn.Module) -> Iterable[Unit]:
+        """The prunable channels of `model`."""
+        return self._architecture("prunable units").units(model)
+
+    def part(self, name: str) -> Any:
+        """What fills the parameter `name`: a module in eval mode, or an `ImageSet` where it is a
+        dataset.
+        """
+        if name not in self._around.parts:
+            known = ", ".join(sorted(self._around.parts)) or "none"
+            raise Undeclared(f"no parameter {name!r} is a component; those that are: {known}")
+        return self._around.parts[name]()
+
+    def _architecture(self, wanted: str) -> Model:
+        if self._around.model is None:
+            raise Undeclared(f"this stage belongs to no model, so there is no {wanted}")
+        return self._around.model
+
+    def _nth(self, name: str) -> str:
+        """`name` for the first call, `name/1` for the second: every call draws differently, the
+        same in each run.
+        """
+        call = self._calls.get(name, 0)
+        self._calls[name] = call + 1
+        return f"{name}/{call}" if call else name
+
+
+class Granted(Workbench):
+    """A workbench with grants: `files` opens each granted thing by its name in `needs`."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        granted: AbstractSet[str],
+        files: Mapping[str, Callable[[], Any]],
+    ) -> None:
+        super().__init__(around, granted)
+        self._files = files
+
+    def _take(self, what: str) -> Any:
+        self._check(what)
+        return self._files[what]()
+
+    def _check(self, what: str) -> None:
+        if what not in self._granted:
+            listed = ", ".join(sorted(self._granted)) or "nothing"
+            raise Undeclared(
+                f"{what!r} was not declared: `needs` names {listed}. Add it to `needs` to be granted it"
+            )
+
+
+class Access(Granted):
+    """What one defense is granted. Every method returns a fresh copy that is the defense's own."""
+
+    def victim(self) -> nn.Module:
+        """The suspect model on `device`, in eval mode. Needs `victim`."""
+        return cast("nn.Module", self._take("victim"))
+
+    def clean(self) -> ImageSet:
+        """The defender's clean images with labels. Needs `clean-labelled`."""
+        return cast("ImageSet", self._take("clean-labelled"))
+
+    def unlabelled(self) -> ImageSet:
+        """The defender's clean images; `labels` is None. Needs `clean-unlabelled`."""
+        return cast("ImageSet", self._take("clean-unlabelled"))
+
+    def training_set(self) -> ImageSet:
+        """The training set as the attacker delivered it, in an order that tells nothing. Needs
+        `training-set`.
+        """
+        return cast("ImageSet", self._take("training-set"))
+
+    def oracle(self) -> Oracle:
+        """Trigger and test data, for published variants that leak; every row is marked. Needs
+        `oracle`.
+        """
+        return cast("Oracle", self._take("oracle"))
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What no defender has: the trigger, what it should do (`label_table`), and the test set."""
+
+    trigger: nn.Module | None
+    label_table: tuple[int, ...]
+    test: ImageSet
+
+
+class AttackAccess(Workbench):
+    """What an attack has: the clean training set and, in `implant`, its own poisoned images."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        attack: Attack,
+        train: ImageSet,
+        poisoned: PoisonedSet | None,
+        select: Coordinates,
+    ) -> None:
+        super().__init__(around, {"train"})
+        self.attack = attack
+        self.train = train
+        self._poisoned = poisoned
+        self._selecting = select
+
+    @property
+    def label_table(self) -> tuple[int, ...]:
+        """For each true label the label its triggered images should get, -1 where the class is not
+        attacked.
+        """
+        return tuple(self.attack.label_table(self.task.classes))
+
+    @property
+    def poisoned(self) -> PoisonedSet:
+        """What `poison` returned. Only in `implant`."""
+        if self._poisoned is None:
+            raise Undeclared("there is no poisoned set before `poison` has made it")
+        return self._poisoned
+
+    def selection(self) -> torch.Generator:
+        """The generator of the replicate's one permutation, which all attacks share: a 1 % set is
+        part of a 5 % set.
+        """
+        return _generator(self._selecting.shared("select"))
+
+    def fit_poisoned(self, trigger: nn.Module | None, **settings: Any) -> nn.Module:
+        """Train a fresh model on the poisoned training set by the grid's recipe: the default
+        `implant`.
+        """
+        from harness.learn.poisoning import training_data
+
+        model = self.fresh_model()
+        data, hooks = training_data(self.attack, self.train, self._poisoned, trigger)
+        self.fit(model, data, **{**hooks, **settings})
+        return model
+
+
+class PartAccess(Access):
+    """What a part is granted: no more than its owner. `train` is the clean training set, for an
+    attack's parts.
+    """
+
+    def train(self) -> ImageSet:
+        """The attacker's clean training set. Needs `train`."""
+        return cast("ImageSet", self._take("train"))
+
+
+class MetricAccess(Granted):
+    """What a metric that measures is granted."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        granted: AbstractSet[str],
+        files: Mapping[str, Callable[[], Any]],
+    ) -> None:
+        super().__init__(around, granted, files)
+        self.arrays: dict[str, Any] = {}
+
+    def model(self) -> nn.Module:
+        """The model under measurement, in eval mode. Needs `model`."""
+        return cast("nn.Module", self._take("model"))
+
+    def predictions(self) -> Predictions:
+        """The model's predictions over the test set. Needs `predictions`."""
+        return cast("Predictions", self._take("predictions"))
+
+    def validation(self) -> ImageSet:
+        """The validation split. Needs `validation`."""
+        return cast("ImageSet", self._take("validation"))
+
+    def test(self) -> ImageSet:
+        """The test split. Needs `test`."""
+        return cast("ImageSet", self._take("test"))
+
+    def training_set(self) -> ImageSet:
+        """The poisoned training set, as a defense received it. Needs `training-set`."""
+        return cast("ImageSet", self._take("training-set"))
+
+    def poisoned(self) -> np.ndarray:
+        """Which rows of `training_set()` are poisoned, booleans. Needs `training-set`."""
+        self._check("training-set")
+        return cast("np.ndarray", self._files["poisoned"]())
+
+    def trigger(self) -> Oracle:
+        """The trigger with its label table and the test split. Needs `trigger`."""
+        return cast("Oracle", self._take("trigger"))
+
+    def result(self) -> Mapping[str, Any] | None:
+        """The defense's result: verdict and `record` (with `seconds`, `images`); None undefended.
+        Needs `result`.
+        """
+        return cast("Mapping[str, Any] | None", self._take("result"))
+
+    def reference(self) -> Mapping[str, Any] | None:
+        """The metric's own `values` and `arrays` on the reference model; None on that model. Needs
+        `reference`.
+        """
+        return cast("Mapping[str, Any] | None", self._take("reference"))
+
+    def save(self, **arrays: Any) -> None:
+        """Keep arrays beside the numbers (a distance matrix): later measurements find them through
+        `reference`.
+        """
+        self.arrays.update(arrays)
+
+
+def _generator(start: int) -> torch.Generator:
+    import torch
+
+    return torch.Generator().manual_seed(start)

@@ -1,0 +1,1 @@
+"""Pictures of what attacks do to images."""

@@ -1,0 +1,1 @@
+"""What is installed under which name, and what a name with parameters stands for."""

@@ -1,0 +1,99 @@
+"""A component as a grid names it, and as a plan knows it once its parameters are validated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.keys import Shared
+
+Fault = tuple[tuple[str | int, ...], str, str]
+"""Where in the parameters (empty: the entry itself), what is wrong, what would be right."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A component as a grid names it.
+
+    `base` is the folder that relative `File` parameters are looked up in, `bases` those of single
+    parameters that come from another grid file; `dataset` is the name of the dataset that it will
+    work on, for presets such as `bcu/gtsrb`; `in_place` are the attacks that fill parameters,
+    resolved.
+    """
+
+    kind: str
+    name: str
+    preset: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    base: Path = Path()
+    dataset: str | None = None
+    bases: Mapping[str, Path] = field(default_factory=dict)
+    in_place: Mapping[str, Resolved] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A component whose parameters are known to be right; everything but `uses` is JSON.
+
+    `params` are complete, with absolute paths: a child rebuilds the component from them. `identity`
+    is what enters keys: without paths (files by SHA-256), without `NotInKey` fields, and without
+    `uses`, which enter by keys of their own. An attack that fills a parameter is in `params` and
+    `identity`, and what it needs and uses counts as the owner's. `changed` are the entries of
+    `identity` that differ from their defaults. `code` maps the modules behind the component to
+    revisions or digests. `facts` are those of `harness.components.Traits`, for a dataset the fields
+    of `Facts`, for a metric `unit`, `higher_is_better`, `combines`, `measured`, for a defense
+    `rebuilds`. `checks`: it overrides `compatible`.
+    """
+
+    kind: str
+    name: str
+    target: str
+    distribution: str
+    dist_version: str
+    version: int
+    params: dict[str, Any]
+    identity: dict[str, Any]
+    changed: dict[str, Any]
+    uses: dict[str, Resolved]
+    code: dict[str, str]
+    needs: list[str]
+    seeded: bool
+    recipe: dict[str, Any] | str | None
+    facts: dict[str, Any]
+    checks: bool
+    summary: str
+    citation: str
+    presets: list[str]
+
+    # A grid of ten thousand cells asks for these tens of thousands of times.
+
+    @cached_property
+    def standing(self) -> Shared:
+        """How the component stands in a key."""
+        return Shared(kind=self.kind, name=self.name, version=self.version, params=self.identity)
+
+    @cached_property
+    def body(self) -> dict[str, Any]:
+        """What a child needs to build the component again."""
+        return {"kind": self.kind, "name": self.name, "target": self.target, "params": self.params}
+
+    @cached_property
+    def called(self) -> str:
+        """Name and non-default parameters, whatever the grid calls it: in titles, and what metrics
+        are stored under.
+        """
+        changed = ",".join(f"{name}={_told(value)}" for name, value in sorted(self.changed.items()))
+        return f"{self.name}[{changed}]" if changed else self.name
+
+
+def _told(value: Any) -> str:
+    """A parameter as JSON; a file by the first digits of its SHA-256."""
+    return (
+        value["sha256"][:8]
+        if isinstance(value, dict) and set(value) == {"sha256"}
+        else json.dumps(value)
+    )

@@ -1,0 +1,1 @@
+"""Carry out a plan: which stage next, in which process, and what became of it."""

@@ -1,0 +1,46 @@
+"""The default engine: one thread a slot in the command line's own process, each waiting for a
+child.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from harness.run.children import Children
+from harness.run.engine import Notify
+from harness.run.host import Attempt, Host, Options
+from harness.run.scratch import Scratch
+from harness.run.slots import Slot, slots
+from harness.stages import Stage
+from harness.store.objects import Store
+
+__all__ = ["Children", "LocalEngine"]
+
+
+class LocalEngine:
+    """Slots of one machine. Nothing is started before the first stage."""
+
+    def __init__(self, store: Store, options: Options) -> None:
+        self.slots = slots(options.device, options.jobs, options.threads)
+        scratch = Scratch()
+        children = Children(scratch.base, entry=options.entry, preload=options.preload)
+        self._scratch, self._children = scratch, children
+        self._host = Host(store, children, scratch, options)
+        self._pool = ThreadPoolExecutor(len(self.slots), thread_name_prefix="slot")
+        self._lock = threading.Lock()
+        self._open = True
+
+    def submit(self, stage: Stage, slot: Slot, notify: Notify) -> Future[Attempt]:
+        """See `Engine.submit`."""
+        return self._pool.submit(self._host.run, stage, slot, notify)
+
+    def stop(self) -> None:
+        """See `Engine.stop`."""
+        with self._lock:
+            if not self._open:
+                return
+            self._open = False
+        self._children.stop()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._scratch.close()

@@ -1,0 +1,210 @@
+"""One stage in one child process: run, time, report. `main` never raises; its host commits what it
+left in `out/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import resource
+import shutil
+import sys
+import sysconfig
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.access.context import Deadline
+from harness.errors import Incompatible, OutOfTime
+from harness.stages import Job
+
+WATCHED = frozenset(
+    {"open", "os.listdir", "os.scandir", "shutil.copyfile", "shutil.move", "os.rename", "os.remove"}
+)
+"""Audit events that name a path. A plugin that sets out to cheat gets around this; a mistake does
+not.
+"""
+SYSTEM = (
+    "/proc/self",
+    "/sys/",
+    "/dev/null",
+    "/dev/urandom",
+    "/dev/nvidia",
+    "/lib/",
+    "/lib64/",
+    "/usr/lib",
+    "/usr/share/",
+    "/etc/",
+)
+"""Where everybody looks. Not all of /dev or /usr: stores lie in /dev/shm and /usr/local too."""
+REPORTED = 5000
+"""Paths reported at most."""
+
+
+def main(task: Mapping[str, Any]) -> None:
+    """Run the stage that `task` describes and write `record.json` beside it.
+
+    `task`: `kind`, `payload`, `device`, `threads`, `timeout` (seconds or null), `guarded`,
+    `scratch`.
+    """
+    scratch = Path(task["scratch"])
+    opened: list[str] = []
+    record: dict[str, Any] = {}
+    started, cpu = time.perf_counter(), time.process_time()
+    try:
+        (scratch / "out").mkdir(exist_ok=True)
+        (scratch / "work").mkdir(exist_ok=True)
+        job = _job(task, scratch, record)
+        body: Callable[[Job], None] = importlib.import_module(f"harness.stages.{task['kind']}").run
+        with _threads(task["threads"]), _watching(opened if task["guarded"] else None, scratch):
+            body(job)
+        record["status"] = "ok"
+    except Incompatible as reason:
+        record.update(status="incompatible", type="Incompatible", message=str(reason))
+    except OutOfTime as late:
+        record.update(status="timeout", **_described(late))
+    except BaseException as error:
+        record.update(status="error", **_described(error))
+    record["seconds"] = time.perf_counter() - started
+    if record.get("images"):
+        record["images_per_second"] = record["images"] / record["seconds"]
+    record["cpu_seconds"] = time.process_time() - cpu
+    record["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    record.update(_device_memory())
+    record["opened"] = opened
+    record["environment"] = _environment(task)
+    try:
+        report(scratch / "record.json", record)
+    except OSError:  # the disk is full of what the stage wrote, which nobody will read now
+        for folder in ("out", "work", "tmp", "inputs"):
+            shutil.rmtree(scratch / folder, ignore_errors=True)
+        report(scratch / "record.json", record)
+
+
+def _device_memory() -> dict[str, int]:
+    """Peak bytes that torch took of GPUs, where the stage used one: tensors, recordings, and what
+    was kept for more.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    return {
+        "peak_device_memory": sum(
+            map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count()))
+        )
+    }
+
+
+def report(path: Path, record: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees all of it or none."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(record))
+    partial.replace(path)
+
+
+def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job:
+    """The body's view of the task, with a progress callback that writes at most twice a second."""
+    last = 0.0
+
+    def progress(step: int, total: int, loss: float | None = None) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last > 0.5:
+            last = now
+            report(scratch / "progress.json", {"step": step, "total": total, "loss": loss})
+
+    timeout = task.get("timeout")
+    # A little before the host's kill, so that a body which asks can end with a sentence.
+    deadline = Deadline(
+        None if timeout is None else time.monotonic() + timeout - min(1.0, timeout / 10)
+    )
+    inputs, out, work = scratch / "inputs", scratch / "out", scratch / "work"
+    return Job(task["payload"], inputs, out, work, task["device"], deadline, progress, record)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Threads are explicit: their number changes bits. Only where torch is there already (the host
+    preloads it).
+    """
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(count)
+    yield
+
+
+@contextlib.contextmanager
+def _watching(opened: list[str] | None, scratch: Path) -> Iterator[None]:
+    """Collect the paths opened outside Python's own folders, the system's and the scratch folder."""
+    if opened is None:
+        yield
+        return
+    own = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, str(scratch)}
+    allowed = tuple({str(Path(folder).resolve()).rstrip("/") + "/" for folder in own if folder})
+    active, seen = True, set[str]()
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        if not active or event not in WATCHED or not args or not isinstance(args[0], str | bytes):
+            return
+        path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100 (resolve() reads links, which are events again)
+        if (
+            path in seen
+            or len(opened) >= REPORTED
+            or (path + "/").startswith(allowed)
+            or path.startswith(SYSTEM)
+        ):
+            return
+        seen.add(path)
+        opened.append(path)
+
+    sys.addaudithook(hook)  # cannot be removed again; the process ends with the stage
+    _audit_safetensors()
+    try:
+        yield
+    finally:
+        active = False
+
+
+def _audit_safetensors() -> None:
+    """Make safetensors tell what it opens: it does so outside Python, and it is how objects of a
+    store are read.
+    """
+    import safetensors
+
+    opening = safetensors.safe_open
+
+    def safe_open(filename: str | os.PathLike[str], *args: Any, **options: Any) -> Any:
+        sys.audit("open", os.fspath(filename), "r", 0)
+        return opening(filename, *args, **options)
+
+    for name in ("safetensors", "safetensors.torch", "safetensors.numpy"):
+        if hasattr(sys.modules.get(name), "safe_open"):
+            sys.modules[name].safe_open = safe_open  # type: ignore[attr-defined]
+
+
+def _described(error: BaseException) -> dict[str, str]:
+    return {
+        "type": type(error).__name__,
+        "message": str(error) or type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error)),
+    }
+
+
+def _environment(task: Mapping[str, Any]) -> dict[str, Any]:
+    """What the numbers were made with."""
+    from harness.environment import snapshot
+
+    found: dict[str, Any] = {**snapshot(), "device": task["device"], "threads": task["threads"]}
+    if "torch" in sys.modules:
+        import torch
+
+        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+        # Asking for a name would start CUDA, which takes longer than a stage that needs no GPU.
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            found["gpu"] = torch.cuda.get_device_name()
+    return found

@@ -1,0 +1,1 @@
+"""Which source text stands behind a component, and in what revision."""

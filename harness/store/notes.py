@@ -1,0 +1,106 @@
+"""The store's notes beside its objects: who works on what, and what failed. Losing them costs time,
+never a result.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from harness.store import disk
+from harness.store.manifest import LOG
+
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class Notes:
+    """`locks/`, `failures/` and `live/` of the store in folder `root`."""
+
+    def __init__(self, root: Path) -> None:
+        """`root` is absolute."""
+        self.root = root
+
+    @contextmanager
+    def lock(self, key: str) -> Iterator[bool]:
+        """Whether this key is ours to work on; False at once if somebody else holds it. Dropped
+        when its holder dies.
+
+        Where the file system has no locks the answer is True: then work may be done twice, and is
+        never wrong.
+        """
+        path = self.root / "locks" / disk.checked(key)
+        lock = FileLock(path, thread_local=False)
+        with disk.writing(self.root):
+            path.parent.mkdir(exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+                ours = True
+            except Timeout:
+                ours = False
+            except NotImplementedError:
+                ours = True
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                ours = True
+        try:
+            yield ours
+        finally:
+            lock.release()
+
+    def fail(self, key: str, record: Mapping[str, Any], log: Path | None = None) -> None:
+        """Note that making an object failed, with a copy of the log. Replaces an earlier note."""
+        folder, work = self.root / "failures" / disk.checked(key), self.root / "tmp"
+        data = json.dumps(dict(record), indent=1, sort_keys=True, default=str).encode()
+        with disk.writing(self.root):
+            self.clear_failure(key)
+            folder.mkdir(parents=True, exist_ok=True)
+            if log is not None and log.is_file():
+                with suppress(disk.Unreadable):
+                    disk.replace(folder / LOG, b"".join(disk.chunks(log)), work)
+            disk.replace(folder / "record.json", data, work)
+
+    def failure(self, key: str) -> dict[str, Any] | None:
+        """The note of `fail`, with `log` naming the log's copy if there is one; None without a
+        failure.
+        """
+        folder = self.root / "failures" / disk.checked(key)
+        record = disk.read_table(folder / "record.json")
+        if record is not None and (folder / LOG).is_file():
+            record["log"] = str(folder / LOG)
+        return record
+
+    def failed(self) -> set[str]:
+        """The keys that `failure` may have a note of."""
+        return set(filter(disk.KEY.fullmatch, disk.names(f"{self.root}/failures")))
+
+    def clear_failure(self, key: str) -> None:
+        """Forget that making an object failed."""
+        shutil.rmtree(self.root / "failures" / disk.checked(key), ignore_errors=True)
+
+    def live(self, key: str, status: Mapping[str, Any] | None) -> None:
+        """Say how far the work on a key is (None: it ended), for other terminals. Never fails for
+        want of a disk.
+        """
+        path = self.root / "live" / f"{disk.checked(key)}.json"
+        with suppress(OSError):
+            if status is None:
+                path.unlink(missing_ok=True)
+            else:
+                disk.replace(
+                    path, json.dumps(dict(status), default=str).encode(), self.root / "tmp"
+                )
+
+    def lives(self) -> dict[str, dict[str, Any]]:
+        """What is being worked on: status by key."""
+        found = {
+            path.stem: disk.read_table(path) for path in sorted((self.root / "live").glob("*.json"))
+        }
+        return {key: status for key, status in found.items() if status is not None}

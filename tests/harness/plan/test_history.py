@@ -1,0 +1,53 @@
+"""What stored objects tell of stages like theirs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.keys import digest
+from harness.plan.history import History
+from harness.stages import Cast, Stage, make
+from harness.store.objects import Store
+from tests.kit.reports import resolved
+
+
+def stage(epochs: int, seed: int = 0, kind: str = "defend") -> Stage:
+    cast = Cast.of({"component": resolved("defense", "ft", {"epochs": epochs})}, {})
+    return make(kind, "", cast, inputs=(), seed={"replicate": seed, "dataset": "signs"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    store = Store(tmp_path / "store")
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "a.bin").write_bytes(b"a")
+    for epochs, seconds in ((1, 1.0), (1, 3.0), (5, 10.0)):
+        made = stage(epochs, int(seconds))
+        record = {"seconds": seconds}
+        store.commit(
+            made.key, tmp_path / "work", spec=made.spec, code={}, parents={}, record=record
+        )
+    return store
+
+
+def test_the_likest_say_how_long_it_takes(store: Store) -> None:
+    history = History(store)
+    assert history.expected(stage(1)) == 2.0  # of the same settings, whatever the seed
+    assert history.expected(stage(7)) == pytest.approx(14 / 3)  # of the same component
+    assert history.expected(stage(1, kind="victim")) is None
+
+
+def test_a_part_of_a_large_store_is_enough_for_an_estimate(store: Store) -> None:
+    first, *_ = store.keys()
+    only = store.manifest(first)
+    assert only is not None
+    assert History(store, 1).expected(stage(7)) == only.record["seconds"]
+
+
+def test_the_nearest_differs_least(store: Store) -> None:
+    assert (found := History(store, None).nearest(stage(5, 10))) is not None
+    assert found.key == digest(stage(5, 10).spec)
+    assert (near := History(store, None).nearest(stage(6, 10))) is not None
+    assert near.spec["components"]["component"]["params"] == {"epochs": 5}

@@ -1,0 +1,438 @@
+"""Plans of small grids over the built-in components, resolved as a command would; nothing runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from harness import grid, keys
+from harness.errors import GridError, NothingSelected
+from harness.outcomes import Outcome
+from harness.plan import plan
+from harness.registry.discovery import discover
+from harness.registry.memo import Memo
+from harness.registry.resolve import Resolver
+from harness.store.objects import Store
+from tests.kit.places import ROOT
+
+BASE = """
+seeds = [0, 1]
+[[dataset]]
+name = "signs"
+pool = 200
+[[model]]
+name = "small-cnn"
+[[attack]]
+name = "badnets"
+[defender]
+clean = 100
+[[defense]]
+name = "none"
+[[defense]]
+name = "ft"
+epochs = 3
+[[defense]]
+name = "nad"
+teacher = {name = "ft", epochs = 3}
+[training]
+recipe = "signs"
+[[metric]]
+name = "acc"
+[[metric]]
+name = "asr"
+"""
+
+
+ANSWERS = """
+import json, sys
+from harness.introspect.__main__ import answer
+for line in sys.stdin:
+    print(json.dumps([answer(question) for question in json.loads(line)]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def resolver(tmp_path_factory):
+    """Asks one child for everything, where commands start one each time: the built-ins import
+    torch.
+    """
+    child = subprocess.Popen(
+        [sys.executable, "-c", ANSWERS], stdin=-1, stdout=-1, text=True, cwd=ROOT
+    )
+
+    def ask(questions, timeout):
+        if not questions:
+            return []
+        print(json.dumps(list(questions)), file=child.stdin, flush=True)
+        replies = json.loads(child.stdout.readline())
+        return [reply["ok"] if "ok" in reply else pytest.fail(str(reply)) for reply in replies]
+
+    memo = Memo(tmp_path_factory.mktemp("memo"))
+    with pytest.MonkeyPatch.context() as patch, child:
+        patch.setattr("harness.registry.resolve.ask", ask)
+        yield Resolver(discover(memo), memo=memo)
+        child.stdin.close()
+
+
+@pytest.fixture
+def make(resolver, tmp_path):
+    """Plans a grid given as text, with replacements."""
+
+    def plan_of(text=BASE, *changes, select=None):
+        for old, new in changes:
+            assert old in text
+            text = text.replace(old, new)
+        path = tmp_path / "grid.toml"
+        path.write_text(text)
+        read = grid.read(path)
+        cells = grid.select(read.cells, select) if select else read.cells
+        return plan.build(read, cells, resolver.registry, resolver, resolver.sources)
+
+    return plan_of
+
+
+def cell(made, name):
+    return next(planned for planned in made.cells if planned.cell.name == name)
+
+
+def keys_by_cell(made):
+    return {planned.cell.name: (planned.victim, planned.stages) for planned in made.cells}
+
+
+def upstream(made, key):
+    found = {key}
+    for item in made.graph.stages[key].inputs:
+        found |= upstream(made, item.key)
+    return found
+
+
+def test_defenses_share_their_victim_and_grant(make):
+    made = make()
+    victims = {planned.victim for planned in made.cells}
+    assert len(victims) == 2  # one a seed
+    kinds = [stage.kind for stage in made.graph.stages.values()]
+    assert {kind: kinds.count(kind) for kind in kinds} == {
+        "data": 1, "poison": 2, "victim": 2, "grant": 2, "defend": 4, "evaluate": 6, "score": 6
+    }  # fmt: skip
+
+
+def test_stages_come_after_what_they_need(make):
+    seen = set()
+    for key, stage in make().graph.stages.items():
+        assert {item.key for item in stage.inputs} <= seen
+        assert keys.digest(stage.spec) == key == stage.key
+        json.dumps(stage.payload)
+        seen.add(key)
+
+
+def test_the_teacher_of_nad_is_the_column_of_equal_settings(make):
+    made = make()
+    teacher = cell(made, "signs/small-cnn/badnets/ft/0.0").defended
+    student = made.graph.stages[cell(made, "signs/small-cnn/badnets/nad/0.0").defended]
+    assert {item.role: item.key for item in student.inputs}["part.teacher"] == teacher
+    other = make(
+        BASE, ('teacher = {name = "ft", epochs = 3}', 'teacher = {name = "ft", epochs = 4}')
+    )
+    student = other.graph.stages[cell(other, "signs/small-cnn/badnets/nad/0.0").defended]
+    assert {item.role: item.key for item in student.inputs}["part.teacher"] != teacher
+
+
+def test_none_is_an_alias_of_the_victim(make):
+    made = make()
+    planned = cell(made, "signs/small-cnn/badnets/none/0.0")
+    assert planned.defended is None
+    evaluated = made.graph.stages[made.graph.stages[planned.wants[0].stage].inputs[0].key]
+    assert {item.role: item.key for item in evaluated.inputs}["model"] == planned.victim
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("seeds = [0, 1]", "seeds = [0, 1, 2]"),
+        (
+            '[[attack]]\nname = "badnets"',
+            '[[attack]]\nname = "wanet"\n[[attack]]\nname = "badnets"',
+        ),
+        (
+            '[[model]]\nname = "small-cnn"',
+            '[[model]]\nname = "small-cnn"\n[[model]]\nname = "resnet18"',
+        ),
+        (
+            '[[defense]]\nname = "ft"',
+            '[[defense]]\nname = "ft"\nas = "ft-other"\nlr = 0.5\n[[defense]]\nname = "ft"',
+        ),
+    ],
+)
+def test_adding_a_cell_changes_no_other(make, change):
+    before, after = keys_by_cell(make()), keys_by_cell(make(BASE, change))
+    assert len(after) > len(before)
+    assert {name: after[name] for name in before} == before
+
+
+def test_a_new_metric_moves_scores_only(make):
+    before, after = make(), make(BASE + '[[metric]]\nname = "ra"\n')
+    assert [planned.defended for planned in before.cells] == [
+        planned.defended for planned in after.cells
+    ]
+    gone = before.graph.stages.keys() - after.graph.stages.keys()
+    assert {before.graph.stages[key].kind for key in gone} == {"score"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ('name = "badnets"', 'name = "badnets"\nas = "BadNets (ours)"'),
+        ('name = "badnets"', 'name = "badnets"\npoison_rate = 0.1'),  # the default, said aloud
+        (
+            '"none"\n[[defense]]\nname = "ft"\nepochs = 3',
+            '"ft"\nepochs = 3\n[[defense]]\nname = "none"',
+        ),
+        ('"acc"\n[[metric]]\nname = "asr"', '"asr"\nas = "ASR"\n[[metric]]\nname = "acc"'),
+        ("seeds = [0, 1]", "title = 'another'\nseeds = [1, 0]"),
+    ],
+)
+def test_labels_order_and_defaults_said_aloud_are_in_no_key(make, change):
+    assert make().graph.stages.keys() == make(BASE, change).graph.stages.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "moved"),
+    [
+        (("clean = 100", "clean = 50"), {"grant", "defend", "evaluate", "score"}),
+        (("epochs = 3\n", "epochs = 4\n"), {"defend", "evaluate", "score"}),
+        (
+            ('recipe = "signs"', 'recipe = "signs"\nepochs = 9'),
+            {"victim", "defend", "evaluate", "score"},
+        ),
+        (
+            ('name = "badnets"', 'name = "badnets"\ntarget = 1'),
+            {"poison", "victim", "defend", "evaluate", "score"},
+        ),
+        (
+            ('name = "small-cnn"', 'name = "small-cnn"\nwidth = 8'),
+            {"victim", "defend", "evaluate", "score"},
+        ),
+        (
+            ("pool = 200", "pool = 201"),
+            {"data", "poison", "victim", "grant", "defend", "evaluate", "score"},
+        ),
+    ],
+)
+def test_a_setting_moves_what_depends_on_it(make, change, moved):
+    before, after = make().graph.stages, make(BASE, change).graph.stages
+    assert {after[key].kind for key in after.keys() - before.keys()} == moved
+
+
+def test_a_chain_starts_from_the_other_defense(make):
+    made = make(
+        BASE + '[[defense]]\nname = "ft"\nas = "twice"\non = "ft"\nepochs = 2\n',
+        select="twice and 0.0",
+    )
+    (planned,) = made.cells
+    inputs = {item.role: item.key for item in made.graph.stages[planned.defended].inputs}
+    assert made.graph.stages[inputs["victim"]].title.startswith("defend ft")
+    assert planned.victim in upstream(made, planned.defended)
+
+
+def test_a_defense_never_gets_the_truth(make):
+    made = make()
+    for stage in made.graph.stages.values():
+        files = {pattern for item in stage.inputs for pattern in item.files}
+        if stage.kind == "defend":
+            assert files <= {
+                "model.safetensors",
+                "result.json",
+                "images.safetensors",
+                "training.safetensors",
+            }
+            assert "attack" not in stage.payload
+            assert "badnets" not in json.dumps(stage.payload)
+
+
+def test_what_makes_no_sense_says_why(make):
+    made = make(
+        BASE, ('name = "badnets"', 'name = "none"\n[[attack]]\nname = "badnets"\ntarget = 50')
+    )
+    reasons = {want.label: want.reason for want in cell(made, "signs/small-cnn/none/ft/0.0").wants}
+    assert reasons == {"acc": None, "asr": "attack 'none' has no trigger"}
+    planned = cell(made, "signs/small-cnn/badnets/ft/0.0")
+    assert "label 50 is no class of a task with 10 classes" in planned.incompatible
+    assert {want.reason for want in planned.wants} == {planned.incompatible}
+    assert planned.stages == ()
+
+
+def test_established_asks_for_the_undefended_victim(make):
+    made = make(
+        BASE,
+        ('name = "badnets"', 'name = "badnets"\nestablished = {asr = 0.9}'),
+        select="ft and 0.0",
+    )
+    (planned,) = made.cells
+    ((key, bound),) = planned.established.values()
+    assert bound == 0.9
+    assert planned.defended not in upstream(made, key)
+    assert planned.victim in upstream(made, key)
+
+
+def test_too_large_a_grant_is_refused_at_its_line(make):
+    with pytest.raises(GridError, match=r"grid.toml:11: .*needs 300 clean images"):
+        make(BASE, ("clean = 100", "clean = 300"))
+
+
+def test_nothing_selected(make):
+    with pytest.raises(NothingSelected):
+        make(select="wanet")
+
+
+def put(made, store, tmp_path, key):
+    """Commit an object for a stage, with parents as they are in the store."""
+    folder = tmp_path / "made" / key
+    folder.mkdir(parents=True)
+    (folder / "file").write_text(key)
+    stage = made.graph.stages[key]
+    found = {item.role: (item.key, store.manifest(item.key)) for item in stage.inputs}
+    parents = {
+        role: (parent, manifest.digest) for role, (parent, manifest) in found.items() if manifest
+    }
+    store.commit(key, folder, spec=stage.spec, code=stage.code, parents=parents, record={})
+
+
+def test_refresh_walks_back_from_what_is_asked(make, tmp_path):
+    made, store = (
+        make(BASE, ("seeds = [0, 1]", "seeds = [0]"), select="ft"),
+        Store(tmp_path / "store"),
+    )
+    (planned,) = made.cells
+    made.refresh(store)
+    assert set(made.outcome.values()) == {Outcome.TO_RUN}
+    assert list(made.stages) == [key for key in made.graph.stages if key in made.stages]
+    put(made, store, tmp_path, planned.victim)
+    made.refresh(store)
+    kinds = {made.stages[key].kind: outcome for key, outcome in made.outcome.items()}
+    assert kinds["victim"] is Outcome.CACHED
+    assert "poison" not in kinds  # what only the victim needed does not run
+    for key in made.stages:
+        if not store.has(key):
+            put(made, store, tmp_path, key)
+    made.refresh(store)
+    assert set(made.outcome.values()) == {Outcome.CACHED}
+
+
+def test_a_plan_keeps_files_and_record_of_what_the_store_holds(make, tmp_path):
+    made, store = (
+        make(BASE, ("seeds = [0, 1]", "seeds = [0]"), select="ft"),
+        Store(tmp_path / "store"),
+    )
+    (planned,) = made.cells
+    put(made, store, tmp_path, planned.victim)
+    assert made.manifest(planned.victim) is None, "not looked at yet"
+    made.refresh(store)
+    kept, whole = made.manifest(planned.victim), store.manifest(planned.victim)
+    assert (kept.key, kept.files, kept.record) == (whole.key, whole.files, whole.record)
+    assert kept.members.keys() == {"files", "record"}
+    store.set_aside(planned.victim, "a test")
+    made.refresh(store)
+    assert made.manifest(planned.victim) is None
+
+
+def test_refresh_says_what_failed_and_what_stands_on_the_incompatible(make, tmp_path):
+    made, store = make(BASE, ("seeds = [0, 1]", "seeds = [0]")), Store(tmp_path / "store")
+    nad, ft = (cell(made, f"signs/small-cnn/badnets/{name}/0.0") for name in ("nad", "ft"))
+    store.fail(nad.defended, {"status": "incompatible", "message": "too few stages"})
+    store.fail(ft.defended, {"status": "error", "message": "no"})
+    made.refresh(store)
+    assert made.outcome[nad.wants[0].stage] is Outcome.INCOMPATIBLE
+    assert made.reason[nad.wants[0].stage] == "too few stages"
+    assert (made.outcome[ft.defended], made.reason[ft.defended]) == (
+        Outcome.TO_RUN,
+        "failed before: no",
+    )
+
+
+def test_thousands_of_cells_take_seconds(make, tmp_path):
+    numbers = [0.01, 0.02, 0.03, 0.04, 0.05]
+    text = BASE.replace("seeds = [0, 1]", f"seeds = {list(range(20))}")
+    text = text.replace('name = "badnets"', f'name = "badnets"\nsweep.poison_rate = {numbers}')
+    text = text.replace("epochs = 3\n", f"sweep.epochs = {list(range(1, 24))}\n", 1)
+    started = time.process_time()
+    made = make(
+        text.replace('[[defense]]\nname = "nad"\nteacher = {name = "ft", epochs = 3}\n', "")
+    )
+    made.refresh(Store(tmp_path / "store"))
+    assert len(made.cells) == 20 * 5 * 24
+    assert time.process_time() - started < 5  # 1 s on a quiet machine
+
+
+def committed(made, store, tmp_path, changed=()):
+    """Make an object for every stage, upstream first, as runs do; those in `changed` get other
+    content.
+    """
+    for key, stage in made.graph.stages.items():
+        folder = tmp_path / "out" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result").write_text(key + "changed" * (key in changed))
+        parents = {item.role: (item.key, store.manifest(item.key).digest) for item in stage.inputs}
+        store.commit(key, folder, spec=stage.spec, code=stage.code, parents=parents, record={})
+
+
+def test_what_was_made_from_another_victim_is_stale_however_far_downstream(make, tmp_path):
+    made, store = make(), Store(tmp_path / "store")
+    committed(made, store, tmp_path)
+    made.refresh(store)
+    assert set(made.outcome.values()) == {Outcome.CACHED}
+    victim = cell(made, "signs/small-cnn/badnets/none/0.0").victim
+    store.set_aside(victim, "a test")
+    made.refresh(store)
+    assert set(made.outcome.values()) == {Outcome.CACHED}, "a deleted parent is no change"
+    stage = made.graph.stages[victim]
+    folder = tmp_path / "other"
+    folder.mkdir()
+    (folder / "result").write_text("another net")
+    parents = {item.role: (item.key, store.manifest(item.key).digest) for item in stage.inputs}
+    store.commit(victim, folder, spec=stage.spec, code=stage.code, parents=parents, record={})
+    made.refresh(store)
+    for planned in made.cells:
+        mine = {made.outcome[key] for key in planned.stages}
+        assert mine == {Outcome.TO_RUN if planned.victim == victim else Outcome.CACHED}, (
+            planned.cell.name
+        )
+    assert made.outcome[cell(made, "signs/small-cnn/badnets/none/1.1").stages[0]] is Outcome.CACHED
+
+
+def test_a_defense_on_images_from_elsewhere_knows_its_task(make):
+    """Two sizes of one dataset, a defense that takes neither victim nor training set: two keys."""
+    made = make(BASE, ("pool = 200", "pool = 200\nsweep.size = [16, 24]"))
+    stages = [stage for stage in made.graph.stages.values() if stage.kind == "defend"]
+    assert all(
+        stage.spec["choices"]["task"]["height"] == stage.payload["task"]["height"]
+        for stage in stages
+    )
+
+
+def test_a_share_is_one_of_the_training_images_wherever_the_pool_is_from(make):
+    shares = [("clean = 100", "clean = 0.01")]
+    for pool in (
+        "pool = 200",
+        'pool = 200\npool_from = "test"',
+        "pool = 200\npool_in_train = true",
+    ):
+        made = make(BASE, ("pool = 200", pool), *shares)
+        counts = {
+            s.spec["choices"]["count"] for s in made.graph.stages.values() if s.kind == "grant"
+        }
+        assert counts == {40}, pool
+
+
+def test_a_grant_that_a_defense_does_not_take_is_a_mistake(make):
+    with pytest.raises(
+        GridError, match=r"grant\.clean-unlabelled: ft has no use.*\n.*takes clean-labelled images"
+    ):
+        make(BASE, ("epochs = 3\n", "epochs = 3\ngrant.clean-unlabelled = 7\n"))
+    with pytest.raises(GridError, match="none has no use for this grant"):
+        make(
+            BASE, ('[[defense]]\nname = "none"\n', '[[defense]]\nname = "none"\ngrant.clean = 7\n')
+        )

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+from harness import report
+from harness.outcomes import Outcome
+from harness.report import results
+from tests.kit.reports import GRID, Hand
+
+
+def find(rows, cell, metric="acc"):
+    attack, defense, seeds = cell.split("/")
+    return [
+        row
+        for row in rows
+        if (row.attack, row.defense, f"{row.victim_seed}.{row.defense_seed}", row.metric)
+        == (attack, defense, seeds, metric)
+    ]
+
+
+def test_every_cell_and_metric_has_a_row_in_an_empty_store(tmp_path):
+    hand = Hand(tmp_path)
+    rows = results.rows(hand.plan, hand.store)
+    assert len(rows) == 3 * 2 * 2 * 2
+    assert {row.status for row in rows} == {Outcome.TO_RUN}
+    assert all(row.value is None and row.reason == "not in the store" for row in rows)
+    assert [row.metric for row in rows[:2]] == ["acc", "asr"]
+
+
+def test_a_number_with_its_origin(tmp_path):
+    hand = Hand(tmp_path, params={"badnets": {"poison_rate": 0.1}})
+    hand.score("badnets/ft/0.0", acc=91.25, asr=3.0)
+    rows = results.rows(hand.refresh(), hand.store)
+    (row,) = find(rows, "badnets/ft/0.0")
+    assert (row.value, row.unit, row.status, row.seconds) == (91.25, "%", Outcome.DONE, 2.0)
+    assert row.settings["attack"] == {"name": "badnets", "params": {"poison_rate": 0.1}}
+    assert row.settings["recipe"] == {"epochs": 8}
+    grant = {"count": 500, "labelled": True, "split": "pool", "dataset": "signs", "of": 5000}
+    assert row.settings["grants"] == {"clean": grant}
+    assert row.versions["metric"] == "handmade 1.0, acc 1"
+    assert set(row.sources) == {"dataset", "model", "attack", "defense", "metric"}
+    assert row.environment["packages"] == {"torch": "2.11.0"}
+    assert row.stage == hand.key("score signs/cnn/badnets/ft/0.0")
+    assert row.victim == hand.key("train signs/cnn/badnets 0")
+    assert row.defended == hand.key("defend ft signs/cnn/badnets 0.0")
+    assert find(rows, "badnets/none/0.0")[0].defended == ""
+
+
+def test_swept_parameters_and_chains(tmp_path):
+    text = GRID + '[[defense]]\nname = "ft"\nas = "again"\non = "ft"\n'
+    hand = Hand(tmp_path, text)
+    rows = results.rows(hand.plan, hand.store)
+    (row,) = find(rows, "sig[delta=60]/again/1.1")
+    assert row.swept == {"attack.delta": 60}
+    assert row.bases["attack"] == "sig"
+    assert row.on == "ft"
+    assert [step["name"] for step in row.settings["on"]] == ["ft"]
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"), [("error", Outcome.FAILED), ("timeout", Outcome.TIMED_OUT)]
+)
+def test_a_failure_is_a_row_and_blocks_what_stands_on_it(tmp_path, status, outcome):
+    hand = Hand(tmp_path)
+    hand.fail("train signs/cnn/badnets 0", "loss is nan\nmore", status)
+    hand.fail("score signs/cnn/sig[delta=20]/none/0.0", "too bad", status)
+    rows = results.rows(hand.refresh(), hand.store)
+    (own,) = find(rows, "sig[delta=20]/none/0.0")
+    assert (own.status, own.reason) == (outcome, "too bad")
+    assert own.log.endswith("log.txt")
+    (below,) = find(rows, "badnets/ft/0.0")
+    assert below.status is Outcome.BLOCKED
+    assert below.reason == f"train signs/cnn/badnets 0 {outcome.value}: loss is nan\nmore"
+    assert below.log
+    assert find(rows, "badnets/ft/1.1")[0].status is Outcome.TO_RUN
+
+
+def test_what_a_stage_finds_incompatible(tmp_path):
+    hand = Hand(tmp_path)
+    hand.fail("defend ft signs/cnn/badnets 0.0", "the net has no stages", "incompatible")
+    rows = results.rows(hand.refresh(), hand.store)
+    (row,) = find(rows, "badnets/ft/0.0")
+    assert (row.status, row.reason) == (Outcome.INCOMPATIBLE, "the net has no stages")
+
+
+def test_several_numbers_and_what_the_defense_recorded(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("badnets/ft/0.0", acc={"top1": 90.0, "top5": 99.0}, asr=1.0)
+    hand.defend(
+        "defend ft signs/cnn/badnets 0.0",
+        flagged=True,
+        score=2.5,
+        record={"pruned": 7.0, "seconds": 1.0},
+    )
+    rows = results.rows(hand.refresh(), hand.store)
+    assert [(row.part, row.value) for row in find(rows, "badnets/ft/0.0")] == [
+        ("top1", 90.0),
+        ("top5", 99.0),
+    ]
+    own = [(row.metric, row.value) for row in rows if row.source == "defense"]
+    assert own == [("flagged", 1.0), ("score", 2.5), ("pruned", 7.0)]
+
+
+def test_not_established(tmp_path):
+    hand = Hand(tmp_path, bound=0.9, marks={"ft": ("oracle",)})
+    hand.score("badnets/none/0.0", acc=95.0, asr=89.9)
+    hand.score("badnets/none/1.1", acc=95.0, asr=90.0)
+    rows = results.rows(hand.refresh(), hand.store)
+    assert find(rows, "badnets/none/0.0")[0].marks == ("not established",)
+    assert find(rows, "badnets/ft/0.0")[0].marks == ("not established", "oracle")
+    assert find(rows, "badnets/ft/1.1")[0].marks == ("oracle",)
+
+
+def test_a_damaged_object_is_not_run_yet(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
+    plan = hand.refresh()
+    key = hand.key("score signs/cnn/badnets/ft/0.0")
+    path = hand.store.root / "objects" / key[:2] / key / "rows.json"
+    path.write_text(path.read_text().replace("95", "96"))
+    (row,) = find(results.rows(plan, hand.store), "badnets/ft/0.0")
+    assert row.status is Outcome.TO_RUN
+    assert "altered" in row.reason
+
+
+def test_where_numbers_were_made(tmp_path):
+    hand = Hand(tmp_path)
+    gpu = {"device": "cuda:0", "gpu": "H200", "threads": 4, "packages": {"torch": "2.12.0"}}
+    hand.commit(hand.key("train signs/cnn/badnets 0"), {"truth.json": {}}, gpu)
+    hand.defend("defend ft signs/cnn/badnets 0.0")
+    hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
+    (row,) = find(results.rows(hand.refresh(), hand.store), "badnets/ft/0.0")
+    assert row.places == {"torch 2.12.0, H200, 4 threads", "torch 2.11.0, cpu, 1 thread"}
+
+
+def test_long_table(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("sig[delta=20]/ft/0.0", acc=91.0, asr=0.1 + 0.2)
+    rows = results.rows(hand.refresh(), hand.store)
+    text = report.text(hand.plan, rows, None, "csv")
+    lines = list(csv.DictReader(io.StringIO(text)))
+    assert len(lines) == len(rows)
+    names = list(lines[0])
+    assert names[-3:] == ["seconds", "log", "environment"]
+    assert "attack.delta" in names
+    (line,) = [line for line in lines if line["value"] and line["metric"] == "asr"]
+    assert float(line["value"]) == 0.1 + 0.2
+    assert (line["attack"], line["attack.delta"], line["status"]) == ("sig[delta=20]", "20", "done")
+    assert json.loads(line["settings"])["attack"]["params"] == {"delta": 20}
+    again = results.rows(hand.refresh(), hand.store)
+    assert report.text(hand.plan, again, None, "csv") == text
+
+
+def test_frame(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("badnets/ft/0.0", acc=91.0, asr=1.0)
+    rows = results.rows(hand.refresh(), hand.store)
+    table = results.frame(rows)
+    assert list(table.columns) == results.columns(rows)
+    assert table.query("status == 'done'")["value"].tolist() == [91.0, 1.0]

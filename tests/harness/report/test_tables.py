@@ -1,0 +1,501 @@
+from __future__ import annotations
+
+import argparse
+import io
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from harness import report
+from harness.cli import plan as plan_verb
+from harness.cli import planning
+from harness.cli import report as report_verb
+from harness.cli import status as status_verb
+from harness.errors import BenchError, GridError, StoreError
+from harness.outcomes import Outcome
+from harness.report import results
+from harness.report.axes import Axes
+from harness.report.reference import Reference
+from harness.report.results import Row
+from harness.report.style import Style
+from tests.kit.places import ROOT
+from tests.kit.reports import ENVIRONMENT, GRID, Hand
+
+TABLE = '[[table]]\nrows = ["attack"]\ncolumns = ["defense", "metric"]\nover = ["seed"]\n'
+
+
+def text(hand, form="terminal", width=100, resolver=None):
+    return report.text(hand.refresh(), results.rows(hand.plan, hand.store), resolver, form, width)
+
+
+def lines(block):
+    return [line.rstrip() for line in block.strip("\n").splitlines()]
+
+
+def filled(tmp_path, extra="", **more):
+    """Every cell has its numbers."""
+    hand = Hand(tmp_path, GRID + TABLE + extra, **more)
+    for number, attack in enumerate(("badnets", "sig[delta=20]", "sig[delta=60]")):
+        for seed in (0, 1):
+            hand.score(f"{attack}/none/{seed}.{seed}", acc=94 + number + seed, asr=99.5)
+            hand.score(f"{attack}/ft/{seed}.{seed}", acc=92 + number, asr=10 * (seed + 1))
+    return hand
+
+
+def test_terminal(tmp_path):
+    assert lines(text(filled(tmp_path))) == lines("""
+By hand
+
+               none ---------------------  ft -----------------------
+attack              acc [%]       asr [%]       acc [%]       asr [%]
+-------------  ------------  ------------  ------------  ------------
+badnets        94.50 ± 0.71  99.50 ± 0.00  92.00 ± 0.00  15.00 ± 7.07
+sig[delta=20]  95.50 ± 0.71  99.50 ± 0.00  93.00 ± 0.00  15.00 ± 7.07
+sig[delta=60]  96.50 ± 0.71  99.50 ± 0.00  94.00 ± 0.00  15.00 ± 7.07
+
+mean ± std (n-1) over seed, n = 2
+""")
+
+
+def test_a_wide_table_is_cut_between_columns(tmp_path):
+    found = text(filled(tmp_path), width=50)
+    assert max(map(len, found.splitlines())) <= 50
+    assert found.count("sig[delta=60]") == 2
+    assert found.index("none ---") < found.index("ft ---")
+
+
+def test_markdown(tmp_path):
+    hand = filled(tmp_path)
+    hand.store.set_aside(hand.key("score signs/cnn/badnets/ft/1.1"), "for the test")
+    hand.fail("score signs/cnn/badnets/ft/1.1", "a | b\nand more")
+    found = text(hand, "markdown").splitlines()
+    assert found[0] == "### By hand"
+    assert found[2].split("|")[1].strip() == "attack"
+    assert [name.strip() for name in found[2].split("|")[2:-1]] == [
+        "none acc [%]", "none asr [%]", "ft acc [%]", "ft asr [%]"
+    ]  # fmt: skip
+    assert [name.strip() for name in found[4].split("|")[1:-1]] == [
+        "badnets", "94.50 ± 0.71 (n=2)", "99.50 ± 0.00 (n=2)", "92.00 (n=1) [1]", "10.00 (n=1) [1]"
+    ]  # fmt: skip
+    log = hand.store.failure(hand.key("score signs/cnn/badnets/ft/1.1"))["log"]
+    assert found[-1] == f"- [1] 1 of 2 failed: a \\| b (log: {log})"
+
+
+def test_what_stands_in_place_of_numbers(tmp_path):
+    hand = Hand(
+        tmp_path, GRID.replace("seeds = [0, 1]", "") + TABLE, marks={"ft": ("oracle",)}, bound=0.9
+    )
+    hand.score("badnets/none/0.0", acc=95, asr=50.0)
+    hand.score("badnets/ft/0.0", acc=94, asr=1.0)
+    hand.fail("train signs/cnn/sig[delta=20] 0", "no convergence")
+    hand.fail("defend ft signs/cnn/sig[delta=60] 0.0", "no stages", "incompatible")
+    hand.fail("score signs/cnn/sig[delta=60]/none/0.0", "no result after 5 s", "timeout")
+    found = text(hand, width=300).splitlines()
+    assert found[5].split() == ["badnets", "95.00†", "50.00†", "94.00†‡", "1.00†‡"]
+    assert found[6].split() == ["sig[delta=20]", *["failed[1]"] * 2, *["blocked[2]"] * 2]
+    assert found[7].split() == ["sig[delta=60]", *["timed", "out[3]"] * 2, *["–[4]"] * 2]
+    notes = "\n".join(found[8:])
+    assert "[1] failed: no convergence (log: " in notes
+    assert "[2] blocked: train signs/cnn/sig[delta=20] 0 failed: no convergence (log: " in notes
+    assert "[3] timed out: no result after 5 s (log: " in notes
+    assert "[4] incompatible: no stages" in notes
+    assert "† not established" in notes
+    assert "‡ oracle" in notes
+    assert "n =" not in notes
+
+
+def test_the_average_row(tmp_path):
+    hand = filled(tmp_path, "average = true\n")
+    assert text(hand).splitlines()[-3].split() == ["average", "95.50", "99.50", "93.00", "15.00"]
+    for metric in (0, 1):
+        hand.store.set_aside(
+            hand.key(f"score signs/cnn/sig[delta=60]/ft/{metric}.{metric}"), "for the test"
+        )
+    found = text(hand)
+    assert found.splitlines()[9].split() == ["average", "95.50", "99.50", "92.50[1]", "15.00[1]"]
+    assert "[1] over 2 of 3 rows" in found
+
+
+def test_sweeps_as_axes_of_their_own(tmp_path):
+    table = '[[table]]\nrows = ["attack", "attack.delta"]\ncolumns = ["defense"]\nover = ["seed"]\nmetrics = ["acc"]\n'
+    hand = filled(tmp_path, table)
+    found = text(hand).split("\n\n")
+    assert [line.split()[:2] for line in found[3].splitlines()[2:]] == [
+        ["badnets", "–"],
+        ["sig", "20"],
+        ["sig", "60"],
+    ]
+    assert "acc in %" in found[4]
+
+
+def test_over_a_sweep(tmp_path):
+    table = '[[table]]\nrows = ["attack"]\ncolumns = ["defense"]\nover = ["seed", "attack.delta"]\nmetrics = ["acc"]\n'
+    found = text(filled(tmp_path, table)).split("\n\n")[3].splitlines()
+    assert [line.split()[0] for line in found[2:]] == ["badnets", "sig"]
+    assert "(n=4)" in found[3]
+
+
+def row(**more):
+    kept = {
+        "dataset": "signs",
+        "model": "cnn",
+        "attack": "badnets",
+        "defense": "ft",
+        "metric": "acc",
+        "value": 1.0,
+    }
+    return Row(**{**kept, "on": "", "victim_seed": 0, "defense_seed": 0, **more})
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "axis"),
+    [
+        ({}, {"victim_seed": 1}, "victim-seed"),
+        ({}, {"model": "net"}, "model"),
+        ({}, {"metric": "asr"}, "metric"),
+        ({"part": "a"}, {"part": "b"}, "metric"),
+        ({"swept": {"model.width": 1}}, {"swept": {"model.width": 2}}, "model.width"),
+    ],
+)
+def test_nothing_is_averaged_that_is_not_named(tmp_path, one, other, axis):
+    hand = Hand(tmp_path, GRID + TABLE)
+    table = SimpleNamespace(
+        rows=("attack",),
+        columns=("defense",),
+        over=("defense-seed",),
+        place=hand.grid.tables[0].place,
+    )
+    group = [row(**one), row(**other)]
+    with pytest.raises(BenchError, match=f"averages over {axis}, which it does not name"):
+        Axes(table, group).check(group)
+    Axes(table, group).check(group[:1] * 2)
+
+
+def test_a_metric_of_several_numbers_has_a_column_each(tmp_path):
+    hand = Hand(tmp_path, GRID.replace("seeds = [0, 1]", "") + TABLE)
+    hand.score("badnets/none/0.0", acc={"top1": 90, "top5": 99}, asr=1)
+    found = text(hand).splitlines()
+    assert found[3].split()[:5] == ["attack", "acc", "(top1)", "[%]", "acc"]
+    assert found[5].split() == ["badnets", "90.00", "99.00", "1.00", "…", "…", "…"]
+
+
+def test_own_combinations(tmp_path):
+    asked = []
+
+    def combine_all(groups):
+        asked.extend(groups)
+        return [{"min": min(values), "max": max(values)} for _, values in groups]
+
+    hand = filled(tmp_path, combining=("asr",))
+    found = text(hand, resolver=SimpleNamespace(combine_all=combine_all), width=200)
+    assert "min 10.00, max 20.00" in found
+    assert {metric.name for metric, _ in asked} == {"asr"}
+    assert len(asked) == 6
+
+
+def test_mixed_environments_are_said_aloud(tmp_path):
+    hand = filled(tmp_path)
+    hand.commit(
+        hand.key("train signs/cnn/badnets 0"), {"truth.json": {}}, {**ENVIRONMENT, "threads": 8}
+    )
+    hand.commit(hand.key("train signs/cnn/badnets 1"), {"truth.json": {}}, ENVIRONMENT)
+    found = text(hand, width=200).splitlines()[-1]
+    assert found == (
+        "Warning: these numbers were made in different environments: "
+        "torch 2.11.0, cpu, 1 thread (4 of 24 values); torch 2.11.0, cpu, 8 threads (4 of 24 values)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "values", "shown"),
+    [
+        ("%", [91.234, 92.0], "91.62 ± 0.54"),
+        ("s", [3.0], "3.00"),
+        ("", [12.0], "12"),
+        ("", [12.0, 13.0], "12.5 ± 0.7"),
+        ("", [22.625], "22.62"),
+        ("", [0.01234], "0.0123"),
+    ],
+)
+def test_numbers(unit, values, shown):
+    assert Style.of(unit, values).write(values) == shown
+
+
+HEADER = "paper,table,dataset,model,attack,variant,defense,metric,value,std,unit,note\n"
+
+
+def reference(tmp_path, *told):
+    path = tmp_path / "paper.csv"
+    path.write_text(HEADER + "".join(f"p,1,{line}\n" for line in told))
+    return Reference.read(path)
+
+
+def settings(attack=None, defense=None, **grant):
+    grants = (
+        {"clean": {"dataset": "signs", "labelled": True, "split": "pool", "of": 5000, **grant}}
+        if grant
+        else {}
+    )
+    return {
+        "attack": {
+            "name": "badnets",
+            "params": {"label_map": "all-to-one", "rate_of": "train", **(attack or {})},
+        },
+        "defense": {"name": "ft", "params": defense or {}},
+        "grants": grants,
+    }
+
+
+@pytest.mark.parametrize(
+    ("variant", "mine", "matches"),
+    [
+        ("", {}, True),
+        ("poison_rate=0.1", {"attack": {"poison_rate": 0.1}}, True),
+        ("poison_rate=0.1", {"attack": {"poison_rate": 0.05}}, False),
+        ("poison_rate_target=0.8", {"attack": {"poison_rate": 0.8}}, False),
+        (
+            "poison_rate_target=0.8",
+            {"attack": {"poison_rate": 0.8, "rate_of": "eligible", "eligible": "target"}},
+            True,
+        ),
+        ("target_mode=all-to-all", {}, False),
+        ("clean_size=500;labels=yes", {"count": 500}, True),
+        ("clean_size=2500", {"count": 500}, False),
+        ("holdout=500", {"count": 500}, True),
+        ("clean_frac=0.1", {"count": 500}, True),
+        ("clean_frac=0.05", {"count": 500}, False),
+        ("labels=no", {"count": 500}, False),
+        ("delta=20;f=6", {"attack": {"delta": 20.0, "f": 6}}, True),
+        ("eps=8/255", {"defense": {"eps": 8 / 255}}, True),
+        ("eps=8", {"defense": {"eps": 8 / 255}}, True),
+        ("lr=0.02", {"defense": {"lr": 0.01}}, False),
+        ("alpha=0.5", {"attack": {"alpha": 1.0}, "defense": {"alpha": 0.5}}, True),
+        ("reconstruct=no", {"defense": {"reconstruct": False}}, True),
+        ("background=city", {}, True),
+    ],
+)
+def test_reference_joins_by_settings(tmp_path, variant, mine, matches):
+    paper = reference(tmp_path, f"signs,cnn,badnets,{variant},ft,acc,92.76,,%,")
+    found = paper.find(row(settings=settings(**mine)))
+    assert found == (("92.76", "") if matches else ("", ""))
+
+
+def test_a_key_that_tells_undefended_models_apart_is_the_attackers(tmp_path):
+    paper = reference(
+        tmp_path,
+        "signs,cnn,badnets,alpha=0.2,none,acc,1,,%,",
+        "signs,cnn,badnets,alpha=0.2,ft,acc,2,,%,",
+    )
+    mine = settings(attack={"alpha": 0.3}, defense={"alpha": 0.2})
+    assert paper.find(row(settings=mine)) == ("", "")
+
+
+def test_several_variants_leave_a_blank_with_the_reason(tmp_path):
+    paper = reference(
+        tmp_path,
+        "signs,cnn,badnets,init=a,ft,acc,1.0,,%,",
+        "signs,cnn,badnets,init=b,ft,acc,2.0,,%,",
+    )
+    assert paper.find(row()) == (
+        "",
+        "paper.csv has 2 numbers for this, which differ in init = a, b",
+    )
+    assert paper.find(row(settings={"defense": {"params": {"init": "b"}}})) == ("2.0", "")
+
+
+def test_reference_joins_by_label(tmp_path):
+    paper = reference(
+        tmp_path,
+        "signs,cnn,badnets,,Ours,acc,1.0,,%,",
+        "signs,cnn,sig,delta=20,ft,acc,2.0,,%,",
+        "signs,cnn,average,delta=20,ft,acc,3.0,,%,",
+        "signs,cnn,badnets,,ft,time_min,1.5,,min,",
+    )
+    assert paper.find(row(defense="Ours", settings=settings())) == ("1.0", "")
+    assert paper.find(row(defense="ft-high", settings=settings())) == ("", "")
+    swept = row(
+        attack="sig[delta=20]",
+        bases={"attack": "sig"},
+        settings={"attack": {"params": {"delta": 20}}},
+    )
+    assert paper.find(swept) == ("2.0", "")
+    assert paper.find(row(attack="sig", on="Ours", settings=settings())) == ("", "")
+    assert paper.average([row(), swept], ["attack"]) == ("3.0", "")
+    assert paper.find(row(metric="time", unit="s")) == ("90", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "what"),
+    [
+        ("a,b\n1,2\n", "no column 'dataset'"),
+        (HEADER + "p,1,signs\n", ":2: another number of fields"),
+    ],
+)
+def test_a_broken_reference(tmp_path, content, what):
+    path = tmp_path / "paper.csv"
+    path.write_text(content)
+    with pytest.raises(BenchError, match=what):
+        Reference.read(path)
+
+
+def test_every_reference_in_the_box_is_read():
+    for path in (ROOT / "benchmarks" / "reference").glob("*.csv"):
+        assert Reference.read(path).lines
+
+
+def test_the_papers_number_beside_ours(tmp_path):
+    lines = ["signs,cnn,badnets,,ft,acc,90.1,,%,", "signs,cnn,average,,none,acc,91.5,,%,"]
+    reference(
+        tmp_path,
+        *lines,
+        "signs,cnn,badnets,x=1,none,asr,1,,%,",
+        "signs,cnn,badnets,x=2,none,asr,2,,%,",
+    )
+    found = text(filled(tmp_path, 'average = true\nreference = "paper.csv"\n'), width=120)
+    assert "92.00 ± 0.00 (90.1)" in found
+    assert "95.50 (91.5)" in found
+    assert "99.50 ± 0.00[1]" in found
+    assert "[1] paper.csv has 2 numbers for this, which differ in x = 1, 2" in found
+    assert "in parentheses: paper.csv" in found
+
+
+# --- the verbs ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Makes the verbs plan by hand."""
+
+    def use(hand):
+        planned = planning.Planned(hand.refresh(), hand.store, None)
+        monkeypatch.setattr(planning, "load", lambda args, make=True: planned)
+        return argparse.Namespace(
+            grid=hand.grid.path, store=hand.store.root, select=None, explain=False, costs=False,
+            format="terminal", output=None,
+        )  # fmt: skip
+
+    return use
+
+
+def test_report_verb(tmp_path, loaded, capsys):
+    hand = filled(tmp_path)
+    args = loaded(hand)
+    assert report_verb.run(args) == 0
+    assert "94.50 ± 0.71" in capsys.readouterr().out
+    hand.store.set_aside(hand.key("score signs/cnn/badnets/ft/1.1"), "for the test")
+    args = loaded(hand)
+    args.output = tmp_path / "table.md"
+    args.format = "markdown"
+    assert report_verb.run(args) == 1
+    assert args.output.read_text().startswith("### By hand\n")
+    assert capsys.readouterr().out == ""
+    args.output = tmp_path / "no" / "table.md"
+    with pytest.raises(BenchError, match="--output"):
+        report_verb.run(args)
+
+
+def test_report_as_a_part_of_run(tmp_path):
+    hand = filled(tmp_path)
+    stream = io.StringIO()
+    rows = report_verb.write_tables(planning.Planned(hand.refresh(), hand.store, None), stream)
+    assert len(rows) == 24
+    assert stream.getvalue() == text(hand, width=120)
+
+
+def test_plan_verb(tmp_path, loaded, capsys):
+    hand = Hand(tmp_path, GRID.replace("seeds = [0, 1]", ""))
+    hand.score("badnets/none/0.0", acc=95, asr=50.0)
+    hand.fail("train signs/cnn/sig[delta=20] 0", "no convergence\nat all")
+    hand.fail("defend ft signs/cnn/sig[delta=60] 0.0", "no stages", "incompatible")
+    args = loaded(hand)
+    assert plan_verb.run(args) == 0
+    out = capsys.readouterr().out
+    assert "6 cells: 1 complete, 4 to run, 1 incompatible; store" in out
+    assert "score        1       4             1  8.0 s\n" in out
+    assert "all          1      10             2  8.0 s and 6 unknown\n" in out
+    assert "to run (failed before: no convergence):\n  train signs/cnn/sig[delta=20] 0\n" in out
+    assert "incompatible (no stages):\n  signs/cnn/sig[delta=60]/ft/0.0\n" in out
+    args.explain = True
+    plan_verb.run(args)
+    out = capsys.readouterr().out
+    assert (
+        'title: "score signs/cnn/badnets/ft/0.0" here, "score signs/cnn/badnets/none/0.0" there'
+        in out
+    )
+    assert "inputs.model: another object (defend ft signs/cnn/badnets 0.0)" in out
+    assert "the store has no defend stage to compare it with" in out
+
+
+def test_status_verb(tmp_path, loaded, capsys):
+    hand = Hand(tmp_path, GRID.replace("seeds = [0, 1]", ""))
+    hand.score("badnets/none/0.0", acc=95, asr=50.0)
+    args = loaded(hand)
+    assert status_verb.run(args) == 0
+    assert "nothing is running\n\nnothing has failed" in capsys.readouterr().out
+    hand.fail("train signs/cnn/sig[delta=20] 0", "no convergence\nat all")
+    import time
+
+    progress = {"step": 25, "total": 100, "loss": 0.5}
+    live = {
+        "title": "train it",
+        "slot": "cpu.0",
+        "host": "elsewhere",
+        "pid": 1,
+        "started": time.time() - 10,
+    }
+    hand.store.live(hand.key("train signs/cnn/badnets 0"), {**live, "progress": progress})
+    args = loaded(hand)
+    assert status_verb.run(args) == 1
+    out = capsys.readouterr().out
+    assert "6 cells: 2 blocked, 3 to run, 1 done" in out
+    assert "cpu.0 of elsewhere, 10.0 s, step 25 of 100, loss 0.5, about 30" in out
+    assert "failed: no convergence\n    log: " in out
+    args.grid = None
+    assert status_verb.run(args) == 1
+    assert "failed: 1\n  train signs/cnn/sig[delta=20] 0" in capsys.readouterr().out
+
+
+def test_no_store_is_no_empty_table(tmp_path):
+    args = argparse.Namespace(grid=None, store=tmp_path / "none")
+    with pytest.raises(StoreError, match="there is no store"):
+        status_verb.run(args)
+    assert not (tmp_path / "none").exists()
+
+
+def test_exit_code_of_rows():
+    assert report_verb.code([row(), row(status=Outcome.INCOMPATIBLE)]) == 0
+    assert report_verb.code([row(), row(status=Outcome.BLOCKED)]) == 1
+
+
+def test_a_grid_error_is_not_hidden(tmp_path):
+    path = tmp_path / "grid.toml"
+    path.write_text("nonsense = 1\n")
+    with pytest.raises(GridError):
+        planning.load(argparse.Namespace(grid=path, store=tmp_path / "store", select=None))
+
+
+def test_one_result_under_several_defense_seeds_counts_once(tmp_path):
+    """Two victims and no defense are two numbers, however many defense seeds the grid names."""
+    text_ = GRID.replace("seeds = [0, 1]", "seeds = {victim = [0, 1], defense = [0, 1, 2]}") + TABLE
+    hand = Hand(tmp_path, text_)
+    for victim, accuracy in ((0, 12.0), (1, 13.0)):
+        for defense in range(3):
+            hand.score(f"badnets/none/{victim}.{defense}", acc=accuracy, asr=1.0)
+    rows = [
+        replace(row, stage=f"victim {row.victim_seed}") if row.defense == "none" else row
+        for row in results.rows(hand.refresh(), hand.store)
+    ]
+    found = report.text(hand.plan, rows, SimpleNamespace(), "terminal", 300)
+    assert "12.50 ± 0.71" in found
+    assert "n = 2" in found
+
+
+def test_costs_are_of_what_the_store_holds(tmp_path, loaded, capsys):
+    hand = filled(tmp_path)
+    args = loaded(hand)
+    args.costs = True
+    assert report_verb.run(args) == 0
+    held = [key for key in hand.stages if hand.store.manifest(key) is not None]
+    total = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("all"))
+    assert total.split()[1:3] == [str(len(held)), f"{2.0 * len(held):.1f}"]

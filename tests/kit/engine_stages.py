@@ -1,0 +1,229 @@
+"""Torch-free stage bodies for the tests of the engine, and a way to make plans of them."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.errors import Incompatible
+from harness.outcomes import Outcome
+from harness.stages import Input, Stage
+
+ENTRY = "tests.kit.engine_stages:main"
+SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
+
+
+@dataclass
+class Plan:
+    stages: dict[str, Stage] = field(default_factory=dict)
+    outcome: dict[str, Outcome] = field(default_factory=dict)
+
+    def add(
+        self, name: str, *parents: str, kind: str = "derive", guarded: bool = True, **payload: Any
+    ) -> str:
+        """A stage called `name`; returns its key."""
+        stage = make(name, *parents, kind=kind, guarded=guarded, **payload)
+        self.stages[stage.key], self.outcome[stage.key] = stage, Outcome.TO_RUN
+        return stage.key
+
+
+def make(
+    name: str, *parents: str, kind: str = "derive", guarded: bool = True, **payload: Any
+) -> Stage:
+    inputs = tuple(Input(f"role{number}", parent, ("*",)) for number, parent in enumerate(parents))
+    spec = {"name": name, "inputs": list(parents)}
+    key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()
+    return Stage(kind, key, name, spec, {}, inputs, {"name": name, **payload}, guarded)
+
+
+def main(task: Mapping[str, Any]) -> None:
+    """The worker's part: run, then leave a record."""
+    record: dict[str, Any] = {
+        "status": "ok",
+        "opened": [f"/{path}" for path in task["payload"].get("opened", [])],
+    }
+    try:
+        BODIES[task["kind"]](Path(task["scratch"]), task["payload"])
+    except Incompatible as reason:
+        record = {"status": "incompatible", "type": "Incompatible", "message": str(reason)}
+    except Exception as error:
+        record = {
+            "status": "error",
+            "type": type(error).__name__,
+            "message": str(error),
+            "traceback": "Traceback: here\n",
+        }
+    Path("record.partial").write_text(json.dumps(record), "utf-8")
+    Path("record.partial").replace("record.json")
+
+
+def derive(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """A file that depends on the name and all inputs."""
+    time.sleep(payload.get("sleep", 0.0))
+    text = payload["name"]
+    for path in sorted((scratch / "inputs").rglob("*")):
+        if path.is_file():
+            text += hashlib.sha256(path.read_bytes()).hexdigest()
+    (scratch / "out" / "result.txt").write_text(text, "utf-8")
+
+
+def unsteady(scratch: Path, payload: Mapping[str, Any]) -> None:
+    (scratch / "out" / "result.txt").write_text(str(time.time_ns()), "utf-8")
+
+
+def fail(scratch: Path, payload: Mapping[str, Any]) -> None:
+    print("about to fail")
+    raise ValueError(payload.get("message", "no good"))
+
+
+def refuse(scratch: Path, payload: Mapping[str, Any]) -> None:
+    raise Incompatible("makes no sense here")
+
+
+def no_room(scratch: Path, payload: Mapping[str, Any]) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def hang(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """For ever, with a child in its group and one in a session of its own; their pids are told."""
+    pids = [
+        os.getpid(),
+        *(subprocess.Popen([*SLEEPER], start_new_session=own).pid for own in (False, True)),
+    ]
+    told = Path(payload["tell"])
+    told.with_suffix(".part").write_text(json.dumps(pids), "utf-8")
+    told.with_suffix(".part").replace(told)
+    if payload.get("stuck"):
+        # Holds the interpreter's lock: no Python thread or signal handler of this process runs any
+        # more.
+        ctypes.PyDLL(None).sleep(600)
+    time.sleep(600)
+
+
+def leave_behind(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """Ends well, but leaves a process in its group and one in another session."""
+    pids = [
+        subprocess.Popen([*SLEEPER], start_new_session=own_session).pid
+        for own_session in (False, True)
+    ]
+    Path(payload["tell"]).write_text(json.dumps(pids), "utf-8")
+    derive(scratch, payload)
+
+
+def kill_self(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """As often as the file does not say otherwise."""
+    count = Path(payload["count"])
+    with count.open("a", encoding="utf-8") as file:
+        file.write("x")
+    if count.stat().st_size <= payload.get("times", 99):
+        os.kill(os.getpid(), payload.get("signal", signal.SIGKILL))
+        time.sleep(5)
+    derive(scratch, payload)
+
+
+def exit_early(scratch: Path, payload: Mapping[str, Any]) -> None:
+    os._exit(3)
+
+
+def nothing(scratch: Path, payload: Mapping[str, Any]) -> None:
+    pass
+
+
+def link(scratch: Path, payload: Mapping[str, Any]) -> None:
+    (scratch / "out" / "result.txt").symlink_to("/etc/passwd")
+
+
+def surroundings(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """What a child sees of the world."""
+    files = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
+    seen = {
+        "cwd": str(Path.cwd()),
+        "environment": dict(os.environ),
+        "arguments": sys.argv,
+        "descriptors": sorted(
+            str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
+        ),
+        "group": [os.getpid(), os.getpgid(0)],
+        "modules": sorted(sys.modules),
+        "files": files,
+        "stdin": sys.stdin.read(),
+        "random": [hash("a"), __import__("tempfile").gettempdir()],
+    }
+    print("to the log")
+    (scratch / "out" / "seen.json").write_text(json.dumps(seen), "utf-8")
+
+
+def reuse(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """Fill and free a buffer again and again; the page faults of each round."""
+    faults = []
+    for _ in range(payload["times"]):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        bytearray(b"x") * (payload["megabytes"] << 20)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    (scratch / "out" / "faults.json").write_text(json.dumps(faults))
+
+
+def steps(scratch: Path, payload: Mapping[str, Any]) -> None:
+    (scratch / "progress.json").write_text(
+        json.dumps({"step": 3, "total": 10, "loss": 0.5}), "utf-8"
+    )
+    time.sleep(payload.get("pause", 1.2))
+    derive(scratch, payload)
+
+
+BODIES: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
+    "derive": derive,
+    "exit": exit_early,
+    "fail": fail,
+    "hang": hang,
+    "kill": kill_self,
+    "leave": leave_behind,
+    "link": link,
+    "no-room": no_room,
+    "nothing": nothing,
+    "refuse": refuse,
+    "reuse": reuse,
+    "steps": steps,
+    "surroundings": surroundings,
+    "unsteady": unsteady,
+}
+
+
+def alive(pid: int) -> bool:
+    """Whether a process still runs; a zombie does not."""
+    try:
+        return (
+            Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in "ZX"
+        )
+    except OSError:
+        return False
+
+
+def gone(pids: list[int], patience: float = 5.0) -> bool:
+    """Whether all processes end within `patience` seconds."""
+    until = time.monotonic() + patience
+    while any(map(alive, pids)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def wait_for(path: Path, patience: float = 20.0) -> Any:
+    """The JSON in a file that somebody is about to write."""
+    until = time.monotonic() + patience
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} was never written"
+        time.sleep(0.02)
+    return json.loads(path.read_text("utf-8"))

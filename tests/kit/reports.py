@@ -1,0 +1,192 @@
+"""Grids, plans and stores made by hand: results and reports without a component, a child or torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from harness import grid, keys
+from harness.grid import Cell
+from harness.plan.plan import Plan, PlannedCell, Want
+from harness.registry.resolved import Resolved
+from harness.stages import Input, Stage
+from harness.store.objects import Store
+
+ENVIRONMENT = {"device": "cpu", "threads": 1, "packages": {"torch": "2.11.0"}}
+
+GRID = """
+title = "By hand"
+seeds = [0, 1]
+[[dataset]]
+name = "signs"
+[[model]]
+name = "cnn"
+[[attack]]
+name = "badnets"
+[[attack]]
+name = "sig"
+sweep.delta = [20, 60]
+[[defense]]
+name = "none"
+[[defense]]
+name = "ft"
+[[metric]]
+name = "acc"
+[[metric]]
+name = "asr"
+"""
+
+
+def resolved(
+    kind: str, name: str, params: Mapping[str, Any] | None = None, **facts: Any
+) -> Resolved:
+    """A component that nobody registered."""
+    params = dict(params or {})
+    facts = {"unit": "%", "combines": False, **facts} if kind == "metric" else facts
+    told = {
+        "target": f"nowhere:{name}",
+        "distribution": "handmade",
+        "dist_version": "1.0",
+        "version": 1,
+    }
+    rest = {
+        "needs": [],
+        "seeded": True,
+        "recipe": None,
+        "checks": False,
+        "summary": "",
+        "citation": "",
+        "presets": [],
+    }
+    return Resolved(
+        kind=kind, name=name, params=params, identity=params, changed={}, uses={}, code={name: "r1"}, facts=facts,
+        **told, **rest,
+    )  # fmt: skip
+
+
+@dataclass
+class Hand:
+    """A plan of victim, defend and score stages, one of each a cell, and the store they are
+    committed to.
+    """
+
+    folder: Path
+    text: str = GRID
+    params: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    units: Mapping[str, str] = field(default_factory=dict)
+    combining: Sequence[str] = ()
+    bound: float | None = None
+    marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        path = self.folder / "grid.toml"
+        path.write_text(self.text)
+        self.grid = grid.read(path)
+        self.store = Store(self.folder / "store")
+        self.stages: dict[str, Stage] = {}
+        self.components = {entry: self._component(entry) for entry in self.grid.entries}
+        cells = [self._cell(cell) for cell in self.grid.cells]
+        sizes = SimpleNamespace(training=5000)
+        graph = SimpleNamespace(
+            stages=self.stages, binding=SimpleNamespace(sizes=lambda dataset: sizes)
+        )
+        self.plan = Plan(self.grid, cells, cast(Any, graph))
+        self.plan.refresh(self.store)
+
+    def _component(self, entry: grid.Entry) -> Resolved:
+        params = {**self.params.get(entry.base, {}), **entry.params}
+        if entry.kind != "metric":
+            return resolved(entry.kind, entry.name, params)
+        facts = {"unit": self.units.get(entry.base, "%"), "combines": entry.base in self.combining}
+        return resolved(entry.kind, entry.name, params, **facts)
+
+    def stage(self, kind: str, title: str, inputs: Sequence[Input] = (), **more: Any) -> str:
+        spec = {
+            "stage": kind,
+            "title": title,
+            "inputs": {item.role: item.key for item in inputs},
+            **more,
+        }
+        stage = Stage(
+            kind,
+            keys.digest(spec),
+            title,
+            spec,
+            {"source": "r1"},
+            tuple(inputs),
+            more.get("payload", {}),
+        )
+        return self.stages.setdefault(stage.key, stage).key
+
+    def _cell(self, cell: Cell) -> PlannedCell:
+        components = {entry.kind: self.components[entry] for entry in cell.entries}
+        trio = "/".join(entry.label for entry in cell.entries[:3])
+        victim = last = self.stage("victim", f"train {trio} {cell.victim_seed}")
+        defended = None
+        for entry in cell.chain:
+            if entry.name == "none":
+                continue
+            spec = {"seed": {"replicate": cell.defense_seed, "dataset": "signs"}}
+            choices = {"count": 500, "labelled": True, "split": "pool"}
+            grant = self.stage("grant", f"grant {cell.defense_seed}", choices=choices, **spec)
+            inputs = (Input("victim", last, ("*",)), Input("clean", grant, ("*",)))
+            payload = {"component": self.components[entry].body}
+            title = f"defend {entry.label} {trio} {cell.victim_seed}.{cell.defense_seed}"
+            last = defended = self.stage("defend", title, inputs, payload=payload)
+        score = self.stage("score", f"score {cell.name}", (Input("model", last, ("*",)),))
+        wants = tuple(
+            Want(metric.label, self.components[metric], score) for metric in self.grid.metrics
+        )
+        established = (
+            {"asr": (self._undefended(trio, cell, victim), self.bound)} if self.bound else {}
+        )
+        marks = self.marks.get(cell.defense.base, ())
+        return PlannedCell(
+            cell, components, {"epochs": 8}, victim, defended, wants, marks, cast(Any, established)
+        )
+
+    def _undefended(self, trio: str, cell: Cell, victim: str) -> str:
+        name = f"{trio}/none/{cell.victim_seed}.{cell.defense_seed}"
+        return self.stage("score", f"score {name}", (Input("model", victim, ("*",)),))
+
+    # --- what a run would have done ---------------------------------------------------------------
+
+    def key(self, title: str) -> str:
+        return next(key for key, stage in self.stages.items() if stage.title == title)
+
+    def commit(
+        self, key: str, files: Mapping[str, Any], environment: Mapping[str, Any] = ENVIRONMENT
+    ) -> None:
+        folder = self.folder / "made" / key
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, value in files.items():
+            (folder / name).write_text(json.dumps(value))
+        stage = self.stages[key]
+        record = {"seconds": 2.0, "environment": environment}
+        self.store.commit(key, folder, spec=stage.spec, code=stage.code, parents={}, record=record)
+
+    def score(self, cell: str, **numbers: Any) -> None:
+        """The rows of a cell such as `badnets/ft/0.0`; a metric's several numbers as a dict."""
+        rows = {
+            name: value if isinstance(value, dict) else {"": value}
+            for name, value in numbers.items()
+        }
+        self.commit(self.key(f"score signs/cnn/{cell}"), {"rows.json": rows})
+
+    def defend(self, title: str, **result: Any) -> None:
+        told = {"flagged": None, "score": None, "record": {"seconds": 1.0, "images": 5.0}}
+        self.commit(self.key(title), {"result.json": {**told, **result}})
+
+    def fail(self, title: str, message: str, status: str = "error") -> None:
+        log = self.folder / "log.txt"
+        log.write_text("what it printed\n")
+        note = {"status": status, "message": message, "title": title, "outcome": "failed"}
+        self.store.fail(self.key(title), note, log)
+
+    def refresh(self) -> Plan:
+        self.plan.refresh(self.store)
+        return self.plan

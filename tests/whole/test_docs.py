@@ -1,0 +1,408 @@
+"""The documentation, read as a user would: its grids can be read, its plugin works, and nothing
+public is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import harness
+from harness import grid
+from harness.cli import parser
+from harness.cli.list_ import rows_of
+from harness.components import BY_KIND, RESERVED
+from harness.errors import BenchError
+from harness.registry.discovery import discover
+from harness.registry.memo import Memo
+from harness.registry.names import Registry
+from tests.kit.places import ROOT
+
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+BASE = """
+seeds = [0]
+[[dataset]]
+name = "signs"
+[[model]]
+name = "small-cnn"
+[[attack]]
+name = "badnets"
+poison_rate = 0.1
+[[attack]]
+name = "sig"
+[[defense]]
+name = "none"
+[[defense]]
+name = "ft"
+[[defense]]
+name = "nad"
+[[metric]]
+name = "acc"
+[[metric]]
+name = "asr"
+"""
+"""What the fragments of docs/grid.md are read over."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: where it is, its language, its text."""
+
+    page: Path
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    text = page.read_text(encoding="utf-8")
+    for found in re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        yield Block(page, text.count("\n", 0, found.start()) + 1, found[1], found[2])
+
+
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+TOML = [block for block in BLOCKS if block.language == "toml"]
+GRIDS = [block for block in TOML if "project" not in tomllib.loads(block.text)]
+AXES = {"dataset", "model", "attack", "defense", "metric"}
+COMPLETE = [block for block in GRIDS if tomllib.loads(block.text).keys() >= AXES]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+README = [block for block in PYTHON if block.page.name == "README.md"]
+
+
+@pytest.fixture(scope="module")
+def memo(tmp_path_factory: pytest.TempPathFactory) -> Memo:
+    return Memo(tmp_path_factory.mktemp("memo"))
+
+
+@pytest.fixture(scope="module")
+def registry(memo: Memo) -> Registry:
+    return discover(memo)
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def named(text: str) -> set[str]:
+    """Every word within backticks of a page."""
+    return set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`\n]+)`", text))))
+
+
+# --- grids ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", GRIDS, ids=str)
+def test_every_grid_in_the_documentation_can_be_read(block: Block, tmp_path: Path) -> None:
+    (tmp_path / "base.toml").write_text(BASE)
+    (tmp_path / "reference").mkdir()
+    (tmp_path / "reference/bcu-1.csv").write_text(
+        "dataset,model,attack,variant,defense,metric,value,unit\n"
+    )
+    # A fragment stands for a change to a grid, which is what `extends` is for.
+    first = "" if block in COMPLETE else 'extends = "base.toml"\n'
+    (tmp_path / "grid.toml").write_text(first + block.text)
+    assert grid.read(tmp_path / "grid.toml").cells
+
+
+def test_there_are_complete_grids_and_fragments() -> None:
+    assert {block.page.name for block in COMPLETE} == {"README.md", "grid.md"}
+    assert len(GRIDS) > len(COMPLETE) + 8
+
+
+@pytest.mark.parametrize("block", COMPLETE, ids=str)
+def test_the_entries_of_a_complete_grid_are_sound(
+    block: Block, tmp_path: Path, memo: Memo, registry: Registry
+) -> None:
+    from harness.plan.binding import bind
+    from harness.registry.resolve import Resolver
+
+    (tmp_path / "grid.toml").write_text(block.text)
+    read = grid.read(tmp_path / "grid.toml")
+    bound = bind(read, read.cells, registry, Resolver(registry, memo=memo))
+    assert {entry.kind for entry, _ in bound.components} == AXES
+    assert all(bound.recipes.values())
+
+
+def test_the_grid_of_the_readme_has_as_many_cells_as_it_says(tmp_path: Path) -> None:
+    (block,) = [block for block in COMPLETE if block.page.name == "README.md"]
+    (tmp_path / "grid.toml").write_text(block.text)
+    count = len(grid.read(tmp_path / "grid.toml").cells)
+    assert f"asks for {count} cells" in page("README.md")
+
+
+@pytest.mark.parametrize(
+    "path", sorted([*ROOT.glob("benchmarks/*.toml"), *ROOT.glob("examples/*/grid.toml")]), ids=str
+)
+def test_every_grid_that_ships_can_be_read(path: Path) -> None:
+    assert grid.read(path).cells
+
+
+def test_every_key_of_a_grid_is_described() -> None:
+    from harness.grid import checks
+    from harness.grid.blocks import _KEYS as BLOCK
+    from harness.grid.files import TOP
+    from harness.grid.tables import _KEYS as TABLE_KEYS
+    from harness.grid.tables import _SEEDS
+    from harness.learn.recipes import Recipe
+
+    wanted = {*TOP, *RESERVED, *BLOCK, *TABLE_KEYS, *_SEEDS, *checks.GRANTS, *Recipe.model_fields}
+    wanted |= {*BY_KIND["dataset"].model_fields, *BY_KIND["model"].model_fields}
+    assert wanted - named(page("docs/grid.md")) == set()
+
+
+# --- plugins --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def readme_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The modules of the README, written to files; the one that registers is imported."""
+    names = [block.text.partition(".py")[0].removeprefix("# ") for block in README]
+    for name, block in zip(names, README, strict=True):
+        (tmp_path / f"{name}.py").write_text(block.text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (project,) = [
+        tomllib.loads(block.text)
+        for block in TOML
+        if block.page.name == "README.md" and block not in GRIDS
+    ]
+    assert sorted(project["tool"]["setuptools"]["py-modules"]) == sorted(names)
+    (entry,) = project["project"]["entry-points"]["bench.plugins"].values()
+    try:
+        yield importlib.import_module(entry)
+    finally:
+        for name in names:
+            sys.modules.pop(name, None)
+
+
+def test_the_plugin_of_the_readme_registers_a_sound_defense(readme_plugin: ModuleType) -> None:
+    from harness.introspect.classes import load
+    from harness.introspect.register import Register
+
+    collected = Register()
+    readme_plugin.bench_register(collected)
+    assert "my_clp" not in sys.modules, "listing plugins must not import what they bring"
+    (entry,) = collected.components
+    assert f'name = "{entry["name"]}"' in page("README.md")
+    component = load(entry["kind"], entry["target"])
+    assert component.model_validate_json('{"u": 2.5}').u == 2.5  # type: ignore[attr-defined]
+    assert all(field.description for field in component.model_fields.values())
+
+
+def test_the_defense_of_the_readme_prunes(readme_plugin: ModuleType) -> None:
+    import torch
+    from torch import nn
+
+    net = nn.Sequential(nn.Conv2d(3, 64, 3), nn.BatchNorm2d(64), nn.ReLU())
+    with torch.no_grad():
+        net[0].weight[5] *= 100
+
+    class Granted:
+        def victim(self) -> nn.Module:
+            return net
+
+    result = importlib.import_module("my_clp").CLP().defend(Granted())
+    assert result.record == {"channels_pruned": 1}
+    assert net[1].weight[5] == 0
+
+
+def test_the_defense_of_the_readme_is_that_of_the_examples() -> None:
+    example = page("examples/doorbench-example/doorbench_example/clp.py")
+    known = {line.strip() for line in example.splitlines()}
+    code = README[0].text.partition("class ")[2]
+    assert [line for line in f"class {code}".splitlines() if line.strip() not in known] == []
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_in_the_documentation_compiles(block: Block) -> None:
+    compile(block.text, str(block), "exec")
+
+
+@pytest.mark.parametrize("block", [block for block in PYTHON if "(Defense)" in block.text], ids=str)
+def test_components_in_the_documentation_are_sound(block: Block) -> None:
+    from harness.introspect.classes import faults
+
+    names: dict[str, object] = {"__name__": "documented"}
+    exec(compile(block.text, str(block), "exec", dont_inherit=True), names)
+    found = [
+        value
+        for value in names.values()
+        if inspect.isclass(value) and issubclass(value, BY_KIND["defense"])
+    ]
+    own = [value for value in found if value.__module__ == "documented"]
+    assert own
+    for component in own:
+        assert faults("defense", component) == []
+
+
+def test_every_project_file_in_the_documentation_names_the_entry_point() -> None:
+    tables = [tomllib.loads(block.text) for block in TOML if block not in GRIDS]
+    assert tables
+    for table in tables:
+        assert table["project"]["entry-points"]["bench.plugins"]
+        assert "doorbench" in table["project"]["dependencies"]
+
+
+# --- nothing public is missing --------------------------------------------------------------------
+
+
+def test_every_public_name_is_in_the_guide() -> None:
+    assert set(harness.__all__) - named(page("docs/plugins.md")) == set()
+
+
+def test_every_hook_is_in_the_guide() -> None:
+    from harness import hookspecs
+    from harness.learn.training import Batch, Extra, History, Hooks
+
+    guide = page("docs/plugins.md")
+    members = {member.name for one in (Batch, Extra, History, Hooks) for member in fields(one)}
+    assert members - named(guide) == set()
+    hooks = [name for name in vars(hookspecs) if name.startswith("bench_")]
+    assert len(hooks) == 4
+    assert [name for name in hooks if f"def {name}(" not in guide] == []
+
+
+def test_everything_that_is_granted_is_in_the_guide() -> None:
+    from harness.access import granted as access
+    from harness.components import ATTACK_NEEDS, DEFENSE_NEEDS, METRIC_NEEDS, PART_NEEDS
+
+    classes = [
+        access.Workbench,
+        access.Access,
+        access.AttackAccess,
+        access.PartAccess,
+        access.MetricAccess,
+    ]
+    members = {name for one in classes for name in vars(one) if not name.startswith("_")}
+    wanted = members | ATTACK_NEEDS | DEFENSE_NEEDS | METRIC_NEEDS | PART_NEEDS
+    assert wanted - named(page("docs/plugins.md")) == set()
+
+
+@pytest.mark.parametrize("kind", sorted(BY_KIND))
+def test_every_member_of_an_interface_is_in_the_documentation(kind: str) -> None:
+    from harness.components import Component, PoisoningAttack, TargetedAttack
+
+    classes = [Component, BY_KIND[kind]] + (
+        [TargetedAttack, PoisoningAttack] if kind == "attack" else []
+    )
+    members = {name for one in classes for name in vars(one) if not name.startswith("_")}
+    members |= {name for one in classes for name in one.model_fields}
+    members -= {"model_config", "model_fields", "model_computed_fields", "training_controlled"}
+    assert members - named(page("docs/plugins.md") + page("docs/grid.md")) == set()
+
+
+def verbs() -> dict[str, argparse.ArgumentParser]:
+    (action,) = [
+        action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)
+    ]
+    return dict(action.choices)
+
+
+@pytest.mark.parametrize("verb", sorted(verbs()))
+def test_every_verb_and_option_is_in_the_readme(verb: str) -> None:
+    readme = page("README.md")
+    assert f"`bench {verb}" in readme
+    options = {name for action in verbs()[verb]._actions for name in action.option_strings} - {"-h"}
+    assert {name for name in options if not re.search(rf"`[^`\n]*{name}\b", readme)} == set()
+
+
+def test_the_readme_names_no_option_that_there_is_not() -> None:
+    known = {
+        name
+        for verb in verbs().values()
+        for action in verb._actions
+        for name in action.option_strings
+    }
+    known |= {"--version"}
+    pages = " ".join(page(name) for name in ("README.md", "docs/grid.md", "docs/store.md"))
+    assert (
+        set(re.findall(r"(?<![\w-])--[a-z]+", " ".join(re.findall(r"`([^`\n]+)`", pages)))) <= known
+    )
+
+
+def test_every_exit_code_is_in_the_guide() -> None:
+    from harness import cli, errors
+
+    classes = [
+        one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, BenchError)
+    ]
+    codes = {one.exit_code for one in classes} | {
+        cli.BUG,
+        cli.INTERRUPTED,
+        cli.TERMINATED,
+        cli.PIPE_CLOSED,
+    }
+    table = page("docs/plugins.md").partition("## Exit codes")[2].partition("## ")[0]
+    listed = {
+        int(code)
+        for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
+        for code in row.split(",")
+    }
+    assert codes | {0, 1, 3} == listed
+
+
+def test_the_box_holds_what_the_readme_says(memo: Memo, registry: Registry) -> None:
+    box = page("README.md").partition("## In the box")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (\w+)s \| (.*) \|$", box, re.MULTILINE)
+    told = {(kind, name) for kind, names in rows for name in re.findall(r"`(.+?)`", names)}
+    there = {
+        (row["kind"], row["name"])
+        for row in rows_of(registry, None, memo)
+        if row["distribution"] == "doorbench"
+    }
+    assert told == {(kind, name) for kind, name in there if kind != "plugin"}
+
+
+# --- links and files ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        file, _, anchor = target.partition("#")
+        there = path if not file else path.parent / file
+        assert there.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.*)$", there.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+            assert anchor in slugs, target
+
+
+def test_targets_of_make_are_those_that_the_documentation_names() -> None:
+    targets = set(re.findall(r"^([a-z]+):", page("Makefile"), re.MULTILINE))
+    text = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
+    told = {
+        one or other
+        for one, other in re.findall(r"`make ([a-z]+)`|^\$ make ([a-z]+)", text, re.MULTILINE)
+    }
+    assert told
+    assert told <= targets
+
+
+def test_pages_have_no_line_that_is_too_long_to_read() -> None:
+    for path in PAGES:
+        fenced = False
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            fenced ^= line.startswith("```")
+            if not (fenced or line.startswith("|")):
+                assert len(line) <= 120, f"{path.name}:{number}"
