@@ -31,7 +31,7 @@ speed: $(STAMP)
 	$(BIN)/python benchmarks/speed/scale.py
 
 bless: $(STAMP)
-	$(BIN)/python -m harness.sources.digests
+	$(BIN)/python -m harness.sources
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

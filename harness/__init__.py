@@ -1,18 +1,25 @@
 """A benchmark of backdoor attacks on image classifiers and of the defenses against them.
 
-What a plugin author needs is imported from here: `from harness import Access, Defense, hookimpl`.
-Names are looked up on first use, so that importing the package costs nothing.
+This is the front door for authors of plugins: `from harness import Access, Defense, hookimpl`.
+What works on images and networks comes from the other door, `harness.learn`, which imports torch.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from harness.doors import DOORS, resolve
 
 if TYPE_CHECKING:
     from harness.access.granted import Access as Access
+    from harness.access.granted import AttackAccess as AttackAccess
+    from harness.access.granted import MetricAccess as MetricAccess
+    from harness.access.granted import Oracle as Oracle
+    from harness.access.granted import PartAccess as PartAccess
+    from harness.access.granted import Workbench as Workbench
     from harness.components import Anatomy as Anatomy
     from harness.components import Attack as Attack
+    from harness.components import Component as Component
     from harness.components import Context as Context
     from harness.components import Dataset as Dataset
     from harness.components import Defense as Defense
@@ -26,63 +33,37 @@ if TYPE_CHECKING:
     from harness.components import Pictures as Pictures
     from harness.components import PoisoningAttack as PoisoningAttack
     from harness.components import Predictions as Predictions
+    from harness.components import Quantise as Quantise
+    from harness.components import Reference as Reference
     from harness.components import Result as Result
     from harness.components import TargetedAttack as TargetedAttack
     from harness.components import Task as Task
     from harness.components import Unit as Unit
     from harness.components import Use as Use
     from harness.components import use as use
+    from harness.environment import cache_folder as cache_folder
     from harness.errors import Incompatible as Incompatible
     from harness.errors import Undeclared as Undeclared
+    from harness.errors import suggest as suggest
+    from harness.extras import MissingExtra as MissingExtra
+    from harness.extras import extra_module as extra_module
     from harness.hookspecs import hookimpl as hookimpl
+    from harness.introspect.register import Register as Register
+    from harness.learn.recipes import Fraction as Fraction
+    from harness.learn.recipes import Listed as Listed
+    from harness.learn.recipes import Rates as Rates
     from harness.learn.recipes import Recipe as Recipe
+    from harness.learn.recipes import Schedule as Schedule
 
     __version__: str
 
-HOMES = {
-    "Access": "harness.access.granted",
-    "Anatomy": "harness.components",
-    "Attack": "harness.components",
-    "Context": "harness.components",
-    "Dataset": "harness.components",
-    "Defense": "harness.components",
-    "Facts": "harness.components",
-    "File": "harness.components",
-    "Folder": "harness.components",
-    "Incompatible": "harness.errors",
-    "Metric": "harness.components",
-    "Model": "harness.components",
-    "NotInKey": "harness.components",
-    "Part": "harness.components",
-    "Pictures": "harness.components",
-    "PoisoningAttack": "harness.components",
-    "Predictions": "harness.components",
-    "Recipe": "harness.learn.recipes",
-    "Result": "harness.components",
-    "TargetedAttack": "harness.components",
-    "Task": "harness.components",
-    "Undeclared": "harness.errors",
-    "Unit": "harness.components",
-    "Use": "harness.components",
-    "hookimpl": "harness.hookspecs",
-    "use": "harness.components",
-}
-"""The module that each exported name is from; also how `harness.sources` sees through `from harness
-import ...`.
-"""
-
-__all__ = ["__version__", *HOMES]
+__all__ = ["__version__", *DOORS[__name__]]  # noqa: PLE0604
 
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
-        value: Any = _version()
-    elif name in HOMES:
-        value = getattr(import_module(HOMES[name]), name)
-    else:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value
-    return value
+        return _version()
+    return resolve(__name__, name, globals())
 
 
 def __dir__() -> list[str]:

@@ -78,11 +78,11 @@ def fingerprint() -> str:
         os.environ.get("PYTHONPATH", ""),
         os.environ.get("BENCH_DATA", ""),
     ]
-    parts += [f"{path} {stamp(path)}" for path in (*map(Path, _package_folders()), *own)]
+    parts += [f"{path} {file_state(path)}" for path in (*map(Path, _package_folders()), *own)]
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def stamp(path: Path | str) -> list[int] | None:
+def file_state(path: Path | str) -> list[int] | None:
     """[modification time in ns, size in bytes] of a file or folder, None where there is none."""
     try:
         status = Path(path).stat()

@@ -8,7 +8,7 @@ from harness import hookimpl
 from plugins.recipes import RECIPES
 
 if TYPE_CHECKING:
-    from harness.introspect.register import Register
+    from harness import Register
 
 
 @hookimpl

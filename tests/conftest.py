@@ -1,107 +1,18 @@
-"""What tests share: the command line as a user calls it, and one small grid that is run once a
-session.
-"""
+"""Fixtures that many tests share."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from tests.kit.command import GRID, Bench, Ran
 from tests.kit.fake_plugins import install
-from tests.kit.places import ROOT
-
-PROBES = Path(__file__).parent / "probes"
-
-Bench = Callable[..., subprocess.CompletedProcess[str]]
-
-GRID = """
-title = "Every kind of defense, small"
-seeds = [0, 1]
-
-[[dataset]]
-name = "signs"
-train = 1500
-test = 300
-pool = 100
-validation = 50
-
-[[model]]
-name = "small-cnn"
-width = 8
-
-[[attack]]
-name = "none"
-[[attack]]
-name = "badnets"
-poison_rate = 0.1
-established = {asr = 0.5, acc = 0.3}
-[[attack]]
-name = "wanet"
-training.recipe = "signs"
-training.epochs = 2
-established = {asr = 1.0}
-
-[defender]
-clean = 80
-
-[[defense]]
-name = "none"
-[[defense]]
-name = "ft"
-epochs = 2
-batch = 32
-[[defense]]
-name = "nad"
-epochs = 1
-batch = 32
-schedule = "constant"
-rates = []
-lr = 0.01
-teacher = {name = "ft", epochs = 2, batch = 32}
-[[defense]]
-name = "retrain"
-[[defense]]
-name = "scan"
-[[defense]]
-name = "widen"
-[[defense]]
-name = "ft"
-as = "widen, then ft"
-on = "widen"
-epochs = 1
-batch = 32
-
-[training]
-recipe = "signs"
-epochs = 6
-
-[[metric]]
-name = "acc"
-[[metric]]
-name = "asr"
-[[metric]]
-name = "weight-norm"
-
-[[table]]
-rows = ["attack"]
-columns = ["defense", "metric"]
-over = ["seed"]
-"""
-
-
-@dataclass(frozen=True)
-class Ran:
-    """A grid that was run: its file, its store, and what the run printed."""
-
-    grid: Path
-    store: Path
-    result: subprocess.CompletedProcess[str]
+from tests.kit.places import ROOT, TESTS
 
 
 @pytest.fixture
@@ -119,7 +30,8 @@ def one_thread() -> Iterator[None]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the probes are installed, as a distribution of their own."""
     modules = {
-        f"bench_probes/{path.stem}": path.read_text() for path in sorted(PROBES.glob("*.py"))
+        f"bench_probes/{path.stem}": path.read_text()
+        for path in sorted((TESTS / "probes").glob("*.py"))
     }
     return install(tmp_path_factory.mktemp("site"), "bench-probes", modules, entry="bench_probes")
 

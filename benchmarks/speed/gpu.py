@@ -33,7 +33,7 @@ from gpu_waits import methods, waiting
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from harness.learn.augment import Resident, send
+from harness.learn.augmentation import Resident, send
 from harness.learn.evaluation import predict
 from harness.learn.training import fit
 from plugins.attacks.badnets import BadNets

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from gpu_bench import RECIPE, TASK, Bench, Figure, stream
 
-from harness.access.context import Coordinates, Deadline, Surroundings
+from harness.access.context import Coordinates, Deadline, StageContext
 from harness.access.granted import Access, AttackAccess
 from harness.components import Attack, Defense
 from harness.learn import stepping
@@ -86,8 +86,8 @@ def methods(bench: Bench) -> Iterator[Figure]:
     """Of whole methods on a few images: how many waits, and where. For reading; there is no goal."""
     data = bench.pictures(min(IMAGES, bench.asked.images))
 
-    def around(stage: str) -> Surroundings:
-        return Surroundings(
+    def around(stage: str) -> StageContext:
+        return StageContext(
             task=TASK, model=ResNet18(width=bench.asked.width), recipe=RECIPE.replace(epochs=2),
             coordinates=Coordinates(0, "noise", stage, "any"), device=str(bench.device), scratch=bench.folder,
             deadline=Deadline(None), progress=lambda done, of, loss: None, parts={"teacher": victim, "end": victim},

@@ -31,7 +31,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness import Task
-from harness.learn.augment import Resident
+from harness.learn.augmentation import Resident
 from harness.learn.device import probe_precision
 from harness.learn.evaluation import predict
 from harness.learn.images import ImageSet

@@ -58,7 +58,7 @@ class Coordinates:
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class StageContext:
     """What every stage body has at hand; made by the worker."""
 
     task: Task

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.access.context import Coordinates, Deadline, Surroundings
+from harness.access.context import Coordinates, Deadline, StageContext
 from harness.components import Anatomy, Attack, Model, Predictions, Task, Unit
 from harness.errors import Undeclared
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Workbench:
     """Always there, whatever is granted."""
 
-    def __init__(self, around: Surroundings, granted: AbstractSet[str]) -> None:
-        self._around = around
+    def __init__(self, context: StageContext, granted: AbstractSet[str]) -> None:
+        self._context = context
         self._granted = frozenset(granted)
         self._calls: dict[str, int] = {}
         self.images_processed = 0
@@ -45,30 +45,30 @@ class Workbench:
     @property
     def task(self) -> Task:
         """The classification problem."""
-        return self._around.task
+        return self._context.task
 
     @property
     def recipe(self) -> Recipe:
         """How the grid trains victims; `recipe.replace(epochs=10)` makes a variant."""
-        if self._around.recipe is None:
+        if self._context.recipe is None:
             what = 'the grid\'s recipe belongs to a model: add "model" to `needs`, or bring a recipe of your own'
             raise Undeclared(what)
-        return self._around.recipe
+        return self._context.recipe
 
     @property
     def device(self) -> str:
         """Where to compute: `cpu` or `cuda:0`."""
-        return self._around.device
+        return self._context.device
 
     @property
     def scratch(self) -> Path:
         """An empty folder to write to, deleted afterwards."""
-        return self._around.scratch
+        return self._context.scratch
 
     @property
     def deadline(self) -> Deadline:
         """When the stage will be killed."""
-        return self._around.deadline
+        return self._context.deadline
 
     def generator(self, stream: str) -> torch.Generator:
         """A CPU generator of the component's own, the same in every run of this stage; one a stream
@@ -78,7 +78,7 @@ class Workbench:
 
     def seed(self, stream: str) -> int:
         """The seed behind `generator(stream)`, for other libraries' generators; 63 bits."""
-        return self._around.coordinates.own(stream)
+        return self._context.coordinates.own(stream)
 
     def fresh_model(self) -> nn.Module:
         """A newly initialised network of the cell's architecture, in float32 on `device`.
@@ -88,10 +88,10 @@ class Workbench:
         """
         from harness.learn.device import seeded_build
 
-        if self._around.model is None:
+        if self._context.model is None:
             raise Undeclared("this stage belongs to no model, so there is no fresh one")
         network = seeded_build(
-            self._around.model, self.task, self._around.coordinates.shared(self._nth("init"))
+            self._context.model, self.task, self._context.coordinates.shared(self._nth("init"))
         )
         return network.to(self.device)
 
@@ -117,12 +117,12 @@ class Workbench:
             data,
             chosen,
             generator=lambda stream: _generator(
-                self._around.coordinates.shared(f"{round_}/{stream}")
+                self._context.coordinates.shared(f"{round_}/{stream}")
             ),
             hooks=Hooks(**hooks),
             device=self.device,
             deadline=self.deadline.check,
-            progress=self._around.progress,
+            progress=self._context.progress,
             count=self.tick,
         )
         self._precision, self._stepping = history.precision, history.stepping
@@ -147,7 +147,7 @@ class Workbench:
         self.images_processed += images
         self.deadline.check()
         if done is not None:
-            self._around.progress(done, of, None)
+            self._context.progress(done, of, None)
 
     def anatomy(self, model: nn.Module) -> Anatomy:
         """Where `model`'s parts are. Raises `Incompatible` where the architecture has no such
@@ -163,15 +163,15 @@ class Workbench:
         """What fills the parameter `name`: a module in eval mode, or an `ImageSet` where it is a
         dataset.
         """
-        if name not in self._around.parts:
-            known = ", ".join(sorted(self._around.parts)) or "none"
+        if name not in self._context.parts:
+            known = ", ".join(sorted(self._context.parts)) or "none"
             raise Undeclared(f"no parameter {name!r} is a component; those that are: {known}")
-        return self._around.parts[name]()
+        return self._context.parts[name]()
 
     def _architecture(self, wanted: str) -> Model:
-        if self._around.model is None:
+        if self._context.model is None:
             raise Undeclared(f"this stage belongs to no model, so there is no {wanted}")
-        return self._around.model
+        return self._context.model
 
     def _nth(self, name: str) -> str:
         """`name` for the first call, `name/1` for the second: every call draws differently, the
@@ -187,11 +187,11 @@ class Granted(Workbench):
 
     def __init__(
         self,
-        around: Surroundings,
+        context: StageContext,
         granted: AbstractSet[str],
         files: Mapping[str, Callable[[], Any]],
     ) -> None:
-        super().__init__(around, granted)
+        super().__init__(context, granted)
         self._files = files
 
     def _take(self, what: str) -> Any:
@@ -248,13 +248,13 @@ class AttackAccess(Workbench):
 
     def __init__(
         self,
-        around: Surroundings,
+        context: StageContext,
         attack: Attack,
         train: ImageSet,
         poisoned: PoisonedSet | None,
         select: Coordinates,
     ) -> None:
-        super().__init__(around, {"train"})
+        super().__init__(context, {"train"})
         self.attack = attack
         self.train = train
         self._poisoned = poisoned
@@ -307,11 +307,11 @@ class MetricAccess(Granted):
 
     def __init__(
         self,
-        around: Surroundings,
+        context: StageContext,
         granted: AbstractSet[str],
         files: Mapping[str, Callable[[], Any]],
     ) -> None:
-        super().__init__(around, granted, files)
+        super().__init__(context, granted, files)
         self.arrays: dict[str, Any] = {}
 
     def model(self) -> nn.Module:

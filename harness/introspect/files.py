@@ -100,7 +100,9 @@ def opened() -> Iterator[dict[str, Any]]:
         yield stamps
     finally:
         _listening.remove(heard)
-        stamps |= {path: environment.stamp(path) for path in sorted(heard) if not _is_code(path)}
+        stamps |= {
+            path: environment.file_state(path) for path in sorted(heard) if not _is_code(path)
+        }
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:

@@ -145,5 +145,5 @@ def _loaded(package: str) -> dict[str, Any]:
     files = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] == package and (file := getattr(module, "__file__", None)):
-            files[file] = environment.stamp(file)
+            files[file] = environment.file_state(file)
     return files

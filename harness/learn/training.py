@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.learn.augment import Moves, Resident, move, send
+from harness.learn.augmentation import Moves, Resident, move, send
 from harness.learn.device import (
     Precision,
     global_random,

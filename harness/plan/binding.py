@@ -201,7 +201,7 @@ def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Prob
 
 def _told(resolved: Resolved) -> list[Any]:
     """A component and all that fills its parameters."""
-    return [resolved.standing, {name: _told(used) for name, used in resolved.uses.items()}]
+    return [resolved.key_entry, {name: _told(used) for name, used in resolved.uses.items()}]
 
 
 def _sizes(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:

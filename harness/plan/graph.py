@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from harness.components import Task
 from harness.keys import Shared
 from harness.plan.parts import fill, needs_model
-from harness.stages import Cast, Input, Stage, make
+from harness.stages import Input, Stage, StageComponents, make
 from harness.stages.defend import FILES as DEFENDED
 from harness.stages.materials import RESULT
 from harness.stages.victim import MODEL, TRUTH
@@ -94,9 +94,9 @@ class Graph:
         stage = make(kind, title, cast, **what)
         return self.stages.setdefault(stage.key, stage)
 
-    def _cast(self, kind: str, components: Mapping[str, Resolved]) -> Cast:
+    def _cast(self, kind: str, components: Mapping[str, Resolved]) -> StageComponents:
         # Following imports takes a millisecond and the answer is the same for all stages of a kind.
-        return Cast.of(
+        return StageComponents.of(
             components, self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}"))
         )
 

@@ -77,7 +77,7 @@ def check_neighbour() -> None:
     Another folder of that common name would be taken for the built-in methods. Raises PluginError
     naming both paths.
     """
-    expected = Path(__file__).resolve().parent.parent / "plugins"
+    expected = Path(__file__).resolve().parents[2] / "plugins"
     # A top-level name is looked up without importing anything.
     spec = importlib.util.find_spec("plugins")
     places = (
@@ -145,4 +145,4 @@ def _remember(
         # anywhere.
         kept = {"type": answer.type, "message": answer.message, "traceback": answer.traceback}
         again = {"trouble": kept, "until": time.time() + _HANGS_AGAIN}
-        memo.put(_question(point, origin), again, files={str(file): environment.stamp(file)})
+        memo.put(_question(point, origin), again, files={str(file): environment.file_state(file)})

@@ -35,7 +35,7 @@ class Memo:
             entry = json.loads(self._file(question).read_bytes())
             if entry["question"] != _plain(question) or entry["stamp"] != self._stamp(stamp):
                 return None
-            if any(environment.stamp(path) != seen for path, seen in entry["files"].items()):
+            if any(environment.file_state(path) != seen for path, seen in entry["files"].items()):
                 return None
             return entry["answer"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -44,7 +44,7 @@ class Memo:
     def put(
         self, question: Any, answer: Any, stamp: Any = None, files: Mapping[str, Any] | None = None
     ) -> None:
-        """Remember a JSON value; `files` maps paths to the `environment.stamp` at which they were
+        """Remember a JSON value; `files` maps paths to the `environment.file_state` at which they were
         read.
         """
         file = self._file(question)

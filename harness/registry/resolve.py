@@ -285,7 +285,7 @@ class Resolver:
             return faults
         rest = {name: value for name, value in answer.items() if name != "references"}
         rest["identity"] = answer["identity"] | {
-            name: placed.standing for name, placed in in_place.items()
+            name: placed.key_entry for name, placed in in_place.items()
         }
         rest["changed"] = answer["changed"] | {
             name: placed.called for name, placed in in_place.items()

@@ -72,7 +72,7 @@ class Resolved:
     # A grid of ten thousand cells asks for these tens of thousands of times.
 
     @cached_property
-    def standing(self) -> Shared:
+    def key_entry(self) -> Shared:
         """How the component stands in a key."""
         return Shared(kind=self.kind, name=self.name, version=self.version, params=self.identity)
 

@@ -35,7 +35,7 @@ def read(target: str, memo: Memo | None = None) -> Synopsis:
     file = locate.find(module)
     if file is None:
         return Synopsis(fault=f"there is no module {module}")
-    question, stamp = ["synopsis", str(file), name], environment.stamp(file)
+    question, stamp = ["synopsis", str(file), name], environment.file_state(file)
     if memo and (known := memo.get(question, stamp)):
         return Synopsis(**known)
     found = _search(module, name, file, _HOPS)

@@ -1,4 +1,4 @@
-"""Keeping the lists of blessed texts: `python -m harness.sources.digests [PACKAGE ...]`.
+"""Keeping the lists of blessed texts: `python -m harness.sources [PACKAGE ...]`.
 
 For each changed module somebody decides whether its results are the same (the revision stays: what
 is in stores stays good) or changed (the revision goes up: what depends on it is made again). New
@@ -65,7 +65,7 @@ def bless(package: str, state: Review, sources: Sources, same: Callable[[str], b
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m harness.sources.digests", description=(__doc__ or "").partition("\n")[0]
+        prog="python -m harness.sources", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("packages", nargs="*", metavar="PACKAGE", help="default: harness plugins")
     answer = parser.add_mutually_exclusive_group()

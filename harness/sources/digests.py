@@ -7,7 +7,7 @@ package's blessed.json knows stands as "r<revision>", any other as "sha256:<firs
 its digest>". Nothing is imported to find this out. Not seen: other distributions, data files,
 compiled code, imports made by calling a function.
 
-`python -m harness.sources.digests [PACKAGE ...]` keeps the lists of blessed texts;
+`python -m harness.sources [PACKAGE ...]` keeps the lists of blessed texts;
 harness/sources/bless.py does that.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import HOMES
+from harness.doors import DOORS
 from harness.errors import BenchError, PluginError
 from harness.sources import locate
 from harness.sources import text as source_text
@@ -219,7 +219,8 @@ def _candidates(item: Import, package: str) -> Iterator[str]:
         if not anchor:  # beyond the top level: Python will say so
             return
         name = ".".join([*anchor, *filter(None, [name])])
-    exported = [HOMES[part] for part in item.names if part in HOMES] if name == "harness" else []
+    homes = DOORS.get(name, {})
+    exported = [homes[part] for part in item.names if part in homes]
     for target in (name, *(f"{name}.{part}" for part in item.names), *exported):
         yield from _parents(target)
         yield target
@@ -247,6 +248,6 @@ def _read_list(path: Path) -> Blessed:
                 raise ValueError(f"{entry} is not {{revision, digest}}")
     except (OSError, ValueError, AttributeError) as error:
         raise PluginError(
-            f"{path}: no list of blessed texts: {error}. `python -m harness.sources.digests` writes one"
+            f"{path}: no list of blessed texts: {error}. `python -m harness.sources` writes one"
         ) from error
     return dict(table)

@@ -69,12 +69,12 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Cast:
+class StageComponents:
     """The components of a stage by role, as its key, its sources and its body take them; many
     stages have the same.
     """
 
-    standing: Shared
+    key_entry: Shared
     bodies: Mapping[str, Any]
     code: Mapping[str, str]
     digest: str
@@ -85,18 +85,18 @@ class Cast:
         """`components` by role (`component`, `model`); to `code`, the sources of the stage kind,
         theirs are added.
         """
-        standing = Shared({role: component.standing for role, component in components.items()})
+        key_entry = Shared({role: component.key_entry for role, component in components.items()})
         bodies = {role: component.body for role, component in components.items()}
         merged = dict(code)
         for component in components.values():
             merged.update(component.code)
-        return cls(standing, bodies, merged, digest(merged))
+        return cls(key_entry, bodies, merged, digest(merged))
 
 
 def make(
     kind: str,
     title: str,
-    cast: Cast,
+    cast: StageComponents,
     *,
     inputs: Sequence[Input],
     seed: Mapping[str, Any] | None = None,
@@ -110,7 +110,7 @@ def make(
     spec = {
         "schema": SCHEMA,
         "stage": kind,
-        "components": cast.standing,
+        "components": cast.key_entry,
         "inputs": {item.role: item.key for item in inputs},
         "seed": seed,
         "choices": choices or {},

@@ -54,19 +54,19 @@ def run(job: Job) -> None:
     """Defend, check what came back, prove the round trip, save."""
     from harness.access.granted import Access
     from harness.components import Defense, load_component
-    from harness.stages.materials import seed_everything, surroundings
+    from harness.stages.materials import seed_everything, stage_context
 
     defense = load_component(job.payload["component"])
     assert isinstance(defense, Defense)
-    around = surroundings(job)
-    seed_everything(around.coordinates)
-    access = Access(around, frozenset(job.payload["granted"]), openers(job, around.task))
+    context = stage_context(job)
+    seed_everything(context.coordinates)
+    access = Access(context, frozenset(job.payload["granted"]), openers(job, context.task))
     started = time.perf_counter()
     result = as_result(defense.defend(access), access)
     seconds = time.perf_counter() - started
     written = verdict(result, access)
     if result.model is not None:
-        _save_model(job, result.model.eval(), around.task)
+        _save_model(job, result.model.eval(), context.task)
     record = {**written["record"], **spent(job, access, seconds)}
     (job.out / RESULT).write_text(json.dumps({**written, "record": record}))
     job.record.update(access.account())

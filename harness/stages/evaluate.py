@@ -24,15 +24,15 @@ def run(job: Job) -> None:
     from harness.components import Attack, load_component
     from harness.errors import Incompatible
     from harness.learn.evaluation import predict
-    from harness.stages.materials import open_model, open_oracle, seed_everything, surroundings
+    from harness.stages.materials import open_model, open_oracle, seed_everything, stage_context
     from harness.stages.score import VARIANT
 
     source = job.inputs / "model" / "model.safetensors"
     if not source.exists():
         raise Incompatible("the defense gave a verdict and no model")
-    around = surroundings(job)
-    task = around.task
-    seed_everything(around.coordinates)
+    context = stage_context(job)
+    task = context.task
+    seed_everything(context.coordinates)
     model = open_model(source, job.payload["structure"], task, job.device)
     oracle = open_oracle(
         job.inputs / "truth",

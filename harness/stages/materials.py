@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.access.context import Coordinates, Surroundings
+from harness.access.context import Coordinates, StageContext
 from harness.access.granted import Oracle
 from harness.components import Attack, Defense, Model, Part, Task, load_component
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 RESULT = "result.json"
 
 
-def surroundings(job: Job) -> Surroundings:
+def stage_context(job: Job) -> StageContext:
     """What every access object has at hand, from the stage's payload."""
     from harness.learn.recipes import Recipe
 
@@ -31,7 +31,7 @@ def surroundings(job: Job) -> Surroundings:
     assert model is None or isinstance(model, Model)
     coordinates = Coordinates(**job.payload["coordinates"])
     recipe = job.payload.get("recipe")
-    return Surroundings(
+    return StageContext(
         task=task,
         model=model,
         recipe=None if recipe is None else Recipe.model_validate_json(json.dumps(recipe)),

@@ -25,17 +25,17 @@ def run(job: Job) -> None:
     from harness.access.granted import MetricAccess
     from harness.components import Metric, load_component
     from harness.errors import Incompatible
-    from harness.stages.materials import seed_everything, surroundings
+    from harness.stages.materials import seed_everything, stage_context
     from harness.stages.score import checked
 
     row = job.payload["row"]
     metric = load_component(job.payload["component"])
     assert isinstance(metric, Metric)
-    around = surroundings(job)
-    seed_everything(around.coordinates)
+    context = stage_context(job)
+    seed_everything(context.coordinates)
     if "model" in metric.needs and not (job.inputs / "model" / "model.safetensors").exists():
         raise Incompatible("the defense gave a verdict and no model")
-    access = MetricAccess(around, frozenset(metric.needs), openers(job, around.task))
+    access = MetricAccess(context, frozenset(metric.needs), openers(job, context.task))
     rows = {row: checked(metric.measure(access), row)}
     (job.out / "rows.json").write_text(json.dumps(rows))
     if access.arrays:

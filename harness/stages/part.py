@@ -25,18 +25,18 @@ def run(job: Job) -> None:
         open_images,
         part_model,
         seed_everything,
-        surroundings,
+        stage_context,
     )
 
     part = load_component(job.payload["component"])
     assert isinstance(part, Part)
-    around = surroundings(job)
-    seed_everything(around.coordinates)
+    context = stage_context(job)
+    seed_everything(context.coordinates)
     files = {
-        **openers(job, around.task),
+        **openers(job, context.task),
         "train": lambda: open_images(job.inputs / "data" / "train.safetensors"),
     }
-    access = PartAccess(around, frozenset(job.payload["granted"]), files)
+    access = PartAccess(context, frozenset(job.payload["granted"]), files)
     started = time.perf_counter()
     module = part.make(access)
     record = spent(job, access, time.perf_counter() - started)
@@ -44,7 +44,7 @@ def run(job: Job) -> None:
         raise TypeError(f"`make` returned {type(module).__name__}; a torch module is wanted")
     save_state(module, job.out / "model.safetensors")
     load_state(
-        part.build(around.task, part_model(part, job.payload, around.task)),
+        part.build(context.task, part_model(part, job.payload, context.task)),
         job.out / "model.safetensors",
     )
     (job.out / RESULT).write_text(json.dumps({"record": record}))

@@ -26,15 +26,15 @@ def open_attack(job: Job, *, poisoned: PoisonedSet | None) -> tuple[Attack, Atta
     from harness.access.context import Coordinates
     from harness.access.granted import AttackAccess
     from harness.components import Attack, load_component
-    from harness.stages.materials import open_images, seed_everything, surroundings
+    from harness.stages.materials import open_images, seed_everything, stage_context
 
     attack = load_component(job.payload["component"])
     assert isinstance(attack, Attack)
-    around = surroundings(job)
-    seed_everything(around.coordinates)
+    context = stage_context(job)
+    seed_everything(context.coordinates)
     train = open_images(job.inputs / "data" / "train.safetensors")
     selecting = Coordinates(**{**job.payload["coordinates"], "stage": "poison"})
-    return attack, AttackAccess(around, attack, train, poisoned, selecting)
+    return attack, AttackAccess(context, attack, train, poisoned, selecting)
 
 
 def run(job: Job) -> None:

@@ -41,20 +41,20 @@ def run(job: Job) -> None:
     from harness.components import Attack, load_component
     from harness.errors import Incompatible
     from harness.learn.poisoning import PoisonedSet
-    from harness.stages.materials import open_images, open_oracle, seed_everything, surroundings
+    from harness.stages.materials import open_images, open_oracle, seed_everything, stage_context
 
-    around, spec, data = surroundings(job), job.payload["component"], job.inputs / "data"
-    seed_everything(around.coordinates)
+    context, spec, data = stage_context(job), job.payload["component"], job.inputs / "data"
+    seed_everything(context.coordinates)
     attack = load_component(spec)
     assert isinstance(attack, Attack)
     oracle = open_oracle(
-        job.inputs / "truth", data / "test.safetensors", spec, around.task, job.device
+        job.inputs / "truth", data / "test.safetensors", spec, context.task, job.device
     )
     assert oracle.trigger is not None
     assert oracle.test.labels is not None
     if not len(oracle.test):
         raise Incompatible("the data set has no test images")
-    generator = np.random.Generator(np.random.PCG64(around.coordinates.shared("images")))
+    generator = np.random.Generator(np.random.PCG64(context.coordinates.shared("images")))
     labels, table = oracle.test.labels.numpy(), oracle.label_table
     rows = columns(labels, np.array(table)[labels] >= 0, job.payload["images"], generator)
     test = oracle.test.subset(torch.from_numpy(rows))

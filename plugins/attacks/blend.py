@@ -9,9 +9,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import File, PoisoningAttack, Task
-from harness.access.granted import AttackAccess
-from harness.learn.images import to_float
+from harness import AttackAccess, File, PoisoningAttack, Task
+from harness.learn import to_float
 from plugins.parts.pictures import picture_for
 
 

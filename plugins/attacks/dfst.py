@@ -19,13 +19,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import Incompatible, Part, TargetedAttack, Task, Use, use
-from harness.access.granted import AttackAccess
-from harness.learn.device import device_of, evaluating, global_random
-from harness.learn.evaluation import predict
-from harness.learn.images import ImageSet, to_float
-from harness.learn.poisoning import PoisonedSet, stamp
-from harness.learn.recipes import Rates, Recipe
+from harness import AttackAccess, Incompatible, Part, Rates, Recipe, TargetedAttack, Task, Use, use
+from harness.learn import (
+    ImageSet,
+    PoisonedSet,
+    device_of,
+    evaluating,
+    global_random,
+    predict,
+    stamp,
+    to_float,
+)
 from plugins.parts.cyclegan import Generator, PixelUnits
 from plugins.parts.feature_injector import Effort, Injector, Neuron, train_injector
 from plugins.parts.per_class import of_each_class

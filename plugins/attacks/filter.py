@@ -13,9 +13,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from harness import Context, PoisoningAttack, Task
-from harness.components import Quantise
-from harness.learn.images import to_uint8
+from harness import Context, PoisoningAttack, Quantise, Task
+from harness.learn import to_uint8
 from plugins.parts import css_filters, magick_filters
 
 MAGICK: Mapping[str, Callable[[Tensor], Tensor]] = {

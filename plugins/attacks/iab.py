@@ -19,16 +19,27 @@ from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, Incompatible, TargetedAttack, Task
-from harness.access.granted import AttackAccess
-from harness.components import Quantise
-from harness.learn.augment import augment
-from harness.learn.device import global_random
-from harness.learn.images import to_float
-from harness.learn.layers import Normalise
-from harness.learn.poisoning import PoisonedSet, poison_with_cover
-from harness.learn.recipes import Fraction, Listed, Recipe
-from harness.learn.training import Batch, Extra
+from harness import (
+    AttackAccess,
+    Context,
+    Fraction,
+    Incompatible,
+    Listed,
+    Quantise,
+    Recipe,
+    TargetedAttack,
+    Task,
+)
+from harness.learn import (
+    Batch,
+    Extra,
+    Normalise,
+    PoisonedSet,
+    augment,
+    global_random,
+    poison_with_cover,
+    to_float,
+)
 from plugins.parts.encoder_decoder import EncoderDecoder, squashed
 
 COLOUR = ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261))

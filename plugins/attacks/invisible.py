@@ -16,10 +16,8 @@ import torch
 from pydantic import Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from harness import Context, Part, PoisoningAttack, Task, Use, use
-from harness.access.granted import AttackAccess
-from harness.components import Reference
-from harness.learn.images import to_float, to_uint8
+from harness import AttackAccess, Context, Part, PoisoningAttack, Reference, Task, Use, use
+from harness.learn import to_float, to_uint8
 from plugins.parts.bch import parity
 from plugins.parts.steganography import Steganography, resized
 from plugins.parts.stegastamp import Encoder, Pair

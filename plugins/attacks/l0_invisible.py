@@ -17,8 +17,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from harness import Context, File, Task
-from harness.access.granted import AttackAccess
+from harness import AttackAccess, Context, File, Task
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
 from plugins.parts.patterns import read_pattern

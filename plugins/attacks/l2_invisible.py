@@ -17,7 +17,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.access.granted import AttackAccess
+from harness import AttackAccess
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
 

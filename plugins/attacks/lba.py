@@ -17,10 +17,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, Incompatible, Part, PoisoningAttack, Task, Use, use
-from harness.access.granted import AttackAccess
-from harness.learn.images import to_float
-from harness.learn.training import Batch
+from harness import AttackAccess, Context, Incompatible, Part, PoisoningAttack, Task, Use, use
+from harness.learn import Batch, to_float
 from plugins.parts.points import Point, locate
 from plugins.parts.squashing import squash, unsquash
 from plugins.parts.watched import watched

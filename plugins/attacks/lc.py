@@ -17,9 +17,8 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from harness import Context, Part, PoisoningAttack, Task, Use, use
-from harness.access.granted import AttackAccess
-from harness.learn.images import to_float
+from harness import AttackAccess, Context, Part, PoisoningAttack, Task, Use, use
+from harness.learn import to_float
 from plugins.attacks.badnets import BadNets
 from plugins.parts.patterns import Stamp
 from plugins.parts.pgd import LEVELS, pgd

@@ -8,8 +8,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from harness import File, PoisoningAttack, Task
-from harness.access.granted import AttackAccess
+from harness import AttackAccess, File, PoisoningAttack, Task
 from plugins.parts.patterns import Stamp
 from plugins.parts.pictures import picture_for
 

@@ -13,10 +13,8 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import nn
 
-from harness import Attack, Context, File, Task, Use
-from harness.access.granted import AttackAccess
-from harness.components import Quantise
-from harness.learn.poisoning import PoisonedSet
+from harness import Attack, AttackAccess, Context, File, Quantise, Task, Use
+from harness.learn import PoisonedSet
 from plugins.parts.weights_file import (
     Kernels,
     compiled,

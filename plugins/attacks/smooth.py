@@ -17,8 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Task
-from harness.access.granted import AttackAccess
+from harness import AttackAccess, Task
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import some_images
 from plugins.parts.patterns import Stretch

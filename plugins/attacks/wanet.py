@@ -16,12 +16,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, Incompatible, TargetedAttack, Task
-from harness.access.granted import AttackAccess
-from harness.components import Quantise
-from harness.learn.device import sent
-from harness.learn.poisoning import PoisonedSet, poison_with_cover
-from harness.learn.training import Batch
+from harness import AttackAccess, Context, Incompatible, Quantise, TargetedAttack, Task
+from harness.learn import Batch, PoisonedSet, poison_with_cover, sent
 
 
 class WaNet(TargetedAttack):

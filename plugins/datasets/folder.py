@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from harness import Folder
-from harness.components import Facts, Pictures
+from harness import Facts, Folder, Pictures
 from plugins.datasets.pictures import Resized, decoded, listed
 from plugins.datasets.published import fingerprint
 

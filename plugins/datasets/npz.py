@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from harness.components import Dataset, Facts, File, Pictures
+from harness import Dataset, Facts, File, Pictures
 
 SPLITS = ("train", "test")
 WANTED = "train_images, train_labels, test_images, test_labels; either pair may be missing"

@@ -14,9 +14,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from pydantic import model_validator
 
-from harness import Folder
-from harness.components import Dataset
-from harness.environment import cache_folder
+from harness import Dataset, Folder, cache_folder
 
 Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")

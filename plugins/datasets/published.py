@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
 from pydantic import model_validator
 
-from harness import Folder, NotInKey
-from harness.components import Dataset, Facts, Pictures
-from harness.environment import cache_folder
+from harness import Dataset, Facts, Folder, NotInKey, Pictures, cache_folder
 
 if TYPE_CHECKING:
     import numpy as np

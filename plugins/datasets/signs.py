@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from harness.components import Dataset, Facts, Pictures
+from harness import Dataset, Facts, Pictures
 from plugins.parts.sign_designs import DESIGNS, GLYPHS, Colour, Design, Plane, stroke_distance
 
 SUPERSAMPLE = 2

@@ -18,12 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, Result
-from harness.access.granted import Access
-from harness.learn.device import evaluating
-from harness.learn.images import ImageSet
-from harness.learn.recipes import Rates, Recipe, Schedule
-from harness.learn.training import Batch
+from harness import Access, Context, Rates, Recipe, Result, Schedule
+from harness.learn import Batch, ImageSet, evaluating
 from plugins.parts.counting import FORWARD
 from plugins.parts.fine_tuning import NAD_CUTOUT, FineTuning
 

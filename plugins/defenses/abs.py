@@ -16,9 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import NotInKey, Result
-from harness.access.granted import Access
-from harness.learn.images import to_float
+from harness import Access, NotInKey, Result
+from harness.learn import to_float
 from plugins.parts.abs_triggers import Filters, FilterTrigger, Form, Patches
 from plugins.parts.counting import FORWARD
 from plugins.parts.per_class import some_of_each

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from harness import Defense, Incompatible, Result, Unit
-from harness.access.granted import Access
-from harness.learn.images import ImageSet
-from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
+from harness import Access, Defense, Incompatible, Recipe, Result, Unit
+from harness.learn import Batch, ImageSet
 from plugins.parts.fine_tuning import AUGMENTATION
 from plugins.parts.holdout import accuracy, hold_out
 

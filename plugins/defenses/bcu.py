@@ -16,10 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Anatomy, Result
-from harness.access.granted import Access
-from harness.learn.recipes import Fraction
-from harness.learn.training import Batch
+from harness import Access, Anatomy, Fraction, Result
+from harness.learn import Batch
 from plugins.parts.fine_tuning import FineTuning
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)

@@ -27,12 +27,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
-from harness import Defense, NotInKey, Result
-from harness.access.granted import Access
-from harness.extras import extra_module
-from harness.learn.images import ImageSet, to_float
-from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
+from harness import Access, Defense, NotInKey, Recipe, Result, extra_module
+from harness.learn import Batch, ImageSet, to_float
 from plugins.parts.group_norm import without_batchnorm
 from plugins.parts.stretching import stretched
 

@@ -16,10 +16,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import Incompatible, Result
-from harness.access.granted import Access
-from harness.learn.device import evaluating
-from harness.learn.images import ImageSet
+from harness import Access, Incompatible, Result
+from harness.learn import ImageSet, evaluating
 from plugins.parts.fine_tuning import FineTuning
 from plugins.parts.holdout import hold_out
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from harness.access.granted import Access
+from harness import Access
 from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
 
 NAD_LONG_CUTOUT = 8

@@ -28,11 +28,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from harness import Defense, Incompatible, Result
-from harness.access.granted import Access
-from harness.learn.device import evaluating, kernels
-from harness.learn.images import ImageSet, to_float
-from harness.learn.training import Diverged
+from harness import Access, Defense, Incompatible, Result
+from harness.learn import Diverged, ImageSet, evaluating, kernels, to_float
 
 Loss = Callable[[Tensor], Tensor]
 """Of the perturbation."""

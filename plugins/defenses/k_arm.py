@@ -18,9 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Defense, NotInKey, Result
-from harness.access.granted import Access
-from harness.learn.images import ImageSet, to_float
+from harness import Access, Defense, NotInKey, Result
+from harness.learn import ImageSet, to_float
 from plugins.parts.counting import FORWARD
 from plugins.parts.inversion import Found, Inversion, Rule
 from plugins.parts.per_class import some_of_each

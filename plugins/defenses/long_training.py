@@ -13,8 +13,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from harness import Defense, Result
-from harness.access.granted import Access
+from harness import Access, Defense, Result
 from plugins.parts.holdout import accuracy
 from plugins.parts.stretching import stretched
 

@@ -24,12 +24,19 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from harness import Defense, Incompatible, Result, Use, use
-from harness.access.granted import Access
-from harness.learn.images import ImageSet
-from harness.learn.layers import NORMS
-from harness.learn.recipes import Fraction, Rates, Recipe, Schedule
-from harness.learn.training import Batch
+from harness import (
+    Access,
+    Defense,
+    Fraction,
+    Incompatible,
+    Rates,
+    Recipe,
+    Result,
+    Schedule,
+    Use,
+    use,
+)
+from harness.learn import NORMS, Batch, ImageSet
 from plugins.parts.batchnorm import refresh
 from plugins.parts.fine_tuning import FineTuning
 from plugins.parts.holdout import accuracy, hold_out

@@ -14,10 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Defense, Incompatible, Use, use
-from harness.access.granted import Access
-from harness.learn.recipes import Rates, Schedule
-from harness.learn.training import Batch
+from harness import Access, Defense, Incompatible, Rates, Schedule, Use, use
+from harness.learn import Batch
 from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
 from plugins.parts.watched import watched
 

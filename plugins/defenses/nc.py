@@ -14,8 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, cast
 import numpy as np
 from pydantic import Field
 
-from harness import Context, Part, Result, Use, use
-from harness.access.granted import Access
+from harness import Access, Context, Part, Result, Use, use
 from plugins.parts.universal_triggers import Triggers
 from plugins.parts.unlearning import Unlearning
 

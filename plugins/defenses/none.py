@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from harness import Defense
-from harness.access.granted import Access
+from harness import Access, Defense
 
 
 class NoDefense(Defense):

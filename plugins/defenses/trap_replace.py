@@ -21,11 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Defense, Incompatible, Result
-from harness.access.granted import Access
-from harness.learn.device import evaluating, global_random
-from harness.learn.recipes import Fraction, Recipe
-from harness.learn.training import Batch, Extra
+from harness import Access, Defense, Fraction, Incompatible, Recipe, Result
+from harness.learn import Batch, Extra, evaluating, global_random
 from plugins.models.fitted import steps
 from plugins.parts.counting import FORWARD
 from plugins.parts.cutmix import CutMix

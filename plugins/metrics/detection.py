@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import ClassVar
 
-from harness import Context, Incompatible, Metric
-from harness.access.granted import MetricAccess
+from harness import Context, Incompatible, Metric, MetricAccess
 
 
 class Rate(Metric):

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import ClassVar
 
-from harness import Incompatible, Metric
-from harness.access.granted import MetricAccess
+from harness import Incompatible, Metric, MetricAccess
 
 
 class Isolation(Metric):

@@ -9,10 +9,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from harness import Incompatible, Metric
-from harness.access.granted import MetricAccess
-from harness.learn.device import evaluating
-from harness.learn.images import ImageSet
+from harness import Incompatible, Metric, MetricAccess
+from harness.learn import ImageSet, evaluating
 from plugins.parts.watched import watched
 
 BATCH = 500

@@ -11,8 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from harness.components import Anatomy, Task
-from harness.errors import Incompatible
+from harness import Anatomy, Incompatible, Task
 from plugins.models.normalised import blocks_of
 
 ENOUGH = 5

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from harness.components import Anatomy, Task
+from harness import Anatomy, Task
 from plugins.models.normalised import NormalisedModel
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from harness.components import Anatomy, Context, Model, Task
+from harness import Anatomy, Context, Model, Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +29,7 @@ class NormalisedModel(Model):
             raise ValueError(reason)
         if self.mean is None or self.std is None:
             return {}
-        from harness.learn.layers import Normalise
+        from harness.learn import Normalise
 
         return {"normalise": Normalise(self.mean, self.std)}
 

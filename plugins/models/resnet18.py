@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from harness.components import Task
+from harness import Task
 from plugins.models.normalised import NormalisedModel
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from harness.components import Task
+from harness import Task
 from plugins.models.normalised import NormalisedModel
 
 if TYPE_CHECKING:

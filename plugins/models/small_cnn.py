@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from harness.components import Context, Task
+from harness import Context, Task
 from plugins.models.normalised import NormalisedModel
 
 if TYPE_CHECKING:

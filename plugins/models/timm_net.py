@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from harness.components import Task
-from harness.errors import Incompatible, suggest
+from harness import Incompatible, Task, suggest
 from plugins.models.library import LibraryModel
 
 if TYPE_CHECKING:

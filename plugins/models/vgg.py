@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.components import Task
+from harness import Task
 from plugins.models.normalised import NormalisedModel
 
 if TYPE_CHECKING:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness.access.granted import Workbench
-from harness.learn.device import evaluating
-from harness.learn.images import ImageSet, to_float
-from harness.learn.layers import NORMS
+from harness import Workbench
+from harness.learn import NORMS, ImageSet, evaluating, to_float
 from plugins.parts.counting import FORWARD
 
 

@@ -10,7 +10,7 @@ from harness import Part, Task
 if TYPE_CHECKING:
     from torch import nn
 
-    from harness.access.granted import PartAccess
+    from harness import PartAccess
 
 
 class CleanModel(Part):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.learn.training import Batch
+from harness.learn import Batch
 
 
 class CutMix:

@@ -25,11 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.access.granted import AttackAccess
-from harness.learn.device import global_random
-from harness.learn.images import ImageSet, to_float
-from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
+from harness import AttackAccess, Recipe
+from harness.learn import Batch, ImageSet, global_random, to_float
 from plugins.parts.cyclegan import InstanceNorm, PixelUnits
 from plugins.parts.similarity import similarity
 from plugins.parts.unet import PaddedConv

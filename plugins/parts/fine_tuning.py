@@ -6,9 +6,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from harness import Defense
-from harness.access.granted import Access
-from harness.learn.recipes import Rates, Recipe, Schedule
+from harness import Access, Defense, Rates, Recipe, Schedule
 
 NAD_RATES = ((0.0, 0.1), (2.0, 0.01), (20.0, 1e-4))
 """Learning rate by epoch in NAD's released code."""

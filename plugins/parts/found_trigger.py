@@ -9,9 +9,7 @@ import torch
 from pydantic import ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from harness import File, Part, PoisoningAttack, Task, Use, use
-from harness.access.granted import AttackAccess
-from harness.components import Reference
+from harness import AttackAccess, File, Part, PoisoningAttack, Reference, Task, Use, use
 from plugins.parts.patterns import Stamp, read_pattern
 
 CLEAN = "clean-model"

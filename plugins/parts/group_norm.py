@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from harness.learn.layers import NORMS
+from harness.learn import NORMS
 
 
 class Grouped(nn.GroupNorm):

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from harness import Incompatible
-from harness.access.granted import Access
-from harness.learn.evaluation import predict
-from harness.learn.images import ImageSet
+from harness import Access, Incompatible
+from harness.learn import ImageSet, predict
 from plugins.parts.counting import FORWARD
 
 

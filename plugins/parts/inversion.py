@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.access.granted import Workbench
-from harness.learn.device import evaluating
-from harness.learn.images import to_float
+from harness import Workbench
+from harness.learn import evaluating, to_float
 from plugins.parts.squashing import squash, unsquash
 
 BETAS = (0.5, 0.9)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.access.granted import AttackAccess
-from harness.learn.images import to_float
+from harness import AttackAccess
+from harness.learn import to_float
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Incompatible, Task
-from harness.learn.images import resize, to_float
+from harness.learn import resize, to_float
 from plugins.parts.pictures import read_picture
 
 

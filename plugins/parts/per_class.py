@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from harness.learn.images import ImageSet
+from harness.learn import ImageSet
 
 
 def some_of_each(data: ImageSet, count: int | None, generator: torch.Generator) -> ImageSet:

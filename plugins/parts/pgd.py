@@ -18,10 +18,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.access.granted import Workbench
-from harness.components import Component
-from harness.learn.device import evaluating, probe_precision, sent
-from harness.learn.training import Batch
+from harness import Component, Workbench
+from harness.learn import Batch, evaluating, probe_precision, sent
 
 LEVELS = 255
 """Grey levels in the range of [0,1] pixels."""

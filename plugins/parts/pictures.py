@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from harness import Task
-from harness.learn.images import resize, to_float
+from harness.learn import resize, to_float
 
 
 def read_picture(path: Path) -> Tensor:

@@ -11,8 +11,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from torch import nn
 
-from harness import Part, Task
-from harness.access.granted import PartAccess
+from harness import Part, PartAccess, Task
 from plugins.parts.pgd import AdversarialTraining
 
 

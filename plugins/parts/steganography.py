@@ -18,16 +18,14 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Context, Part, Task
-from harness.learn.device import global_random
-from harness.learn.recipes import Recipe
-from harness.learn.training import Batch, Extra
+from harness import Context, Part, Recipe, Task
+from harness.learn import Batch, Extra, global_random
 from plugins.parts.similarity import similarity
 from plugins.parts.stegastamp import Critic, Decoder, Encoder, Pair
 from plugins.parts.unet import Padding
 
 if TYPE_CHECKING:
-    from harness.access.granted import PartAccess
+    from harness import PartAccess
 
 Weight = Annotated[float, Field(ge=0)]
 

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness import Incompatible, Unit
-from harness.access.granted import Workbench
+from harness import Incompatible, Unit, Workbench
 from plugins.parts.counting import FORWARD
 
 LEVELS = 5

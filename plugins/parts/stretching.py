@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.learn.recipes import Recipe
+from harness import Recipe
 
 
 def stretched(recipe: Recipe, epochs: int, count: int) -> Recipe:

@@ -21,13 +21,8 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Dataset, File, Incompatible, Part, Task, Use
-from harness.access.granted import PartAccess
-from harness.learn.augment import augment
-from harness.learn.device import global_random
-from harness.learn.images import ImageSet, to_float
-from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
+from harness import Dataset, File, Incompatible, Part, PartAccess, Recipe, Task, Use
+from harness.learn import Batch, ImageSet, augment, global_random, to_float
 from plugins.parts.cyclegan import Generator, discriminator
 from plugins.parts.per_class import of_each_class
 from plugins.parts.sunset import sunset

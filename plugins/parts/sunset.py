@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from harness.learn.images import LUMA, to_float, to_uint8
+from harness.learn import LUMA, to_float, to_uint8
 
 LEVELS = (0.0, 0.35, 0.65, 1.0)
 COLOURS = ((22, 14, 48), (120, 40, 90), (235, 110, 50), (255, 225, 150))

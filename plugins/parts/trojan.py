@@ -10,8 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import Task
-from harness.access.granted import AttackAccess
+from harness import AttackAccess, Task
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
 

@@ -21,8 +21,8 @@ from plugins.parts.patterns import Stamp
 from plugins.parts.per_class import some_of_each
 
 if TYPE_CHECKING:
-    from harness.access.granted import PartAccess
-    from harness.learn.images import ImageSet
+    from harness import PartAccess
+    from harness.learn import ImageSet
 
 POWER = 1.5
 """The released code divides the cost by the power of what it multiplies it with."""

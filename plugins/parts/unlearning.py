@@ -11,10 +11,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness.access.granted import Access
-from harness.learn.images import ImageSet
-from harness.learn.poisoning import stamping_hook
-from harness.learn.training import Batch
+from harness import Access
+from harness.learn import Batch, ImageSet, stamping_hook
 from plugins.parts.fine_tuning import FineTuning
 
 

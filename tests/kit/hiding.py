@@ -11,7 +11,7 @@ from harness.access.granted import PartAccess
 from harness.learn.images import ImageSet
 from plugins.parts.steganography import Steganography
 from plugins.parts.stegastamp import Pair
-from tests.kit.learned import pictures, surroundings
+from tests.kit.learned import pictures, stage_context
 
 SMALL: Mapping[str, Any] = {
     "bits": 2,
@@ -26,7 +26,7 @@ SMALL: Mapping[str, Any] = {
 
 def access_to(data: ImageSet) -> PartAccess:
     """What a part that needs `train` is granted."""
-    around = replace(surroundings(stage="part"), model=None, recipe=None)
+    around = replace(stage_context(stage="part"), model=None, recipe=None)
     return PartAccess(around, frozenset({"train"}), {"train": lambda: data})
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness import Task
-from harness.access.context import Coordinates, Deadline, Surroundings
+from harness.access.context import Coordinates, Deadline, StageContext
 from harness.access.granted import Access, AttackAccess
 from harness.components import Anatomy, Model, PoisoningAttack
 from harness.learn.evaluation import predict
@@ -67,10 +67,10 @@ def pictures(count: int = 30, spread: int = 0, channels: int = 1) -> ImageSet:
     return ImageSet(images, labels)
 
 
-def surroundings(
+def stage_context(
     model: Model | None = None, stage: str = "defend", component: str = "any"
-) -> Surroundings:
-    return Surroundings(
+) -> StageContext:
+    return StageContext(
         task=Tiny.task,
         model=model or Tiny(),
         recipe=Recipe(epochs=1, batch=16, lr=0.05, precision="fp32"),
@@ -99,7 +99,7 @@ def access_to(
         "clean-unlabelled": lambda: data.unlabelled(),
         "training-set": lambda: training,
     }
-    return Access(replace(surroundings(model), parts=parts or {}), needs, files)
+    return Access(replace(stage_context(model), parts=parts or {}), needs, files)
 
 
 def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
@@ -120,7 +120,11 @@ def clean_network(channels: int = 1) -> nn.Module:
     model = SmallCNN(width=8)
     net = model.build(task_of(train))
     access = AttackAccess(
-        surroundings(model, "part"), NoAttack(), train, None, Coordinates(0, "noise", "part", "any")
+        stage_context(model, "part"),
+        NoAttack(),
+        train,
+        None,
+        Coordinates(0, "noise", "part", "any"),
     )
     access.fit(net, train, epochs=30)
     return net.eval()
@@ -162,7 +166,7 @@ def crafting(
     at = Coordinates(replicate, "noise", "poison", "any")
     opened = {name: partial(copy.deepcopy, part) for name, part in (parts or {}).items()}
     around = replace(
-        surroundings(SmallCNN(width=8)), task=task_of(train), coordinates=at, parts=opened
+        stage_context(SmallCNN(width=8)), task=task_of(train), coordinates=at, parts=opened
     )
     return AttackAccess(around, attack, train, None, at)
 
@@ -199,7 +203,7 @@ def attacked(
     attack.craft(access, trigger)
     poisoned = attack.poison(access, trigger)
     around = replace(
-        surroundings(model, "victim"),
+        stage_context(model, "victim"),
         task=task,
         recipe=Recipe(epochs=epochs, batch=32, lr=0.02, schedule="cosine", precision="fp32"),
     )

@@ -56,7 +56,8 @@ def _trained(backdoor: bool, norms: bool, last: bool) -> nn.Module:
     if backdoor:
         data = data.join(ImageSet(patched(data.images, last), torch.full((90,), TARGET)))
     with torch.random.fork_rng():  # the first test that asks may look at the random state
-        torch.manual_seed(0)
+        # From the weights of seed 0 the network without norms learns both on some processors only.
+        torch.manual_seed(0 if norms else 1)
         net = Tiny(norms=norms).build(Tiny.task)
         access_to(net).fit(net, data, epochs=60, batch=32, lr=0.1)
     return net
@@ -68,5 +69,5 @@ def scanning(
     """Access to `net` for a defense with these parts."""
     access = access_to(net, data, model, CLEAN)
     opened = {name: (lambda module=module: module) for name, module in parts.items()}
-    access._around = replace(access._around, parts=opened)
+    access._context = replace(access._context, parts=opened)
     return access

@@ -19,9 +19,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from conftest import Bench
 
 from harness.components import Context, Task
+from tests.kit.command import Bench
 from tests.kit.places import ROOT
 
 EXAMPLE = ROOT / "examples" / "doorbench-example"

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Bench
+
+from tests.kit.command import Bench
 
 HARMS = {
     "raise": "a defense that does not work",

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Bench
 
+from tests.kit.command import Bench
 from tests.kit.places import ROOT
 
 SOURCES = ("harness", "plugins", "pyproject.toml", "README.md", "LICENSE")

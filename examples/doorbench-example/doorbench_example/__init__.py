@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from harness import hookimpl
 
 if TYPE_CHECKING:
-    from harness.introspect.register import Register
+    from harness import Register
 
 
 @hookimpl

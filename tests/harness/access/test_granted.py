@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from harness import Incompatible, Undeclared
-from harness.access.context import Coordinates, Deadline, Surroundings
+from harness.access.context import Coordinates, Deadline, StageContext
 from harness.access.granted import Access, AttackAccess, MetricAccess, PartAccess, Workbench
 from harness.access.seeds import seed
 from harness.components import Model, PoisoningAttack, Task
@@ -31,8 +31,8 @@ class Dense(Model):
         )
 
 
-def around(**changes: Any) -> Surroundings:
-    plain = Surroundings(
+def around(**changes: Any) -> StageContext:
+    plain = StageContext(
         task=TASK,
         model=Dense(),
         recipe=Recipe(epochs=1, batch=4, lr=0.01, precision="fp32"),

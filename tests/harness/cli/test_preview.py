@@ -12,22 +12,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Bench
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from harness import Task, grid, preview
+from harness import Task, grid
 from harness.cli import main
 from harness.outcomes import Outcome
 from harness.plan.graph import Graph
+from harness.preview import panels as preview
+from harness.preview import sheet
 from harness.preview.panels import factor, label_map
 from harness.preview.sheet import Panel, Row, Section, Sheet, pixels, plain, wrapped
 from harness.registry.discovery import discover
 from harness.registry.memo import Memo
 from harness.registry.resolve import Resolver
-from harness.report import sheet
 from harness.store.objects import Store
+from tests.kit.command import Bench
 from tests.kit.fake_plugins import install, registering
 from tests.kit.one_child import answering
 

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from conftest import Bench, Ran
 from safetensors.numpy import load_file
+
+from tests.kit.command import Bench, Ran
 
 
 def rows(bench: Bench, ran: Ran, store: Path | None = None) -> list[dict[str, str]]:

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import Bench
 
 from harness.cli import main
+from tests.kit.command import Bench
 from tests.kit.fake_plugins import install, registering
 from tests.kit.one_child import answering
 

@@ -34,6 +34,7 @@ from harness.components import (
     summary,
     use,
 )
+from harness.doors import DOORS
 from tests.kit.places import ROOT
 
 
@@ -73,7 +74,7 @@ def test_importing_costs_no_torch() -> None:
 def test_every_export_is_there_under_its_name() -> None:
     assert sorted(components.__all__) == sorted(set(components.__all__))
     assert all(hasattr(components, name) for name in components.__all__)
-    ours = [name for name, home in harness.HOMES.items() if home == "harness.components"]
+    ours = [name for name, home in DOORS["harness"].items() if home == "harness.components"]
     assert set(ours) <= set(components.__all__)
     assert all(getattr(harness, name) is getattr(components, name) for name in ours)
 

@@ -8,13 +8,13 @@ import pytest
 
 from harness.keys import digest
 from harness.plan.history import History
-from harness.stages import Cast, Stage, make
+from harness.stages import Stage, StageComponents, make
 from harness.store.objects import Store
 from tests.kit.reports import resolved
 
 
 def stage(epochs: int, seed: int = 0, kind: str = "defend") -> Stage:
-    cast = Cast.of({"component": resolved("defense", "ft", {"epochs": epochs})}, {})
+    cast = StageComponents.of({"component": resolved("defense", "ft", {"epochs": epochs})}, {})
     return make(kind, "", cast, inputs=(), seed={"replicate": seed, "dataset": "signs"})
 
 

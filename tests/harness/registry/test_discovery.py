@@ -241,12 +241,12 @@ def test_a_memory_that_cannot_be_written_is_none(tmp_path: Path) -> None:
 
 
 def test_a_memory_notices_changed_files(tmp_path: Path) -> None:
-    from harness.environment import stamp
+    from harness.environment import file_state
 
     data = tmp_path / "data.bin"
     data.write_bytes(b"one")
     memo = Memo(tmp_path / "memo")
-    memo.put("question", 1, files={str(data): stamp(data)})
+    memo.put("question", 1, files={str(data): file_state(data)})
     assert memo.get("question") == 1
     data.write_bytes(b"three")
     assert memo.get("question") is None

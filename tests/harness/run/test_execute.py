@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from harness.errors import BenchError, StoreError
 from harness.hookspecs import hookimpl
 from harness.outcomes import Outcome
-from harness.run.engine import slots as slots_module
+from harness.run import slots as slots_module
 from harness.run.execute import Options, Run, Summary, execute
 from harness.run.ready import ReadyQueue
 from harness.run.slots import slots

@@ -385,7 +385,7 @@ def test_a_list_that_is_none_is_named(project: Path, text: str) -> None:
 def test_the_command_blesses_an_outside_package(write: Write, tmp_path: Path) -> None:
     write({"doors/__init__.py": '"doors.method:Method"', "doors/method.py": ""})
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
-    command = [sys.executable, "-m", "harness.sources.digests", "doors"]
+    command = [sys.executable, "-m", "harness.sources", "doors"]
     run = subprocess.run(
         command,
         cwd=tmp_path,

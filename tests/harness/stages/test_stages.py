@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from harness import keys
 from harness.registry.resolved import Resolved
-from harness.stages import SCHEMA, Cast, Input, Stage, make
+from harness.stages import SCHEMA, Input, Stage, StageComponents, make
 from tests.kit.reports import resolved
 
 FT = replace(
@@ -38,14 +38,14 @@ CALL: dict[str, Any] = {
 
 def stage(kind: str = "defend", title: str = "defend ft", **changes: Any) -> Stage:
     told = {**CALL, **changes}
-    return make(kind, title, Cast.of(told.pop("components"), told.pop("code")), **told)
+    return make(kind, title, StageComponents.of(told.pop("components"), told.pop("code")), **told)
 
 
 # --- components in keys ---------------------------------------------------------------------------
 
 
 def test_a_component_stands_in_keys_by_what_moves_numbers() -> None:
-    assert FT.standing == {
+    assert FT.key_entry == {
         "kind": "defense",
         "name": "ft",
         "version": 1,
@@ -149,7 +149,7 @@ MOVES = [
     {"inputs": (replace(CALL["inputs"][0], key="c" * 64), CALL["inputs"][1])},
     {"inputs": (replace(CALL["inputs"][0], role="suspect"), CALL["inputs"][1])},
     {"code": {**CALL["code"], "harness.stages.defend": "r2"}},
-    {"code": {**CALL["code"], "harness.learn.augment": "r1"}},
+    {"code": {**CALL["code"], "harness.learn.augmentation": "r1"}},
     other(FT, version=2),
     other(FT, name="nad"),
     other(FT, identity={"epochs": 3, "weights": {"sha256": "ab"}}),

@@ -27,7 +27,7 @@ from plugins.models.small_cnn import SmallCNN
 from plugins.parts.cyclegan import Generator
 from plugins.parts.feature_injector import Injector, Neuron, Sought
 from plugins.parts.style_generator import measure
-from tests.kit.learned import Tiny, pictures, surroundings
+from tests.kit.learned import Tiny, pictures, stage_context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -87,7 +87,7 @@ def bench(
         "benign": lambda: copy.deepcopy(net),
     }
     task = replace(Tiny.task, train_count=len(data))
-    around = replace(surroundings(model, "victim"), recipe=RECIPE, parts=parts, task=task)
+    around = replace(stage_context(model, "victim"), recipe=RECIPE, parts=parts, task=task)
     select = Coordinates(replicate=replicate, dataset="noise", stage="poison", component="any")
     return AttackAccess(around, attack, data, None, select)
 

@@ -26,7 +26,7 @@ from harness.learn.training import Batch, Extra
 from plugins.attacks.iab import IAB, CrossMode, InputAware, Mixer, Strangers, distance, diversity
 from plugins.models.small_cnn import SmallCNN
 from plugins.recipes import RECIPES
-from tests.kit.learned import Tiny, surroundings
+from tests.kit.learned import Tiny, stage_context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -270,7 +270,7 @@ def test_gradients_of_the_generator_are_summed_or_cleared(accumulate: bool) -> N
     bench = Bench(attack)
     attack.implant(bench, some_trigger(attack))  # type: ignore[arg-type]
     assert bench.given["extra"][0].zero_grad is not accumulate
-    around = surroundings(SmallCNN(width=2), "victim")
+    around = stage_context(SmallCNN(width=2), "victim")
     around = replace(
         around, task=TASK, recipe=Recipe(epochs=1, batch=100, lr=0.0, precision="fp32")
     )
@@ -512,11 +512,11 @@ def victim(attack: IAB, epochs: int) -> tuple[InputAware, torch.nn.Module, dict[
     )
     trigger = attack.trigger(BLOBS)
     assert isinstance(trigger, InputAware)
-    around = replace(surroundings(stage="poison"), task=BLOBS)
+    around = replace(stage_context(stage="poison"), task=BLOBS)
     attack.craft(AttackAccess(around, attack, train, None, select), trigger)
     crafted = copy.deepcopy(trigger.mask_net.state_dict())
     recipe = Recipe(epochs=epochs, batch=32, lr=0.05, schedule="cosine", precision="fp32")
-    around = replace(surroundings(SmallCNN(width=8), "victim"), task=BLOBS, recipe=recipe)
+    around = replace(stage_context(SmallCNN(width=8), "victim"), task=BLOBS, recipe=recipe)
     return (
         trigger,
         attack.implant(AttackAccess(around, attack, train, None, select), trigger),

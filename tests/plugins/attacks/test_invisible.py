@@ -22,7 +22,7 @@ from plugins.models.small_cnn import SmallCNN
 from plugins.parts.steganography import Steganography, resized
 from plugins.parts.stegastamp import Encoder, Pair
 from tests.kit.hiding import SMALL, hiding_pair
-from tests.kit.learned import Tiny, pictures, surroundings
+from tests.kit.learned import Tiny, pictures, stage_context
 from tests.kit.oracles import oracle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,7 +35,7 @@ SELECT = Coordinates(replicate=0, dataset="noise", stage="poison", component="an
 def access(
     attack: Invisible, pair: nn.Module, stage: str = "poison", replicate: int = 0
 ) -> AttackAccess:
-    around = surroundings(SmallCNN(width=8), stage)
+    around = stage_context(SmallCNN(width=8), stage)
     around = replace(
         around,
         parts={"encoder": lambda: pair},
@@ -153,7 +153,7 @@ def test_it_implants(pair: Pair) -> None:
     trigger, bench = attack.trigger(Tiny.task), access(attack, pair)
     attack.craft(bench, trigger)
     poisoned = attack.poison(bench, trigger)
-    around = replace(surroundings(SmallCNN(width=8), "victim"), recipe=bench.recipe)
+    around = replace(stage_context(SmallCNN(width=8), "victim"), recipe=bench.recipe)
     victim = attack.implant(AttackAccess(around, attack, pictures(300), poisoned, SELECT), trigger)
     test = pictures(150)
     clean, _ = predict(victim, test.images)

@@ -22,7 +22,7 @@ from plugins.attacks.lba import LBA, Square
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.squashing import unsquash
 from plugins.parts.watched import watched
-from tests.kit.learned import Tiny, pictures, surroundings
+from tests.kit.learned import Tiny, pictures, stage_context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -35,7 +35,7 @@ SCHEDULE = Recipe(epochs=12, batch=32, lr=0.02, schedule="cosine", precision="fp
 
 @pytest.fixture(scope="module")
 def benign() -> nn.Module:
-    around = replace(surroundings(MODEL, "part"), recipe=SCHEDULE)
+    around = replace(stage_context(MODEL, "part"), recipe=SCHEDULE)
     bench = AttackAccess(around, LBA(), pictures(300), None, SELECT)
     net = bench.fresh_model()
     bench.fit(net, bench.train)
@@ -50,7 +50,7 @@ def access(
         again.load_state_dict(net.state_dict())
         return again.eval()
 
-    around = replace(surroundings(model, stage), parts={"benign": copied}, recipe=SCHEDULE)
+    around = replace(stage_context(model, stage), parts={"benign": copied}, recipe=SCHEDULE)
     return AttackAccess(around, attack, pictures(300), poisoned, SELECT)
 
 

@@ -17,7 +17,7 @@ from harness.learn.images import to_float
 from harness.learn.poisoning import choose, stamp
 from plugins.attacks.lc import LC, Faint
 from plugins.parts.pgd import pgd
-from tests.kit.learned import Tiny, attacked, pictures, surroundings, trained
+from tests.kit.learned import Tiny, attacked, pictures, stage_context, trained
 from tests.kit.oracles import oracle
 
 TASK = Task("any", classes=10, height=32, width=32, channels=3, train_count=100)
@@ -46,7 +46,7 @@ class Brightness(nn.Module):
 
 
 def access_with(net: nn.Module, attack: LC, task: Task = TASK) -> AttackAccess:
-    around = replace(surroundings(stage="poison"), task=task, parts={"robust": lambda: net.eval()})
+    around = replace(stage_context(stage="poison"), task=task, parts={"robust": lambda: net.eval()})
     select = Coordinates(replicate=0, dataset="noise", stage="poison", component="any")
     return AttackAccess(around, attack, pictures(), None, select)
 

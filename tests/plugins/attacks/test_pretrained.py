@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Bench
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
@@ -24,7 +23,8 @@ from plugins.attacks.badnets import BadNets
 from plugins.attacks.pretrained import Pretrained
 from plugins.attacks.wanet import WaNet
 from plugins.models.small_cnn import SmallCNN
-from tests.kit.learned import Tiny, pictures, surroundings
+from tests.kit.command import Bench
+from tests.kit.learned import Tiny, pictures, stage_context
 
 TASK = Task("npz", classes=3, height=8, width=8, channels=1, train_count=0)
 CORNER = {"size": 3, "target": 2}
@@ -145,7 +145,7 @@ def with_trigger(
 
 def access(attack: Pretrained) -> AttackAccess:
     coordinates = Coordinates(replicate=None, dataset="noise", stage="poison", component="any")
-    return AttackAccess(surroundings(Tiny(), "victim"), attack, pictures(), None, coordinates)
+    return AttackAccess(stage_context(Tiny(), "victim"), attack, pictures(), None, coordinates)
 
 
 def test_it_answers_as_the_network_in_the_file(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from harness.learn.recipes import Recipe
 from harness.learn.training import Batch
 from plugins.defenses.dp_sgd import DPSGD, Opacus, Private, norms_of, poisson
 from plugins.models.small_cnn import SmallCNN
-from tests.kit.learned import Tiny, pictures, stamped, surroundings
+from tests.kit.learned import Tiny, pictures, stage_context, stamped
 from tests.kit.oracles import oracle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,7 +33,7 @@ RECIPE = Recipe(epochs=2, batch=16, lr=0.1, precision="fp32")
 def training(
     data: ImageSet, recipe: Recipe = RECIPE, model: Model | None = None, replicate: int = 0
 ) -> Access:
-    around = surroundings(model)
+    around = stage_context(model)
     at = replace(around.coordinates, replicate=replicate)
     return Access(
         replace(around, recipe=recipe, coordinates=at), DPSGD.needs, {"training-set": lambda: data}

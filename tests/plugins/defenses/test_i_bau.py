@@ -32,7 +32,7 @@ from tests.kit.learned import (
     backdoored,
     judged,
     pictures,
-    surroundings,
+    stage_context,
     trained,
 )
 from tests.kit.oracles import oracle
@@ -486,7 +486,7 @@ def test_nets_of_other_kinds(model: Model, channels: int) -> None:
     net = model.build(task).eval()
     data = ImageSet(pictures(4).images.repeat(1, 4, 4, channels), pictures(4).labels)
     files = {"victim": lambda: copy.deepcopy(net), "clean-labelled": lambda: data}
-    access = Access(replace(surroundings(model), task=task), CLEAN, files)
+    access = Access(replace(stage_context(model), task=task), CLEAN, files)
     result = IBAU(rounds=1, batch=2, portion=0.5, terms=2).defend(access)
     assert any(
         not torch.equal(a, b)

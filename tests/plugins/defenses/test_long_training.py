@@ -17,7 +17,7 @@ from harness.learn.recipes import Recipe
 from plugins.defenses.long_training import LongTraining
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.stretching import stretched
-from tests.kit.learned import judged, pictures, stamped, surroundings
+from tests.kit.learned import judged, pictures, stage_context, stamped
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -31,7 +31,7 @@ def poisoned(count: int = 90) -> ImageSet:
 def training(data: ImageSet, model: Model | None = None, **fields: Any) -> Access:
     recipe = Recipe(**{"epochs": 1, "batch": 16, "lr": 0.05, "precision": "fp32", **fields})
     return Access(
-        replace(surroundings(model), recipe=recipe),
+        replace(stage_context(model), recipe=recipe),
         LongTraining.needs,
         {"training-set": lambda: data},
     )

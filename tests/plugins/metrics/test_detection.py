@@ -12,7 +12,7 @@ from harness.access.granted import MetricAccess, Oracle
 from harness.components import Traits
 from harness.learn.images import ImageSet
 from plugins.metrics.detection import FPR, TPR
-from tests.kit.learned import Tiny, surroundings
+from tests.kit.learned import Tiny, stage_context
 
 
 def access(needs: Set[str], result: Mapping[str, Any] | None) -> MetricAccess:
@@ -20,7 +20,7 @@ def access(needs: Set[str], result: Mapping[str, Any] | None) -> MetricAccess:
 
     test = ImageSet(torch.zeros(1, 8, 8, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
     files = {"result": lambda: result, "trigger": lambda: Oracle(None, (2, 2, -1), test)}
-    return MetricAccess(surroundings(), needs, files)
+    return MetricAccess(stage_context(), needs, files)
 
 
 def verdict(flagged: bool | None, *targets: int) -> dict[str, Any]:

@@ -8,13 +8,13 @@ import pytest
 from harness import Incompatible
 from harness.access.granted import MetricAccess
 from plugins.metrics.isolation import Isolation
-from tests.kit.learned import surroundings
+from tests.kit.learned import stage_context
 
 
 def access(suspects: list[int] | None, poisoned: list[bool]) -> MetricAccess:
     result: dict[str, Any] | None = None if suspects is None else {"suspects": suspects}
     files = {"result": lambda: result, "poisoned": lambda: np.array(poisoned)}
-    return MetricAccess(surroundings(stage="measure"), Isolation.needs, files)
+    return MetricAccess(stage_context(stage="measure"), Isolation.needs, files)
 
 
 def test_precision_is_over_suspects_and_recall_over_poison() -> None:

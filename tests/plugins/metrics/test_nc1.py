@@ -15,7 +15,7 @@ from harness.components import Anatomy, Model
 from harness.learn.images import ImageSet
 from plugins.metrics.nc1 import NC1, flat, nc1
 from plugins.models.nin import NiN
-from tests.kit.learned import Tiny, access_to, pictures, surroundings
+from tests.kit.learned import Tiny, access_to, pictures, stage_context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -30,7 +30,7 @@ def measured(
     mask = np.arange(len(data)) < poisoned
     files = {"model": lambda: net.eval(), "training-set": lambda: data, "poisoned": lambda: mask}
     found = (metric or NC1()).measure(
-        MetricAccess(surroundings(model, "measure"), NC1.needs, files)
+        MetricAccess(stage_context(model, "measure"), NC1.needs, files)
     )
     assert isinstance(found, Mapping)
     return found

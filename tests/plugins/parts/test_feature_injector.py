@@ -26,7 +26,7 @@ from plugins.parts.feature_injector import (
     train_injector,
 )
 from plugins.parts.watched import watched
-from tests.kit.learned import Tiny, pictures, surroundings
+from tests.kit.learned import Tiny, pictures, stage_context
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def units(channels: int = 1) -> PixelUnits:
 
 def access() -> AttackAccess:
     here = Coordinates(replicate=0, dataset="noise", stage="victim", component="dfst")
-    return AttackAccess(surroundings(stage="victim"), NoAttack(), pictures(), None, here)
+    return AttackAccess(stage_context(stage="victim"), NoAttack(), pictures(), None, here)
 
 
 class Bright(nn.Module):

@@ -17,7 +17,7 @@ from harness.access.granted import PartAccess
 from harness.learn.images import to_float
 from harness.learn.training import Batch
 from plugins.parts.pgd import AdversarialTraining, pgd
-from tests.kit.learned import pictures, surroundings, trained
+from tests.kit.learned import pictures, stage_context, trained
 from tests.kit.oracles import oracle
 
 
@@ -175,7 +175,7 @@ class Trainer(AdversarialTraining):
 
 
 def access() -> PartAccess:
-    return PartAccess(surroundings(stage="part"), frozenset(), {})
+    return PartAccess(stage_context(stage="part"), frozenset(), {})
 
 
 def perturbed(trainer: Trainer, net: nn.Module, at: PartAccess | None = None) -> Batch:
@@ -230,7 +230,7 @@ def test_every_step_is_counted_and_the_precision_is_the_recipes(net: nn.Module) 
     assert at.images_processed == 36
     seen = []
     net.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
-    around = replace(at._around, recipe=at.recipe.replace(precision="bf16"))
+    around = replace(at._context, recipe=at.recipe.replace(precision="bf16"))
     found = perturbed(Trainer(steps=1), net, PartAccess(around, frozenset(), {}))
     assert seen == [torch.bfloat16]
     assert found.images.dtype == torch.float32

@@ -14,7 +14,7 @@ from harness.learn.recipes import Recipe
 from plugins.parts.clean_model import CleanModel
 from plugins.parts.pgd import pgd
 from plugins.parts.robust_model import RobustModel
-from tests.kit.learned import Tiny, surroundings
+from tests.kit.learned import Tiny, stage_context
 
 RECIPE = Recipe(epochs=8, batch=32, lr=0.05, schedule="cosine", precision="fp32")
 BALL = 24.0
@@ -35,7 +35,7 @@ def striped(count: int) -> ImageSet:
 
 
 def granted(recipe: Recipe = RECIPE) -> PartAccess:
-    around = replace(surroundings(stage="part"), recipe=recipe)
+    around = replace(stage_context(stage="part"), recipe=recipe)
     return PartAccess(around, RobustModel.needs, {"train": lambda: striped(300)})
 
 

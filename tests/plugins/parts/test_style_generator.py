@@ -21,7 +21,7 @@ from harness.learn.images import ImageSet, to_float, to_uint8
 from plugins.parts.cyclegan import Generator, InstanceNorm, ReflectedConv, discriminator
 from plugins.parts.style_generator import Game, StyleGenerator, fill, measure
 from plugins.parts.sunset import sunset
-from tests.kit.learned import Tiny, surroundings
+from tests.kit.learned import Tiny, stage_context
 from tests.kit.oracles import oracle
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -40,7 +40,7 @@ def access_to(data: ImageSet, style: ImageSet | None = None) -> PartAccess:
     _, height, width, channels = data.images.shape
     task = replace(Tiny.task, height=height, width=width, channels=channels)
     parts: dict[str, Callable[[], Any]] = {} if style is None else {"style": lambda: style}
-    around = replace(surroundings(stage="part"), task=task, recipe=None, model=None, parts=parts)
+    around = replace(stage_context(stage="part"), task=task, recipe=None, model=None, parts=parts)
     return PartAccess(around, frozenset({"train"}), {"train": lambda: data})
 
 

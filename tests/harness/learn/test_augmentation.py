@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.learn.augment import Moves, Resident, augment, draw, move
+from harness.learn.augmentation import Moves, Resident, augment, draw, move
 from harness.learn.images import to_float
 from harness.learn.recipes import Recipe
 
