@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from harness.access.granted import Oracle as Oracle
     from harness.access.granted import PartAccess as PartAccess
     from harness.access.granted import Workbench as Workbench
-    from harness.components import Anatomy as Anatomy
+    from harness.access.predictions import Predictions as Predictions
     from harness.components import Attack as Attack
     from harness.components import Component as Component
     from harness.components import Context as Context
@@ -26,19 +26,16 @@ if TYPE_CHECKING:
     from harness.components import Facts as Facts
     from harness.components import File as File
     from harness.components import Folder as Folder
+    from harness.components import LabelMap as LabelMap
     from harness.components import Metric as Metric
     from harness.components import Model as Model
     from harness.components import NotInKey as NotInKey
     from harness.components import Part as Part
     from harness.components import Pictures as Pictures
     from harness.components import PoisoningAttack as PoisoningAttack
-    from harness.components import Predictions as Predictions
-    from harness.components import Quantise as Quantise
     from harness.components import Reference as Reference
     from harness.components import Result as Result
     from harness.components import TargetedAttack as TargetedAttack
-    from harness.components import Task as Task
-    from harness.components import Unit as Unit
     from harness.components import Use as Use
     from harness.components import use as use
     from harness.environment import cache_folder as cache_folder
@@ -49,15 +46,19 @@ if TYPE_CHECKING:
     from harness.extras import extra_module as extra_module
     from harness.hookspecs import hookimpl as hookimpl
     from harness.introspect.register import Register as Register
+    from harness.learn.anatomy import Anatomy as Anatomy
+    from harness.learn.anatomy import Unit as Unit
     from harness.learn.recipes import Fraction as Fraction
     from harness.learn.recipes import Listed as Listed
     from harness.learn.recipes import Rates as Rates
     from harness.learn.recipes import Recipe as Recipe
     from harness.learn.recipes import Schedule as Schedule
+    from harness.learn.rules import Quantise as Quantise
+    from harness.learn.task import Task as Task
 
     __version__: str
 
-__all__ = ["__version__", *DOORS[__name__]]  # noqa: PLE0604
+__all__ = ["__version__", *DOORS[__name__]]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""What the two front doors, `harness` and `harness.learn`, hand out, and how they look it up.
+"""The names that the two front doors, `harness` and `harness.learn`, export, and their homes.
 
 Names are resolved on first use, so that importing a door costs nothing and `import harness` loads
-no torch. Whoever follows imports without executing them (`harness.sources`) reads the same tables.
+no torch. `harness.sources`, which follows imports without executing them, reads the same tables.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 DOORS: Mapping[str, Mapping[str, str]] = {
     "harness": {
         "Access": "harness.access.granted",
-        "Anatomy": "harness.components",
+        "Anatomy": "harness.learn.anatomy",
         "Attack": "harness.components",
         "AttackAccess": "harness.access.granted",
         "Component": "harness.components",
@@ -25,6 +25,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "Folder": "harness.components",
         "Fraction": "harness.learn.recipes",
         "Incompatible": "harness.errors",
+        "LabelMap": "harness.components",
         "Listed": "harness.learn.recipes",
         "Metric": "harness.components",
         "MetricAccess": "harness.access.granted",
@@ -36,8 +37,8 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "PartAccess": "harness.access.granted",
         "Pictures": "harness.components",
         "PoisoningAttack": "harness.components",
-        "Predictions": "harness.components",
-        "Quantise": "harness.components",
+        "Predictions": "harness.access.predictions",
+        "Quantise": "harness.learn.rules",
         "Rates": "harness.learn.recipes",
         "Recipe": "harness.learn.recipes",
         "Reference": "harness.components",
@@ -45,9 +46,9 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "Result": "harness.components",
         "Schedule": "harness.learn.recipes",
         "TargetedAttack": "harness.components",
-        "Task": "harness.components",
+        "Task": "harness.learn.task",
         "Undeclared": "harness.errors",
-        "Unit": "harness.components",
+        "Unit": "harness.learn.anatomy",
         "Use": "harness.components",
         "Workbench": "harness.access.granted",
         "cache_folder": "harness.environment",
@@ -57,11 +58,12 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "use": "harness.components",
     },
     "harness.learn": {
-        "Batch": "harness.learn.training",
+        "Batch": "harness.learn.hooks",
         "Diverged": "harness.learn.training",
-        "Extra": "harness.learn.training",
+        "FitSettings": "harness.learn.hooks",
+        "Extra": "harness.learn.hooks",
         "History": "harness.learn.training",
-        "Hooks": "harness.learn.training",
+        "Hooks": "harness.learn.hooks",
         "ImageSet": "harness.learn.images",
         "LUMA": "harness.learn.images",
         "NORMS": "harness.learn.layers",
@@ -83,13 +85,13 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "to_uint8": "harness.learn.images",
     },
 }
-"""By door, the module that each exported name is from. `harness` imports no torch for any of its
+"""The module that each exported name is from, by door. `harness` imports no torch for any of its
 names; `harness.learn` does, which is why it is a door of its own.
 """
 
 
 def resolve(door: str, name: str, namespace: dict[str, Any]) -> Any:
-    """The exported `name` of `door`, kept in the door's `namespace` for the next time.
+    """Return the exported `name` of `door`, and keep it in the door's `namespace` for next time.
 
     Raises AttributeError for a name that the door does not export.
     """

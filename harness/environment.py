@@ -26,27 +26,33 @@ RECORDED = (
 
 
 def cache_folder() -> Path:
-    """Where things that can be worked out again are remembered: `$BENCH_CACHE`, else the user's
+    """Return the folder for things that can be worked out again: `$BENCH_CACHE`, else the user's
     cache folder.
 
-    `$XDG_CACHE_HOME/doorbench`, else `~/.cache/doorbench`. The folder need not exist.
+    That is `$XDG_CACHE_HOME/doorbench`, else `~/.cache/doorbench`. The folder need not exist.
     """
-    if chosen := os.environ.get("BENCH_CACHE"):
+    chosen = os.environ.get("BENCH_CACHE")
+    if chosen:
         return Path(chosen).absolute()
-    # The specification of XDG says that a relative path is to be ignored.
-    xdg = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(xdg) if Path(xdg).is_absolute() else Path("~/.cache").expanduser()
-    return base / "doorbench"
+    user_cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    # The specification of XDG says that a relative path must be ignored.
+    if not user_cache.is_absolute():
+        user_cache = Path("~/.cache").expanduser()
+    return user_cache / "doorbench"
 
 
 def store_folder(option: Path | str | None = None) -> Path:
-    """The store that a command works on: `--store`, else `$BENCH_STORE`, else `./.bench`; absolute."""
-    return Path(option or os.environ.get("BENCH_STORE") or ".bench").absolute()
+    """Return the store that a command works on, as an absolute path: `--store`, else
+    `$BENCH_STORE`, else `./.bench`.
+    """
+    chosen = option or os.environ.get("BENCH_STORE") or ".bench"
+    return Path(chosen).absolute()
 
 
 def snapshot() -> dict[str, object]:
-    """Python, platform and the versions of `RECORDED`, for manifests. Reads metadata only; takes
-    milliseconds.
+    """Return Python, platform and the versions of `RECORDED`, for manifests.
+
+    Reads metadata only, which takes milliseconds.
     """
     packages: dict[str, str] = {}
     for name in RECORDED:
@@ -65,25 +71,30 @@ def snapshot() -> dict[str, object]:
 
 
 def fingerprint() -> str:
-    """A digest that moves when Python, the installed packages or any module of the harness changes.
+    """Return a digest that moves when Python, the installed packages or any module of the harness
+    changes.
 
     Cheap rather than complete: installing or removing a package touches the modification time of
     the folder that it lies in. What is remembered from asking plugins is forgotten when this
     changes.
     """
-    own = sorted(Path(__file__).parent.rglob("*.py"))
-    parts = [
+    lines = [
         sys.version,
         sys.executable,
         os.environ.get("PYTHONPATH", ""),
         os.environ.get("BENCH_DATA", ""),
     ]
-    parts += [f"{path} {file_state(path)}" for path in (*map(Path, _package_folders()), *own)]
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    package_folders = [Path(folder) for folder in _package_folders()]
+    own_modules = sorted(Path(__file__).parent.rglob("*.py"))
+    lines += [f"{path} {file_state(path)}" for path in package_folders + own_modules]
+    text = "\n".join(lines).encode("utf-8", "surrogateescape")
+    return hashlib.sha256(text).hexdigest()[:32]
 
 
 def file_state(path: Path | str) -> list[int] | None:
-    """[modification time in ns, size in bytes] of a file or folder, None where there is none."""
+    """Return [modification time in ns, size in bytes] of a file or folder, None where there is
+    none.
+    """
     try:
         status = Path(path).stat()
     except (OSError, ValueError):

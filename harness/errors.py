@@ -1,4 +1,4 @@
-"""What can go wrong, as exceptions whose text a user can act on.
+"""Exceptions whose text a user can act on.
 
 Every message says what was wrong, where, and what would be right. The command line prints it
 without a traceback and exits with `exit_code`; anything that is not a `BenchError` is our own bug
@@ -30,66 +30,79 @@ class Problem:
     file: Path
     line: int | None
     key: str
-    what: str
+    description: str
     hint: str = ""
 
     def __str__(self) -> str:
-        place = f"{self.file}:{self.line}" if self.line else str(self.file)
-        subject = f"{self.key}: " if self.key else ""
-        hint = f"\n    {self.hint}" if self.hint else ""
-        return f"{place}: {subject}{self.what}{hint}"
+        text = str(self.file)
+        if self.line:
+            text += f":{self.line}"
+        if self.key:
+            text += f": {self.key}"
+        text += f": {self.description}"
+        if self.hint:
+            text += f"\n    {self.hint}"
+        return text
 
 
 class GridError(BenchError):
-    """A grid file that cannot be run; carries every problem found, not only the first."""
+    """Raised for a grid file that cannot be run; carries all problems found, not only the first."""
 
     def __init__(self, problems: Problem | Sequence[Problem]) -> None:
-        self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
-        super().__init__("\n".join(map(str, self.problems)))
+        if isinstance(problems, Problem):
+            problems = [problems]
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
 
 
 class UnknownName(BenchError):
-    """A name that no plugin registered."""
+    """Raised for a name that no plugin registered."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
+        self.kind = kind
+        self.name = name
+        self.known = sorted(known)
         super().__init__(f"unknown {kind} {name!r}. {suggest(name, self.known)}")
 
 
 class PluginError(BenchError):
-    """A plugin that breaks its contract: it does not import, collides, or declares something
-    impossible.
+    """Raised for a plugin that breaks its contract: it does not import, collides, or declares
+    something impossible.
     """
 
 
 class NothingSelected(BenchError):
-    """`-k` matched no cell, or the grid has none."""
+    """Raised where `-k` matches no cell, or the grid has none."""
 
     exit_code = 5
 
 
 class StoreError(BenchError):
-    """The store cannot be read or written."""
+    """Raised where the store cannot be read or written."""
 
     exit_code = 1
 
 
 class Incompatible(Exception):
-    """Raised by a component's body: this combination makes no sense. The cell is `incompatible`,
-    not failed.
+    """Raised by a component's body where this combination makes no sense. The cell is then
+    `incompatible`, not failed.
     """
 
 
 class OutOfTime(TimeoutError):
-    """The stage's time-out has passed, and its body noticed before the host killed it."""
+    """Raised where a stage's time-out has passed and its body notices before the host kills it."""
 
 
 class Undeclared(Exception):
-    """A component asked for something that its `needs` does not name."""
+    """Raised where a component asks for something that its `needs` does not name."""
 
 
 def suggest(name: str, known: Sequence[str]) -> str:
-    """`Did you mean: a, b? Known: ...` for a name that is not among `known`."""
+    """Return `Did you mean: a, b? Known: ...` for a name that is not among `known`."""
+    if not known:
+        return "Known: nothing."  # "none" is a name that grids have
+    advice = f"Known: {', '.join(known)}."
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    listed = ", ".join(known) if known else "nothing"  # "none" is a name that grids have
-    return (f"Did you mean: {', '.join(close)}? " if close else "") + f"Known: {listed}."
+    if close:
+        advice = f"Did you mean: {', '.join(close)}? {advice}"
+    return advice

@@ -1,5 +1,6 @@
-"""Libraries that only some methods need: what an extra of a distribution brings, and the command
-that installs it.
+"""Libraries that only some methods need, and that extras of a distribution bring.
+
+A method that lacks one fails with the command that installs it.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from harness.errors import BenchError
 
 
 class MissingExtra(BenchError):
-    """A method is run whose optional library is not installed."""
+    """Raised where a method runs whose optional library is not installed."""
 
 
 def extra_module(module: str, extra: str, distribution: str = "doorbench") -> ModuleType:
-    """The module `module` (dotted), which `pip install 'distribution[extra]'` brings.
+    """Import and return `module` (dotted), which `pip install 'distribution[extra]'` brings.
 
     Call it where the work begins, not at module level: whoever lists, plans or reports needs no
     extra. Raises MissingExtra, with that command, where the library is not installed; a library

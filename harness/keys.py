@@ -1,4 +1,4 @@
-"""Canonical JSON and its SHA-256: how settings become keys.
+"""Canonical JSON and its SHA-256, which turn settings into keys.
 
 Equal settings give equal bytes on every machine and Python version; settings that differ in any
 value or type differ. Values arrive coerced to their declared types, so 1 and 1.0 are two different
@@ -16,7 +16,7 @@ from typing import Any
 
 
 def canonical(value: Any) -> bytes:
-    """`value` as JSON with sorted keys, no spaces, in UTF-8. Tuples are lists, -0.0 is 0.0.
+    """Return `value` as JSON with sorted keys, no spaces, in UTF-8. Tuples are lists, -0.0 is 0.0.
 
     Takes None, bool, int, float, str, list, tuple and dict (or `Shared`) with str keys; raises
     TypeError for anything else (also for subclasses such as enums and numpy scalars, whose text may
@@ -26,18 +26,17 @@ def canonical(value: Any) -> bytes:
     try:
         return _json(value).encode()
     except _Unfit as unfit:
-        raise unfit.kind(unfit.text(_place(unfit.path))) from None
+        place = _place(unfit.path)
+        raise unfit.kind(unfit.text(place)) from None
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of `canonical(value)`, 64 hex digits."""
+    """Return the SHA-256 of `canonical(value)`, 64 hex digits."""
     return hashlib.sha256(canonical(value)).hexdigest()
 
 
 class Shared(dict[str, Any]):
-    """A table that many settings hold and nobody changes any more: `canonical` writes its text
-    once.
-    """
+    """A table that many settings hold and nobody changes any more: its text is made only once."""
 
     @cached_property
     def text(self) -> str:
@@ -49,18 +48,26 @@ _WORDS = {None: "null", True: "true", False: "false"}
 
 
 class _Unfit(Exception):
-    """A value that no key can hold; `path` leads to it, innermost step first, and `text` says it of
-    a place.
+    """A value that no key can hold.
+
+    `path` leads to it, innermost step first; `text` makes the message from the name of the place.
     """
 
     def __init__(self, kind: type[Exception], text: Callable[[str], str]) -> None:
-        self.kind, self.text = kind, text
+        self.kind = kind
+        self.text = text
         self.path: list[str | int] = []
 
 
 def _place(path: list[str | int]) -> str:
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in reversed(path))
-    return "".join(steps).removeprefix(".") or "value"
+    """Return the way to a value as in `params.sizes[2]`; the outermost one is called "value"."""
+    place = ""
+    for step in reversed(path):
+        if isinstance(step, int):
+            place += f"[{step}]"
+        else:
+            place += f".{step}"
+    return place.removeprefix(".") or "value"
 
 
 def _json(value: Any) -> str:
@@ -68,7 +75,9 @@ def _json(value: Any) -> str:
     # wrong, and checking first and then writing with json.dumps would take twice as long.
     kind = type(value)
     if kind is str:
-        return encode_basestring(value) if value.isascii() else _quoted(value, "{}")
+        if value.isascii():
+            return encode_basestring(value)
+        return _quoted(value, "{}")
     if kind is dict:
         return _object(value)
     if kind is Shared:
@@ -86,11 +95,11 @@ def _json(value: Any) -> str:
                 ValueError, lambda place: f"{place} is {value}: a key takes finite numbers only"
             )
         return repr(value + 0.0)  # -0.0 becomes 0.0
+    name = f"{kind.__module__}.{kind.__qualname__}"
     raise _Unfit(
         TypeError,
         lambda place: (
-            f"{place} is a {kind.__module__}.{kind.__qualname__}: a key takes None, bool, int, float, str, list, "
-            "tuple and dict"
+            f"{place} is a {name}: a key takes None, bool, int, float, str, list, tuple and dict"
         ),
     )
 
@@ -98,8 +107,7 @@ def _json(value: Any) -> str:
 def _object(value: dict[Any, Any]) -> str:
     for name in value:
         if type(name) is not str:
-            told = f"has the key {name!r} of type {type(name).__name__}: a dict's keys are str"
-            raise _Unfit(TypeError, lambda place, told=told: f"{place} {told}")  # type: ignore[misc]
+            raise _odd_name(name)
     members = []
     for name in sorted(value):
         quoted = _name(name)
@@ -109,6 +117,11 @@ def _object(value: dict[Any, Any]) -> str:
             unfit.path.append(name)
             raise
     return f"{{{','.join(members)}}}"
+
+
+def _odd_name(name: Any) -> _Unfit:
+    complaint = f"has the key {name!r} of type {type(name).__name__}: a dict's keys are str"
+    return _Unfit(TypeError, lambda place: f"{place} {complaint}")
 
 
 def _array(value: Sequence[Any]) -> str:
@@ -128,9 +141,12 @@ def _name(text: str) -> str:
 
 
 def _quoted(text: str, subject: str) -> str:
+    """Return `text` as a JSON string; in `subject`, which names it in errors, {} is the place."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        told = f"is no text that UTF-8 can hold: {error}"
-        raise _Unfit(ValueError, lambda place: f"{subject.replace('{}', place)} {told}") from None
+        complaint = f"is no text that UTF-8 can hold: {error}"
+        raise _Unfit(
+            ValueError, lambda place: f"{subject.replace('{}', place)} {complaint}"
+        ) from None
     return encode_basestring(text)

@@ -1,4 +1,4 @@
-"""What ships in the box: the built-in components and recipes, registered as anyone else's are."""
+"""The built-in components and recipes, registered as anyone else's are."""
 
 from __future__ import annotations
 
@@ -14,6 +14,17 @@ if TYPE_CHECKING:
 @hookimpl
 def bench_register(register: Register) -> None:
     """Register the built-ins; targets are strings, so that nothing else is imported."""
+    _register_datasets(register)
+    _register_models(register)
+    _register_attacks(register)
+    _register_defenses(register)
+    _register_metrics(register)
+    _register_parts(register)
+    _register_recipes(register)
+
+
+def _register_datasets(register: Register) -> None:
+    """Register the datasets."""
     register.dataset("cifar10", "plugins.datasets.cifar10:Cifar10")
     register.dataset("folder", "plugins.datasets.folder:PictureFolder")
     register.dataset("gtsrb", "plugins.datasets.gtsrb:Gtsrb")
@@ -23,6 +34,9 @@ def bench_register(register: Register) -> None:
     register.dataset("stl10", "plugins.datasets.stl10:Stl10")
     register.dataset("svhn", "plugins.datasets.svhn:Svhn")
 
+
+def _register_models(register: Register) -> None:
+    """Register the architectures."""
     register.model("cnn", "plugins.models.cnn:CNN")
     register.model("cnn4", "plugins.models.mnist_nets:CNN4")
     register.model("fc5", "plugins.models.mnist_nets:FC5")
@@ -42,6 +56,9 @@ def bench_register(register: Register) -> None:
     register.model("vgg19", "plugins.models.vgg:VGG19")
     register.model("wrn16-1", "plugins.models.wrn16_1:WRN16")
 
+
+def _register_attacks(register: Register) -> None:
+    """Register the attacks."""
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
     register.attack("dfst", "plugins.attacks.dfst:DFST")
@@ -62,6 +79,9 @@ def bench_register(register: Register) -> None:
     register.attack("trojan-wm", "plugins.attacks.trojan_wm:TrojanWatermark")
     register.attack("wanet", "plugins.attacks.wanet:WaNet")
 
+
+def _register_defenses(register: Register) -> None:
+    """Register the defenses."""
     register.defense("abl", "plugins.defenses.abl:ABL")
     register.defense("abs", "plugins.defenses.abs:ABS")
     register.defense("anp", "plugins.defenses.anp:ANP")
@@ -78,6 +98,9 @@ def bench_register(register: Register) -> None:
     register.defense("none", "plugins.defenses.none:NoDefense")
     register.defense("trap-replace", "plugins.defenses.trap_replace:TrapReplace")
 
+
+def _register_metrics(register: Register) -> None:
+    """Register the metrics."""
     register.metric("acc", "plugins.metrics.acc:Acc")
     register.metric("asr", "plugins.metrics.asr:ASR")
     register.metric("fpr", "plugins.metrics.detection:FPR")
@@ -89,11 +112,17 @@ def bench_register(register: Register) -> None:
     register.metric("tpr", "plugins.metrics.detection:TPR")
     register.metric("variants", "plugins.metrics.variants:Variants")
 
+
+def _register_parts(register: Register) -> None:
+    """Register the parts that fill parameters of the others."""
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
     register.part("robust-model", "plugins.parts.robust_model:RobustModel")
     register.part("steganography", "plugins.parts.steganography:Steganography")
     register.part("style-generator", "plugins.parts.style_generator:StyleGenerator")
     register.part("universal-triggers", "plugins.parts.universal_triggers:UniversalTriggers")
 
+
+def _register_recipes(register: Register) -> None:
+    """Register the training schedules."""
     for name, fields in RECIPES.items():
         register.recipe(name, fields)

@@ -10,13 +10,13 @@ import sys
 import torch
 from figures import timed
 
-from harness import Task
-from harness.learn.images import ImageSet
-from harness.learn.recipes import Recipe
+from harness import Recipe, Task
+from harness.learn import ImageSet
 from harness.learn.training import fit
 from plugins.models.small_cnn import SmallCNN
 
-SIDE, IMAGES = 16, 4000
+SIDE = 16
+IMAGES = 4000
 RECIPE = Recipe(batch=128, lr=0.01, crop=2, epochs=16)
 
 
@@ -28,12 +28,17 @@ def main() -> None:
     net = SmallCNN().build(Task("noise", 10, SIDE, SIDE, 3, 1))
 
     def train(recipe: Recipe) -> None:
-        fit(net, data, recipe, generator=lambda name: torch.Generator().manual_seed(len(name)))
+        fit(net, data, recipe, generator=stream)
 
     train(RECIPE.replace(epochs=1))
     print("ready", flush=True)
     sys.stdin.readline()
     print(timed(lambda: train(RECIPE)), flush=True)
+
+
+def stream(name: str) -> torch.Generator:
+    """Return a generator for a stream that `fit` draws from."""
+    return torch.Generator().manual_seed(len(name))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ starts are in them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,7 +14,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,16 +46,18 @@ epochs = {epochs}
 QUICK_EPOCHS = 3
 GOAL = 8 * 60
 """Seconds that the whole grid may take on one H200."""
+INTERRUPTED = 130
+"""Exit code of a command that was stopped."""
 
 
 def small(bench: Bench) -> Iterator[Figure]:
-    """Small victims, so many at a time; start-up, poisoning and evaluation included."""
-    train = bench.asked.images // 5 * 2
+    """Train small victims, so many at a time; start-up, poisoning and evaluation included."""
+    train = bench.options.images // 5 * 2
     path = save(bench.folder / "small.npz", train, max(10, train // 10))
-    epochs = 1 if bench.asked.quick else 10
+    epochs = 1 if bench.options.quick else 10
     made = 0
 
-    def victims(count: int, jobs: int, environment: Mapping[str, str]) -> float:
+    def seconds(count: int, jobs: int, environment: Mapping[str, str]) -> float:
         nonlocal made
         seeds = list(range(made, made + count))
         made += count
@@ -63,73 +65,75 @@ def small(bench: Bench) -> Iterator[Figure]:
         file.write_text(SMALL.format(seeds=seeds, path=path, epochs=epochs))
         return run(bench, file, bench.folder / "victims", jobs, environment)
 
-    victims(1, 1, {})  # makes what all share
-    ways = [("", bench.asked.jobs, contextlib.nullcontext({}))]
-    if bench.asked.mps:
-        ways.append((", MPS", bench.asked.jobs[-2:], mps(bench.folder / "mps")))
-    for told, numbers, around in ways:
-        with around as environment:
-            for jobs in numbers:
-                taken = victims(bench.asked.victims, jobs, environment)
-                yield Figure(
-                    f"small victims, {jobs} at a time{told}",
-                    60 * bench.asked.victims / taken,
-                    "victims/min",
-                )
+    victims = bench.options.victims
+    seconds(1, 1, {})  # makes what all share
+    for jobs in bench.options.jobs:
+        rate = 60 * victims / seconds(victims, jobs, {})
+        yield Figure(f"small victims, {jobs} at a time", rate, "victims/min")
+    if not bench.options.mps:
+        return
+    with mps(bench.folder / "mps") as environment:
+        for jobs in bench.options.jobs[-2:]:
+            rate = 60 * victims / seconds(victims, jobs, environment)
+            yield Figure(f"small victims, {jobs} at a time, MPS", rate, "victims/min")
 
 
 def grid(bench: Bench) -> Iterator[Figure]:
-    """Six attacks, seven defenses: as much of it as the budget allows."""
+    """Run six attacks, seven defenses: as much of it as the budget allows."""
+    options = bench.options
     data = Path(os.environ.get("BENCH_DATA", bench.folder)) / "cifar10.npz"
-    drawn = not data.exists()
-    if drawn:
-        data = save(
-            bench.folder / "cifar10.npz", bench.asked.images, max(10, bench.asked.images // 5)
-        )
-    file = bench.asked.grid.resolve()
-    if bench.asked.quick:
+    source = "CIFAR-10"
+    if not data.exists():
+        source = "drawn images"
+        data = save(bench.folder / "cifar10.npz", options.images, max(10, options.images // 5))
+    file = options.grid.resolve()
+    if options.quick:
+        shorter = SHORTER.format(grid=file, epochs=QUICK_EPOCHS)
         file = bench.folder / "grid.toml"
-        file.write_text(SHORTER.format(grid=bench.asked.grid.resolve(), epochs=QUICK_EPOCHS))
+        file.write_text(shorter)
     environment = {"BENCH_DATA": str(data.parent)}
     store = bench.folder / "store"
-    command(
-        bench, "plan", file, store, environment
-    )  # asks plugins what they are, which is remembered
+    # Asks plugins what they are, which is remembered.
+    command(bench, "plan", file, store, environment)
     taken = run(
-        bench, file, store, bench.asked.grid_jobs, environment, bench.asked.budget, failures=True
+        bench, file, store, options.grid_jobs, environment, options.budget, allow_failures=True
     )
-    told = command(bench, "status", file, store, environment).stdout.splitlines()
-    done = bool(told) and "to run" not in told[0] and "failed" not in told[0]
-    bench.details["grid"] = {"status": told[:20], "records": records(store)}
-    note = f"{'drawn images' if drawn else 'CIFAR-10'}, {bench.asked.grid_jobs} stages at a time; {'; '.join(told[:2])}"
-    # one that was stopped before the goal's time says nothing about it
-    judged = bench.whole and not bench.asked.quick and (taken < bench.asked.budget or taken > GOAL)
-    yield Figure(
-        "whole grid", taken, "s", f"{GOAL} s", done and taken <= GOAL if judged else None, note
-    )
-    for kind, (count, middle) in sorted(bench.details["grid"]["records"].items()):
+    status = command(bench, "status", file, store, environment).stdout.splitlines()
+    kinds = records(store)
+    bench.details["grid"] = {"status": status[:20], "records": kinds}
+    # A run that was stopped before the goal's time says nothing about it.
+    stopped_early = options.budget <= taken <= GOAL
+    reached = None
+    if bench.whole and not options.quick and not stopped_early:
+        complete = bool(status) and "to run" not in status[0] and "failed" not in status[0]
+        reached = complete and taken <= GOAL
+    note = f"{source}, {options.grid_jobs} stages at a time; {'; '.join(status[:2])}"
+    yield Figure("whole grid", taken, "s", f"{GOAL} s", reached, note)
+    for kind, (count, middle) in sorted(kinds.items()):
         yield Figure(f"stage {kind}, {count} of them", middle, "s", note="median")
 
 
 def records(store: Path) -> dict[str, tuple[int, float]]:
-    """For each kind of stage how many a store holds, and the median of the seconds that they took."""
-    import json
-
-    taken: dict[str, list[float]] = {}
+    """Return for each kind of stage how many objects a store holds, and the median of the seconds
+    that they took.
+    """
+    seconds: dict[str, list[float]] = {}
     for path in (store / "objects").glob("*/*/manifest.json"):
         manifest = json.loads(path.read_text())
-        taken.setdefault(manifest["spec"]["stage"], []).append(manifest["record"]["seconds"])
-    return {kind: (len(values), statistics.median(values)) for kind, values in taken.items()}
+        kind = manifest["spec"]["stage"]
+        seconds.setdefault(kind, []).append(manifest["record"]["seconds"])
+    return {kind: (len(values), statistics.median(values)) for kind, values in seconds.items()}
 
 
 def save(path: Path, train: int, test: int) -> Path:
-    """An archive of drawn pictures whose brightness tells their class."""
+    """Write an archive of drawn pictures whose brightness tells their class."""
     draw = np.random.default_rng(0)
     arrays = {}
     for split, count in (("train", train), ("test", test)):
         labels = draw.permutation(np.arange(count) % 10)
         noise = draw.integers(0, 100, (count, 32, 32, 3))
-        arrays[f"{split}_images"] = (noise + 15 * labels[:, None, None, None]).astype(np.uint8)
+        images = noise + 15 * labels[:, None, None, None]
+        arrays[f"{split}_images"] = images.astype(np.uint8)
         arrays[f"{split}_labels"] = labels
     np.savez(path, **arrays)
     return path
@@ -142,20 +146,25 @@ def run(
     jobs: int,
     environment: Mapping[str, str],
     timeout: float | None = None,
-    failures: bool = False,
+    allow_failures: bool = False,
 ) -> float:
-    """Seconds of `bench run`. Raises RuntimeError where it did not end well; with `failures`, cells
-    may fail.
+    """Return the seconds of `bench run`. Raises RuntimeError where it did not end well; with
+    `allow_failures`, cells may fail.
     """
     if bench.cuda:
         torch.cuda.empty_cache()
+    good = {0, INTERRUPTED}
+    if allow_failures:
+        good.add(1)
     began = time.monotonic()
     result = command(bench, "run", file, store, environment, "--jobs", str(jobs), timeout=timeout)
-    if result.returncode not in (0, 130, *([1] if failures else [])):
+    seconds = time.monotonic() - began
+    if result.returncode not in good:
         raise RuntimeError(
-            f"bench run ended with {result.returncode}:\n{result.stdout[-2000:]}{result.stderr[-4000:]}"
+            f"bench run ended with {result.returncode}:\n"
+            f"{result.stdout[-2000:]}{result.stderr[-4000:]}"
         )
-    return time.monotonic() - began
+    return seconds
 
 
 def command(
@@ -167,38 +176,45 @@ def command(
     *words: str,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """A verb of the command line on a grid; interrupted, as a user would, after `timeout` seconds."""
+    """Run a verb of the command line on a grid; interrupt it, as a user would, after `timeout`
+    seconds.
+    """
     line = [sys.executable, "-m", "harness.cli", verb, str(file), "--store", str(store), *words]
     if verb == "run":
         line += ["--device", bench.device.type]
-    around = {**os.environ, **environment}
     with subprocess.Popen(
-        line, env=around, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        line,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as process:
         try:
-            out, said = process.communicate(timeout=timeout)
+            output, errors = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGINT)
-            out, said = process.communicate(timeout=60)
-    return subprocess.CompletedProcess(line, process.returncode, out, said)
+            output, errors = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(line, process.returncode, output, errors)
 
 
-@contextmanager
+@contextlib.contextmanager
 def mps(folder: Path) -> Iterator[dict[str, str]]:
-    """NVIDIA's multi-process service of our own; the environment with which stages find it."""
+    """Start NVIDIA's multi-process service of our own; yield the environment with which stages find
+    it.
+    """
     program = shutil.which("nvidia-cuda-mps-control")
     if program is None:
         raise RuntimeError("nvidia-cuda-mps-control is not installed")
-    folder.mkdir()
-    found = {
-        "CUDA_MPS_PIPE_DIRECTORY": str(folder / "pipe"),
-        "CUDA_MPS_LOG_DIRECTORY": str(folder / "log"),
-    }
-    for name in found.values():
-        Path(name).mkdir()
-    around = {**os.environ, **found}
-    subprocess.run([program, "-d"], env=around, check=True, timeout=30)
+    pipe = folder / "pipe"
+    log = folder / "log"
+    pipe.mkdir(parents=True)
+    log.mkdir()
+    variables = {"CUDA_MPS_PIPE_DIRECTORY": str(pipe), "CUDA_MPS_LOG_DIRECTORY": str(log)}
+    environment = {**os.environ, **variables}
+    subprocess.run([program, "-d"], env=environment, check=True, timeout=30)
     try:
-        yield found
+        yield variables
     finally:
-        subprocess.run([program], input="quit\n", env=around, text=True, check=False, timeout=60)
+        subprocess.run(
+            [program], input="quit\n", env=environment, text=True, check=False, timeout=60
+        )

@@ -6,18 +6,17 @@ beside bare ceilings.
 One grid, of 10 attacks, 10 defenses and more and more seeds. Each size is planned with an empty
 store, then the store is filled with objects such as its stages leave (committed by the store
 itself, without training and without waiting for the disk), and then come the commands. Each runs in
-a process of its own; what counts is the median of the rounds. The ceilings are what the same
-machine takes, within one process, for hashing the settings behind all keys, for opening, reading
-and hashing all manifests and asking for the sizes of all files, and for listing the store.
+a process of its own; what counts is the median of the rounds. A command that does not find all
+stages finished ends the measurement. The ceilings are what the same machine takes, within one
+process, for hashing the settings behind all keys, for opening, reading and hashing all manifests
+and asking for the sizes of all files, and for listing the store.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -28,82 +27,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import records
+from scale_store import GRID, LEFT, PER_SEED, fill, planned
 from tabulate import tabulate
 
-from harness import environment, grid, keys
-from harness.plan import plan
-from harness.plan.plan import Plan
-from harness.registry.discovery import discover
-from harness.registry.memo import Memo
-from harness.registry.resolve import Resolver
-from harness.stages import Stage
+from harness import keys
+from harness.outcomes import Outcome
+from harness.stages.stage import Stage
+from harness.store.manifest import MANIFEST
 from harness.store.objects import Store
 
 OTHER = "benchmarks/quickstart.toml"
 """A grid that the store has nothing of."""
-
-PER_SEED = 100
-"""Cells."""
-
-GRID = """
-seeds = {seeds}
-[[dataset]]
-name = "signs"
-pool = 200
-[[model]]
-name = "small-cnn"
-[[attack]]
-name = "badnets"
-sweep.poison_rate = [0.02, 0.05, 0.1]
-[[attack]]
-name = "blend"
-sweep.alpha = [0.1, 0.2]
-[[attack]]
-name = "sig"
-sweep.delta = [20.0, 40.0]
-[[attack]]
-name = "wanet"
-[[attack]]
-name = "iab"
-[[attack]]
-name = "trojan-wm"
-[[defense]]
-name = "none"
-[[defense]]
-name = "ft"
-sweep.lr = [0.01, 0.02, 0.05]
-[[defense]]
-name = "fine-pruning"
-[[defense]]
-name = "nad"
-[[defense]]
-name = "anp"
-[[defense]]
-name = "i-bau"
-[[defense]]
-name = "abl"
-[[defense]]
-name = "bcu"
-[training]
-recipe = "signs"
-[[metric]]
-name = "acc"
-[[metric]]
-name = "asr"
-"""
-
-LEFT = {
-    "data": ("train.safetensors", "test.safetensors", "pool.safetensors", "validation.safetensors"),
-    "poison": ("poisoned.safetensors", "trigger.safetensors", "truth.json"),
-    "victim": ("model.safetensors", "trigger.safetensors", "truth.json"),
-    "export": ("training.safetensors", "poisoned.safetensors"),
-    "grant": ("images.safetensors",),
-    "part": ("model.safetensors", "result.json"),
-    "defend": ("model.safetensors", "result.json"),
-    "evaluate": ("predictions.safetensors",),
-    "score": ("rows.json",),
-}
-"""Files that a stage of each kind leaves."""
 
 Goal = tuple[str, int, float]
 """A command, from how many cells or objects on it is meant, and the seconds that it may take."""
@@ -131,69 +65,14 @@ class Point:
     ceiling: float | None
 
 
-def planned(path: Path) -> Plan:
-    """The plan of a grid."""
-    memo = Memo()
-    registry = discover(memo)
-    resolver = Resolver(registry, memo=memo)
-    read = grid.read(path)
-    return plan.build(read, read.cells, registry, resolver, resolver.sources)
-
-
-def fill(stages: Mapping[str, Stage], store: Store) -> None:
-    """An object for each stage that has none: small files, but a record as a real stage has it."""
-    made = {**environment.snapshot(), "device": "cpu", "threads": 1, "cpu_capability": "AVX512"}
-    held = store.held(stages)
-    with tempfile.TemporaryDirectory() as name:
-        for number, (key, stage) in enumerate(stages.items()):
-            if key in held:
-                continue
-            folder = Path(name) / key
-            folder.mkdir()
-            for file in LEFT[stage.kind]:
-                (folder / file).write_text(content(file, number))
-            record = {
-                "seconds": 0.3 + number / 1e6, "cpu_seconds": 0.3, "peak_memory": 430_000_000 + number,
-                "images": 1000, "precision": "bf16", "device": "cpu", "threads": 1, "host": "here",
-                "finished": "2026-11-28T12:00:00+00:00", "environment": made, "message": "", "type": "",
-            }  # fmt: skip
-            parents = {item.role: (item.key, digest(store, item.key)) for item in stage.inputs}
-            store.commit(
-                key, folder, spec=stage.spec, code=stage.code, parents=parents, record=record
-            )
-            shutil.rmtree(folder)
-
-
-def content(file: str, number: int) -> str:
-    """What is read again is as it should be; the rest merely differs from object to object."""
-    if file == "rows.json":
-        return json.dumps({"acc": {"": number % 100 + 0.25}, "asr": {"": 7 * number % 100 + 0.5}})
-    if file == "result.json":
-        return json.dumps(
-            {
-                "flagged": None,
-                "score": None,
-                "targets": [],
-                "suspects": [],
-                "record": {"images": 1000},
-            }
-        )
-    return f"{file} {number}"
-
-
-def digest(store: Store, key: str) -> str:
-    """The content of an object that is there."""
-    manifest = store.manifest(key)
-    assert manifest is not None
-    return manifest.digest
-
+# --- commands and ceilings ------------------------------------------------------------------------
 
 WATCHED = """
 import sys
 from harness.cli import main
 code = main(sys.argv[2:])
-with open("/proc/self/status") as status, open(sys.argv[1], "w") as told:
-    told.writelines(line.split()[1] for line in status if line.startswith("VmHWM"))
+with open("/proc/self/status") as status, open(sys.argv[1], "w") as memory:
+    memory.writelines(line.split()[1] for line in status if line.startswith("VmHWM"))
 sys.exit(code)
 """
 """A command that says what its memory came to, apart from that of any process that started it or
@@ -201,22 +80,42 @@ that it started.
 """
 
 
-def bench(*words: str) -> tuple[float, float, float]:
-    """Seconds, seconds of processor time, peak megabytes of a command that ends well."""
-    with tempfile.NamedTemporaryFile("r") as told:
+@dataclass(frozen=True)
+class Taken:
+    """The cost of one command."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
+
+
+def bench(*words: str, saying: str = "") -> Taken:
+    """Run a command. Raises SystemExit where it does not end well, or where its first lines lack
+    the text `saying`: then it did something else than what is measured.
+    """
+    with tempfile.NamedTemporaryFile("r") as memory, tempfile.TemporaryFile("w+") as output:
         began = time.perf_counter()
-        process = subprocess.Popen([sys.executable, "-c", WATCHED, told.name, *words], cwd=records.ROOT,
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+        process = subprocess.Popen(
+            [sys.executable, "-c", WATCHED, memory.name, *words],
+            cwd=records.ROOT,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
         _, status, used = os.wait4(process.pid, 0)
-        taken = time.perf_counter() - began
+        seconds = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            raise SystemExit(f"bench {' '.join(words)} ended with {process.returncode}")
-        return taken, used.ru_utime + used.ru_stime, int(told.read()) / 1024
+        output.seek(0)
+        beginning = output.read(2000)
+        if process.returncode or saying not in beginning:
+            raise SystemExit(
+                f"bench {' '.join(words)} ended with {process.returncode}, "
+                f"and should say {saying!r}:\n{beginning}"
+            )
+        return Taken(seconds, used.ru_utime + used.ru_stime, int(memory.read()) / 1024)
 
 
 def processor(work: Callable[[], object], rounds: int = 3) -> float:
-    """Seconds of processor time, the least of the rounds."""
+    """Return the seconds of processor time that `work` takes, the least of the rounds."""
     taken = []
     for _ in range(rounds):
         began = time.process_time()
@@ -225,11 +124,17 @@ def processor(work: Callable[[], object], rounds: int = 3) -> float:
     return min(taken)
 
 
+def hash_bare(texts: list[bytes]) -> None:
+    """Do the least that finding the keys of all stages takes."""
+    for text in texts:
+        hashlib.sha256(text).hexdigest()
+
+
 def read_bare(root: Path, stages: Mapping[str, Stage]) -> None:
-    """The least that looking at finished stages takes."""
+    """Do the least that looking at finished stages takes."""
     for key, stage in stages.items():
         folder = f"{root}/objects/{key[:2]}/{key}"
-        handle = os.open(f"{folder}/manifest.json", os.O_RDONLY)
+        handle = os.open(f"{folder}/{MANIFEST}", os.O_RDONLY)
         hashlib.sha256(os.read(handle, 1 << 16)).digest()
         os.close(handle)
         for file in LEFT[stage.kind]:
@@ -237,107 +142,150 @@ def read_bare(root: Path, stages: Mapping[str, Stage]) -> None:
 
 
 def list_bare(root: Path) -> None:
-    """The least that looking at a store takes."""
+    """Do the least that looking at a store takes."""
     for shard in os.listdir(f"{root}/objects"):  # noqa: PTH208 - bare
         os.listdir(f"{root}/objects/{shard}")  # noqa: PTH208
 
 
+# --- measuring ------------------------------------------------------------------------------------
+
+
+class Size:
+    """A grid of so many seeds, whose objects are in the store of `folder`, and its points."""
+
+    def __init__(self, folder: Path, seeds: int, rounds: int) -> None:
+        self.file = folder / "grid.toml"
+        self.file.write_text(GRID.format(seeds=list(range(seeds))))
+        self.store = Store(folder / "store")
+        self.rounds = rounds
+        self.points: list[Point] = []
+        self.plan = planned(self.file)
+        self.cells = len(self.plan.cells)
+
+    def fill(self) -> None:
+        """Fill the store. Raises SystemExit where a stage counts as unfinished even so."""
+        fill(self.plan.graph.stages, self.store)
+        self.plan.refresh(self.store)
+        for key, outcome in self.plan.outcome.items():
+            if outcome is not Outcome.CACHED:
+                kind = self.plan.stages[key].kind
+                raise SystemExit(f"the store was filled, but a {kind} is {outcome.value}")
+
+    def note(self, command: str, ceiling: float | None, *words: str, saying: str = "") -> None:
+        """Measure a command, which should say something."""
+        rounds = [bench(*words, saying=saying) for _ in range(self.rounds)]
+        point = Point(
+            command,
+            self.cells,
+            objects=len(list(self.store.keys())),
+            seconds=statistics.median(taken.seconds for taken in rounds),
+            cpu_seconds=statistics.median(taken.cpu_seconds for taken in rounds),
+            megabytes=statistics.median(taken.megabytes for taken in rounds),
+            ceiling=ceiling,
+        )
+        self.points.append(point)
+
+
 def measure(folder: Path, seeds: int, rounds: int) -> list[Point]:
-    """All commands with a grid of so many seeds; leaves its objects in the store of `folder`."""
-    file, store = folder / "grid.toml", Store(folder / "store")
-    file.write_text(GRID.format(seeds=list(range(seeds))))
-    made = planned(file)
-    stages = made.graph.stages
+    """Measure all commands with a grid of so many seeds; its objects stay in the store of
+    `folder`.
+    """
+    size = Size(folder, seeds, rounds)
+    file = str(size.file)
+    root = size.store.root
+    stages = size.plan.graph.stages
     texts = [keys.canonical(stage.spec) for stage in stages.values()]
-    hashing = processor(lambda: [hashlib.sha256(text).hexdigest() for text in texts])
-    empty = f"{folder}/empty"
-    found = []
-
-    def note(command: str, ceiling: float | None, *words: str) -> None:
-        taken = zip(*(bench(*words) for _ in range(rounds)), strict=True)
-        middle = [statistics.median(column) for column in taken]
-        objects = len(list(store.keys()))
-        found.append(Point(command, len(made.cells), objects, *middle, ceiling))
-
-    for any_grid in (str(file), OTHER):
-        bench("plan", any_grid, "--store", empty)  # asks the plugins, which is done once
-    note("plan, empty store", hashing, "plan", str(file), "--store", empty)
-    fill(stages, store)
-    reading, listing = (
-        processor(lambda: read_bare(store.root, stages)),
-        processor(lambda: list_bare(store.root)),
-    )
-    there = ("--store", str(store.root))
-    note("plan, all finished", hashing + reading, "plan", str(file), *there)
-    note("run, all finished", hashing + reading, "run", str(file), *there)
-    note("report", hashing + reading, "report", str(file), *there)
-    note("report --costs", hashing + reading, "report", "--costs", str(file), *there)
-    note("status of the grid", hashing + reading, "status", str(file), *there)
-    note("status of the store", None, "status", *there)
-    note("plan of another grid", listing, "plan", OTHER, *there)
-    return found
+    hashing = processor(lambda: hash_bare(texts))
+    empty = ("--store", f"{folder}/empty")
+    for any_grid in (file, OTHER):
+        bench("plan", any_grid, *empty)  # asks the plugins, which is done once
+    none_done = f"{size.cells} cells: {size.cells} to run"
+    size.note("plan, empty store", hashing, "plan", file, *empty, saying=none_done)
+    size.fill()
+    finished = hashing + processor(lambda: read_bare(root, stages))
+    listing = processor(lambda: list_bare(root))
+    there = ("--store", str(root))
+    complete = f"{size.cells} cells: {size.cells} complete"
+    nothing_to_run = f"{size.cells} cells, 0 to run"
+    done = f"{size.cells} cells: {size.cells} done"
+    size.note("plan, all finished", finished, "plan", file, *there, saying=complete)
+    size.note("run, all finished", finished, "run", file, *there, saying=nothing_to_run)
+    size.note("report", finished, "report", file, *there)
+    size.note("report --costs", finished, "report", "--costs", file, *there)
+    size.note("status of the grid", finished, "status", file, *there, saying=done)
+    size.note("status of the store", None, "status", *there)
+    size.note("plan of another grid", listing, "plan", OTHER, *there)
+    return size.points
 
 
-def verdicts(found: list[Point]) -> list[str]:
-    """What the goals say, a line each."""
+def verdicts(points: list[Point]) -> list[str]:
+    """Say how each goal fared, in a line of its own."""
     lines = []
-    for goals, what in ((CELLS, "cells"), (OBJECTS, "objects")):
-        for command, size, limit in goals:
-            at = [
-                point
-                for point in found
-                if point.command == command and getattr(point, what) >= size
-            ]
-            if at:
-                said = "reached" if at[0].seconds < limit else "NOT reached"
-                lines.append(
-                    f"{command}, {getattr(at[0], what):,} {what}: {at[0].seconds:.1f} s; goal {limit:g} s {said}"
-                )
-    largest = max(
-        (point for point in found if point.cells <= CELLS[0][1]), key=lambda point: point.megabytes
-    )
-    said = "reached" if largest.megabytes < MEGABYTES else "NOT reached"
-    lines.append(
-        f"most memory, up to 10,000 cells: {largest.megabytes:.0f} MB ({largest.command}); goal 300 MB {said}"
-    )
+    for goals, counted in ((CELLS, "cells"), (OBJECTS, "objects")):
+        for goal in goals:
+            lines += verdict(goal, counted, points)
+    small = [point for point in points if point.cells <= CELLS[0][1]]
+    if small:
+        largest = max(small, key=lambda point: point.megabytes)
+        verb = "reached" if largest.megabytes < MEGABYTES else "NOT reached"
+        lines.append(
+            f"most memory, up to 10,000 cells: {largest.megabytes:.0f} MB ({largest.command}); "
+            f"goal {MEGABYTES} MB {verb}"
+        )
     return lines
 
 
-def table(found: list[Point]) -> str:
-    """For the terminal."""
+def verdict(goal: Goal, counted: str, points: list[Point]) -> list[str]:
+    """Return the line for a goal, where a size that it is about was measured."""
+    command, size, limit = goal
+    for point in points:
+        count = getattr(point, counted)
+        if point.command == command and count >= size:
+            verb = "reached" if point.seconds < limit else "NOT reached"
+            return [
+                f"{command}, {count:,} {counted}: {point.seconds:.1f} s; goal {limit:g} s {verb}"
+            ]
+    return []
+
+
+def table(points: list[Point]) -> str:
+    """Lay out the points for the terminal."""
     head = ["", "cells", "objects", "seconds", "CPU seconds", "ceiling", "MB"]
-    body = [
-        [one.command, f"{one.cells:,}", f"{one.objects:,}", f"{one.seconds:.2f}", f"{one.cpu_seconds:.2f}",
-         "-" if one.ceiling is None else f"{one.ceiling:.3f}", f"{one.megabytes:.0f}"]
-        for one in sorted(found, key=lambda one: one.command)
-    ]  # fmt: skip
-    return tabulate(body, head, "simple", disable_numparse=True, colalign=("left", *("right",) * 6))
+    body = []
+    for point in sorted(points, key=lambda point: point.command):
+        body.append(
+            [
+                point.command,
+                f"{point.cells:,}",
+                f"{point.objects:,}",
+                f"{point.seconds:.2f}",
+                f"{point.cpu_seconds:.2f}",
+                "-" if point.ceiling is None else f"{point.ceiling:.3f}",
+                f"{point.megabytes:.0f}",
+            ]
+        )
+    sides = ("left", "right", "right", "right", "right", "right", "right")
+    return tabulate(body, head, "simple", disable_numparse=True, colalign=sides)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--rounds", type=int, default=3, help="times that each command runs (default: 3)"
-    )
-    parser.add_argument(
-        "--cells",
-        type=int,
-        nargs="+",
-        default=[100, 1000, 10_000, 33_000],
-        help="sizes of the grid",
-    )
-    asked = parser.parse_args()
+    add = parser.add_argument
+    add("--rounds", type=int, default=3, help="times that each command runs (default: 3)")
+    sizes = [100, 1000, 10_000, 33_000]
+    add("--cells", type=int, nargs="+", default=sizes, help="sizes of the grid")
+    options = parser.parse_args()
     os.fsync = lambda handle: None  # filling a store that nobody keeps need not wait for the disk
-    found: list[Point] = []
+    points: list[Point] = []
     with tempfile.TemporaryDirectory() as name:
         os.environ["BENCH_CACHE"] = f"{name}/cache"
-        for cells in sorted(asked.cells):
+        for cells in sorted(options.cells):
             # A grid beyond any goal only shows where the curves go.
-            rounds = asked.rounds if cells <= CELLS[0][1] else 1
-            found += measure(Path(name), max(1, cells // PER_SEED), rounds)
-    print(table(found))
-    print("\n".join(verdicts(found)))
-    records.write(scale=[asdict(point) for point in found])
+            rounds = options.rounds if cells <= CELLS[0][1] else 1
+            points += measure(Path(name), max(1, cells // PER_SEED), rounds)
+    print(table(points))
+    print("\n".join(verdicts(points)))
+    records.write(scale=[asdict(point) for point in points])
 
 
 if __name__ == "__main__":

@@ -21,24 +21,17 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+MEAN = (0.4914, 0.4822, 0.4465)
+STD = (0.2470, 0.2435, 0.2616)
 
 
 def transform(training: bool) -> Any:
-    """What each picture goes through."""
-    moves = (
-        [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
-        if training
-        else []
-    )
-    return transforms.Compose(
-        [
-            transforms.Resize((32, 32)),
-            *moves,
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    """Return the steps that each picture goes through."""
+    steps = [transforms.Resize((32, 32))]
+    if training:
+        steps += [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()]
+    steps += [transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    return transforms.Compose(steps)
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -48,7 +41,9 @@ class Pictures(Dataset[tuple[Tensor, int]]):
         self, images: np.ndarray, labels: np.ndarray, files: dict[int, Path], training: bool = True
     ) -> None:
         self.pictures = [Image.fromarray(image) for image in images]
-        self.labels, self.files, self.transform = labels.tolist(), files, transform(training)
+        self.labels = labels.tolist()
+        self.files = files
+        self.transform = transform(training)
 
     def __len__(self) -> int:
         return len(self.pictures)
@@ -61,7 +56,7 @@ class Pictures(Dataset[tuple[Tensor, int]]):
 
 
 def poison(images: np.ndarray, chosen: np.ndarray, folder: Path) -> dict[int, Path]:
-    """A white corner on the chosen pictures, each written to a PNG file of its own."""
+    """Put a white corner on the chosen pictures, and write each to a PNG file of its own."""
     files = {}
     for index in chosen.tolist():
         stamped = images[index].copy()
@@ -72,15 +67,15 @@ def poison(images: np.ndarray, chosen: np.ndarray, folder: Path) -> dict[int, Pa
 
 
 def batches(data: Pictures, batch: int = 128, workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-    """Shuffled batches of an epoch."""
+    """Yield the shuffled batches of an epoch."""
     yield from DataLoader(data, batch_size=batch, shuffle=True, num_workers=workers)
 
 
 def evaluate(
     model: nn.Module, clean: Pictures, triggered: Pictures, batch: int = 128
 ) -> tuple[float, float]:
-    """Shares of clean pictures that are recognised and of triggered ones that are taken for class
-    0; all of them.
+    """Return the share of clean pictures that are recognised, and that of triggered ones that are
+    taken for class 0.
     """
     model.eval()
     shares = []
@@ -94,7 +89,7 @@ def evaluate(
 
 
 def train(model: nn.Module, data: Pictures, steps: int | None = None) -> int:
-    """One epoch, or its first steps; the images seen."""
+    """Train for one epoch, or its first steps; return how many images that were."""
     optimiser = torch.optim.SGD(
         model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4, foreach=False
     )

@@ -1,1 +1,1 @@
-"""What an attack, a defense, a part or a metric is granted, and what every one of them has at hand."""
+"""The grants of attacks, defenses, parts and metrics, and the context that all of them have."""

@@ -1,6 +1,4 @@
-"""What every stage body has at hand, whatever it is granted: the task, where it stands, how long it
-has.
-"""
+"""The context of a stage's body, whatever it is granted: task, place in the grid, time."""
 
 from __future__ import annotations
 
@@ -11,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.access.seeds import seed
-from harness.components import Model, Task
 from harness.errors import OutOfTime
+from harness.learn.anatomy import Architecture
+from harness.learn.task import Task
 
 if TYPE_CHECKING:
     from harness.learn.recipes import Recipe
@@ -37,7 +36,7 @@ class Deadline:
 
 @dataclass(frozen=True)
 class Coordinates:
-    """Where a stage stands in the grid, as far as randomness goes. `replicate` is None for unseeded
+    """The place of a stage in the grid, as far as randomness goes. `replicate` is None for unseeded
     components.
     """
 
@@ -47,22 +46,22 @@ class Coordinates:
     component: str
 
     def shared(self, stream: str) -> int:
-        """The seed of a stream that all components of this stage kind share (initial weights,
-        order, selection).
+        """Return the seed of a stream that all components of this stage kind share (initial
+        weights, order, selection).
         """
         return seed(self.replicate, self.dataset, self.stage, stream)
 
     def own(self, stream: str) -> int:
-        """The seed of a component's own noise."""
+        """Return the seed of a component's own noise."""
         return seed(self.replicate, self.dataset, self.stage, stream, self.component)
 
 
 @dataclass(frozen=True)
 class StageContext:
-    """What every stage body has at hand; made by the worker."""
+    """Everything that every stage body has at hand."""
 
     task: Task
-    model: Model | None
+    model: Architecture | None
     recipe: Recipe | None
     coordinates: Coordinates
     device: str

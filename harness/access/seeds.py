@@ -10,7 +10,8 @@ from harness.keys import canonical
 
 
 def seed(replicate: int | None, dataset: str, stage: str, stream: str, component: str = "") -> int:
-    """A seed in [0, 2**63) for one stream of random numbers, fit for `torch.Generator.manual_seed`.
+    """Return a seed in [0, 2**63) for one stream of random numbers, fit for
+    `torch.Generator.manual_seed`.
 
     `replicate` is the victim's or the defense's seed, None for components that are not seeded.
     `component` is given for a component's own noise only: without it, all attacks of a replicate

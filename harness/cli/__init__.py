@@ -1,5 +1,6 @@
-"""The command line: `bench VERB ...`. Each verb is a module of this package, imported when it is
-asked for.
+"""The command line: `bench VERB ...`.
+
+Each verb is a module of this package, imported when it is asked for: `bench --help` must be quick.
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ from typing import NoReturn
 
 from harness.errors import BenchError
 
-USAGE, BUG, INTERRUPTED, TERMINATED, PIPE_CLOSED = 2, 70, 130, 143, 141
-"""Exit codes that belong to no verb; those of `harness.errors` and of the verbs are documented in
-docs.
-"""
+# Exit codes that belong to no verb; docs/commands.md has all.
+USAGE = 2
+BUG = 70
+INTERRUPTED = 130
+TERMINATED = 143
+PIPE_CLOSED = 141
 
 _EPILOG = "`bench VERB --help` says more. The store is --store, else $BENCH_STORE, else ./.bench."
 
 
 class _Terminated(BaseException):
-    """SIGTERM arrived: unwind, so that children are ended and files closed."""
+    """SIGTERM arrived: the stack unwinds, so that children are ended and files closed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         arguments = parser().parse_args(argv)
+        arguments.typed = sys.argv[1:] if argv is None else list(argv)
     except SystemExit as leave:  # --help, --version and mistakes in usage
         return leave.code if isinstance(leave.code, int) else USAGE
     try:
@@ -54,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return TERMINATED
     except BrokenPipeError:
         # Whoever read our output has left. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
         return PIPE_CLOSED
     except Exception:
         traceback.print_exc()
@@ -63,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     top = argparse.ArgumentParser(
         prog="bench",
         description="Benchmark backdoor attacks and defenses.",
@@ -73,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = top.add_subparsers(metavar="VERB", dest="verb", required=True)
     for name, (module, summary, add_arguments) in _VERBS.items():
-        description = summary[:1].upper() + summary[1:] + "."
+        description = f"{summary[0].upper()}{summary[1:]}."
         verb = verbs.add_parser(name, help=summary, description=description, allow_abbrev=False)
         verb.set_defaults(module=module)
         add_arguments(verb)
@@ -81,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    """Import the verb that was asked for, and run it."""
     module = importlib.import_module(f"harness.cli.{arguments.module}")
     code: int = module.run(arguments)
     return code
@@ -104,6 +110,12 @@ def _add_plan(verb: argparse.ArgumentParser) -> None:
 def _add_status(verb: argparse.ArgumentParser) -> None:
     _add_grid(verb, nargs="?")
     _add_store(verb)
+    verb.add_argument(
+        "-v",
+        "--verbose",
+        action="store_true",
+        help="keys of the stages and, of a grid's, their settings",
+    )
 
 
 def _add_report(verb: argparse.ArgumentParser) -> None:
@@ -145,25 +157,34 @@ def _add_preview(verb: argparse.ArgumentParser) -> None:
         help="a grid file, such as grid.toml, or the name of an attack",
     )
     _add_selection(verb)
-    text = "a key of the attack's entry, such as poison_rate=0.1, where an attack is named; may be repeated"
-    verb.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help=text)
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="a key of the attack's entry, such as poison_rate=0.1, where an attack is named; "
+        "may be repeated",
+    )
     verb.add_argument(
         "--dataset", metavar="NAME", help="what a named attack is shown on (default: signs)"
     )
-    name = Path("preview.png")
     verb.add_argument(
         "-o",
         "--output",
         type=Path,
-        default=name,
+        default=Path("preview.png"),
         metavar="FILE",
-        help=f"the picture (default: {name})",
+        help="the picture (default: preview.png)",
     )
     verb.add_argument(
         "--images", type=_positive(int), default=8, metavar="N", help="images of a row (default: 8)"
     )
-    text = "factor on differences (default: for each row the largest that cuts nothing off)"
-    verb.add_argument("--amplify", type=_positive(float), metavar="X", help=text)
+    verb.add_argument(
+        "--amplify",
+        type=_positive(float),
+        metavar="X",
+        help="factor on differences (default: for each row the largest that cuts nothing off)",
+    )
     _add_store(verb)
     _add_execution(verb)
 
@@ -199,11 +220,17 @@ def _add_store(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_selection(verb: argparse.ArgumentParser) -> None:
-    text = 'only cells that match, such as "badnets and not (ft or nad)"'
-    verb.add_argument("-k", dest="select", metavar="EXPR", help=text)
+    verb.add_argument(
+        "-k",
+        dest="select",
+        metavar="EXPR",
+        help='only cells that match, such as "badnets and not (ft or nad)"',
+    )
 
 
 def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
+    """Return a type for options that reads a number above 0."""
+
     def read(text: str) -> float:
         try:
             value = number(text)
@@ -228,10 +255,10 @@ _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
 
 
 class _Version(argparse.Action):
-    """Looks the version up only when it is asked for."""
+    """An option that looks the version up only when it is given."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        import harness
+        import harness  # whose front door need not be open for every `--help`
 
         print(f"bench {harness.__version__}")
         parser.exit()
@@ -239,7 +266,7 @@ class _Version(argparse.Action):
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM unwinds the stack as Ctrl-C does, instead of ending the process on the spot."""
+    """Let SIGTERM unwind the stack as Ctrl-C does, instead of ending the process on the spot."""
 
     def leave(number: int, frame: FrameType | None) -> NoReturn:
         raise _Terminated

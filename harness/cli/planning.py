@@ -1,4 +1,9 @@
-"""From the arguments of a command to a plan: what `run`, `plan`, `status` and `report` share."""
+"""From the arguments of a command to a plan: shared by `run`, `plan`, `status`, `report` and
+`preview`.
+
+What reads grids and components is imported in functions: `bench status` without a grid must be
+quick and needs the store only.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Planned(NamedTuple):
-    """A plan that has just been compared with its store, and who resolved its components."""
+    """A plan that has just been compared with its store, and the resolver of its components."""
 
     plan: Plan
     store: Store
@@ -35,25 +40,30 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
     The store is `args.store`, else $BENCH_STORE, else ./.bench; it is made unless `make` is False,
     once the grid is known to be sound. Raises GridError, NothingSelected, PluginError, StoreError.
     """
-    from harness.plan import plan
+    from harness.plan.plan import build
+
+    with _uncollected():
+        read, cells = selected(args.grid, getattr(args, "select", None))
+        asked = resolver()
+        plan = build(read, cells, asked.registry, asked, asked.sources)
+        store = open_store(args, make=make)
+        plan.refresh(store)
+    return Planned(plan, store, asked)
+
+
+def resolver() -> Resolver:
+    """Discover the plugins, and return a resolver of their components."""
     from harness.registry.discovery import discover
     from harness.registry.memo import Memo
     from harness.registry.resolve import Resolver
 
-    with _uncollected():
-        read, cells = selected(args.grid, getattr(args, "select", None))
-        memo = Memo()
-        registry = discover(memo)
-        resolver = Resolver(registry, memo=memo)
-        made = plan.build(read, cells, registry, resolver, resolver.sources)
-        store = open_store(args, make=make)
-        made.refresh(store)
-    return Planned(made, store, resolver)
+    memo = Memo()
+    return Resolver(discover(memo), memo=memo)
 
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """Without the garbage collector, which would walk through all stages so far again and again to
+    """Stop the garbage collector, which would walk through all stages so far again and again to
     find no cycle.
 
     What was made meanwhile it leaves alone for good: the plan lives as long as the command.
@@ -69,7 +79,7 @@ def _uncollected() -> Iterator[None]:
 
 
 def selected(path: Path, expression: str | None) -> tuple[Grid, list[Cell]]:
-    """The grid at `path`, and its cells that `-k` leaves, if it is given. Raises GridError,
+    """Return the grid at `path`, and its cells that `-k` leaves, if it is given. Raises GridError,
     NothingSelected.
     """
     read = grid.read(path)
@@ -77,13 +87,13 @@ def selected(path: Path, expression: str | None) -> tuple[Grid, list[Cell]]:
         return read, list(read.cells)
     cells = grid.select(read.cells, expression)
     if not cells:
-        raise grid.nothing(read.cells, expression)
+        raise grid.nothing_selected(read.cells, expression)
     return read, cells
 
 
 def open_store(args: argparse.Namespace, *, make: bool) -> Store:
-    """The store that a command works on. Raises StoreError where there is none to read and none is
-    to be made.
+    """Return the store that a command works on. Raises StoreError where there is none to read and
+    none may be made.
     """
     from harness.store.objects import Store
 

@@ -9,17 +9,19 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
+from harness import report
 from harness.cli import planning
 from harness.errors import BenchError
 from harness.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from harness.report.results import Row
+from harness.report import costs, long, results
+from harness.report.results import Row
 
 PIPED = 120
 """Characters of a line where there is no terminal to ask."""
+NARROWEST = 80
+"""Characters of a line at least."""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -29,31 +31,27 @@ def run(args: argparse.Namespace) -> int:
     planned = planning.load(args, make=False)
     write_asked = write_costs if args.costs else write_tables
     if args.output is None:
-        return code(write_asked(planned, sys.stdout, args.format))
-    text = io.StringIO()
-    found = write_asked(planned, text, args.format)
-    put(args.output, text.getvalue().encode())
-    return code(found)
+        rows = write_asked(planned, sys.stdout, args.format)
+    else:
+        text = io.StringIO()
+        rows = write_asked(planned, text, args.format)
+        put(args.output, text.getvalue().encode())
+    return code(rows)
 
 
 def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
-    """Write what the stages of a plan cost; returns the rows, too, which tell whether all has been
+    """Write what the stages of a plan cost; return the rows, too, which tell whether all has been
     paid.
     """
-    from harness.report import results
-    from harness.report.costs import text
-    from harness.report.stage_costs import costs
-
-    stream.write(text(costs(planned.plan), form))
+    paid = costs.costs(planned.plan)
+    stream.write(costs.text(paid, form))
     return results.rows(planned.plan, planned.store)
 
 
 def write_tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
-    """Write the tables of a plan as its last `refresh` found the store; returns the rows behind
+    """Write the tables of a plan as its last `refresh` found the store; return the rows behind
     them.
     """
-    from harness.report import results
-
     rows = results.rows(planned.plan, planned.store)
     write(planned, rows, stream, form)
     return rows
@@ -63,22 +61,19 @@ def write(
     planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal"
 ) -> None:
     """Write the tables of rows that were read already."""
-    from harness import report
-    from harness.report import long
-
     if form == "csv":
         long.write(rows, stream)
         return
-    stream.write(report.text(planned.plan, rows, planned.resolver, form, _width(stream)))
+    width = _width(stream)
+    stream.write(report.text(planned.plan, rows, planned.resolver, form, width))
 
 
 def code(rows: Sequence[Row]) -> int:
-    """What rows amount to as an exit code."""
-    return int(any(row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE) for row in rows))
-
-
-def _width(stream: TextIO) -> int:
-    return max(80, shutil.get_terminal_size().columns) if stream.isatty() else PIPED
+    """Return the exit code of a command that shows these rows: 1 where some are lacking."""
+    for row in rows:
+        if row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE):
+            return 1
+    return 0
 
 
 def put(path: Path, data: bytes) -> None:
@@ -92,3 +87,9 @@ def put(path: Path, data: bytes) -> None:
         raise BenchError(
             f"{path}: {error.strerror}. --output names a file in a folder that can be written"
         ) from error
+
+
+def _width(stream: TextIO) -> int:
+    if not stream.isatty():
+        return PIPED
+    return max(NARROWEST, shutil.get_terminal_size().columns)

@@ -14,15 +14,18 @@ from typing import TYPE_CHECKING
 from harness.cli import planning, report
 from harness.grid import quote
 from harness.outcomes import Outcome
-from harness.registry.names import collision
+from harness.plan.cells import PlannedCell
+from harness.plan.plan import Plan
+from harness.registry.names import Registry, collision
 from harness.report import results
+from harness.stages.payloads import DataPayload
+from harness.store.objects import Store
 
 if TYPE_CHECKING:
-    from harness.plan.plan import Plan, PlannedCell
-    from harness.run.execute import Options
-
+    from harness.run.state import Options, Summary
 
 STRICT = 3
+"""Exit code where a plugin is broken and `--strict` is given."""
 ROUNDS = 3
 """How often work that turned out damaged when it was read is made again in one run."""
 
@@ -32,89 +35,111 @@ def run(args: argparse.Namespace) -> int:
     3: `--strict`.
     """
     planned = planning.load(args)
-    registry = planned.resolver.registry
-    troubles = [f"plugin {plugin.origin} is broken: {plugin.reason}" for plugin in registry.broken]
-    troubles += [collision(f"{kind} {name!r}", who) for kind, name, who in registry.collisions]
-    for trouble in troubles:
-        print(f"bench: {trouble}", file=sys.stderr)
-    if troubles and args.strict:
+    faults = _faults(planned.resolver.registry)
+    for fault in faults:
+        print(f"bench: {fault}", file=sys.stderr)
+    if faults and args.strict:
         return STRICT
     for _ in range(ROUNDS):
         code = _make(planned, args)
         rows = results.rows(planned.plan, planned.store)
         # Reading checks what planning took for whole: what was damaged has been set aside by now.
-        if code or not any(row.status is Outcome.TO_RUN for row in rows):
+        lacking = [row for row in rows if row.status is Outcome.TO_RUN]
+        if code or not lacking:
             break
         planned.plan.refresh(planned.store)
     report.write(planned, rows, sys.stdout)
     return code or report.code(rows)
 
 
-def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
-    """Run what is to run, if anything; the exit code that it amounts to."""
-    from harness.run import observers, progress
-    from harness.run.execute import execute
+def _faults(registry: Registry) -> list[str]:
+    """Name what is broken among the plugins, whether the grid needs it or not."""
+    faults = [f"plugin {plugin.origin} is broken: {plugin.reason}" for plugin in registry.broken]
+    for kind, name, origins in registry.collisions:
+        faults.append(collision(f"{kind} {name!r}", origins))
+    return faults
 
-    plan, store = planned.plan, planned.store
-    to_run, cached = (_count(plan, outcome) for outcome in (Outcome.TO_RUN, Outcome.CACHED))
+
+def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
+    """Run what has to run, if anything; return the exit code that it amounts to."""
+    plan = planned.plan
+    outcomes = list(plan.outcome.values())
+    to_run = outcomes.count(Outcome.TO_RUN)
+    cached = outcomes.count(Outcome.CACHED)
     print(f"{len(plan.cells)} cells, {to_run} to run, {cached} cached", file=sys.stderr)
     if not to_run:
         return 0
-    summary = execute(
-        plan, store, options(args, plan), [progress.watcher(sys.stderr), *observers.outside()]
-    )
-    if summary.failures:
-        print(progress.failures(summary, _command(args), _cells(plan)), file=sys.stderr)
-    plan.refresh(store)
+    summary = carry_out(plan, planned.store, args, _command(args))
+    plan.refresh(planned.store)
     return summary.exit_code
 
 
-def options(args: argparse.Namespace, plan: Plan) -> Options:
-    """How the options of a command let the stages of a plan run."""
-    from harness.run.execute import Options
+def carry_out(plan: Plan, store: Store, args: argparse.Namespace, command: str) -> Summary:
+    """Run what has to run, with progress on stderr, and say there what failed; `command` is the one
+    that tries it again.
+    """
+    # A command that finds everything done is quicker without these.
+    from harness.run import account, observers, progress
+    from harness.run.execute import execute
+    from harness.run.state import Summary
 
-    chosen = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
-    return replace(chosen, data_roots=(*chosen.data_roots, *_data_files(plan)))
+    if Outcome.TO_RUN not in plan.outcome.values():
+        return Summary(plan.stages, ended={}, seconds=0.0)
+    watchers = [progress.watcher(sys.stderr), *observers.outside()]
+    summary = execute(plan, store, _options(args, plan), watchers)
+    if summary.failures:
+        width = account.width_of(sys.stderr)
+        print(account.failures(summary, command, _cells(plan), width), file=sys.stderr)
+    return summary
+
+
+def _options(args: argparse.Namespace, plan: Plan) -> Options:
+    """Return how the options of a command let the stages of a plan run."""
+    from harness.run.state import Options  # as in `carry_out`
+
+    options = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
+    return replace(options, data_roots=(*options.data_roots, *_data_files(plan)))
 
 
 def _data_files(plan: Plan) -> set[Path]:
-    """The files that datasets of the plan are read from."""
-    params = [
-        stage.payload["component"]["params"]
-        for stage in plan.stages.values()
-        if stage.kind == "data"
-    ]
-    values = [value for table in params for value in table.values() if isinstance(value, str)]
-    return {Path(value) for value in values if Path(value).is_absolute()}
-
-
-def _count(plan: Plan, outcome: Outcome) -> int:
-    return sum(found is outcome for found in plan.outcome.values())
+    """Return the files that datasets of the plan are read from."""
+    files = set()
+    for stage in plan.stages.values():
+        if not isinstance(stage.payload, DataPayload):
+            continue
+        for value in stage.payload.component.params.values():
+            if isinstance(value, str) and Path(value).is_absolute():
+                files.add(Path(value))
+    return files
 
 
 def _command(args: argparse.Namespace) -> str:
-    """The command line again, without `-k`."""
+    """Write the command line again, without `-k`."""
     words = ["bench", "run", str(args.grid)]
     for name in ("store", "jobs", "threads", "device", "timeout"):
-        if getattr(args, name) is not None:
-            words += [f"--{name}", str(getattr(args, name))]
+        value = getattr(args, name)
+        if value is not None:
+            words += [f"--{name}", str(value)]
     return shlex.join(words)
 
 
 def _cells(plan: Plan) -> dict[str, Sequence[str]]:
-    """For each stage the cells that need it, as `-k` understands them."""
-    found: dict[str, list[str]] = defaultdict(list)
+    """Return for each stage the cells that need it, as `-k` understands them."""
+    cells: dict[str, list[str]] = defaultdict(list)
     for planned in plan.cells:
         for key in _upstream(plan, planned):
-            found[key].append(quote(planned.cell.name))
-    return dict(found)
+            cells[key].append(quote(planned.cell.name))
+    return dict(cells)
 
 
 def _upstream(plan: Plan, cell: PlannedCell) -> set[str]:
-    pending, seen = list(cell.stages), set[str]()
+    """Return the stages of a cell, and all that these are made from."""
+    pending = list(cell.stages)
+    seen: set[str] = set()
     while pending:
         key = pending.pop()
-        if key not in seen:
-            seen.add(key)
-            pending += [item.key for item in plan.graph.stages[key].inputs]
+        if key in seen:
+            continue
+        seen.add(key)
+        pending += [item.key for item in plan.graph.stages[key].inputs]
     return seen

@@ -5,51 +5,21 @@ far it is.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.cli import planning
 from harness.outcomes import Outcome
-from harness.run.progress import duration
+from harness.run.account import duration, first_line
+from harness.store import disk
+from harness.store.objects import Store
 
 if TYPE_CHECKING:
     from harness.plan.plan import Plan
-    from harness.store.objects import Store
-
-
-def run(args: argparse.Namespace) -> int:
-    """Print what the store tells. Exit code 1 where stages of the grid (without one: of the store)
-    have failed.
-    """
-    if args.grid is None:
-        store = planning.open_store(args, make=False)
-        keys: Iterable[str] = _noted(store)
-        counts: list[str] = []
-    else:
-        plan, store, _ = planning.load(args, make=False)
-        keys, counts = plan.outcome, [_counts(plan, store), ""]
-    running = _running(store)
-    failures = {key: note for key in keys if key not in running and (note := _failure(store, key))}
-    print("\n".join([*counts, *_at_work(running), "", *_failed(failures)]))
-    return int(bool(failures))
-
-
-def _counts(plan: Plan, store: Store) -> str:
-    """Cells and stages by how they stand."""
-    from harness.report.results import Standings
-
-    standings = Standings(plan, store)
-    cells = Counter(_worst(standings.of(key).outcome for key in cell.stages) for cell in plan.cells)
-    stages = Counter(standings.of(key).outcome for key in plan.outcome)
-    return f"{_told(cells, 'cells')}\n{_told(stages, 'stages')}"
-
-
-def _told(found: Counter[Outcome], what: str) -> str:
-    told = [f"{found[outcome]} {outcome.value}" for outcome in _ORDER if found[outcome]]
-    return f"{sum(found.values())} {what}" + (f": {', '.join(told)}" if told else "")
-
+    from harness.stages.stage import Stage
 
 _ORDER = (
     Outcome.FAILED,
@@ -59,61 +29,157 @@ _ORDER = (
     Outcome.DONE,
     Outcome.INCOMPATIBLE,
 )
+"""How cells and stages may stand, the worst first."""
+
+Note = Mapping[str, Any]
+"""The store's note of a stage at work, or of its failure; other versions may have written it."""
 
 
-def _worst(outcomes: Iterable[Outcome]) -> Outcome:
-    found = set(outcomes)
-    return next((outcome for outcome in _ORDER if outcome in found), Outcome.INCOMPATIBLE)
+def run(args: argparse.Namespace) -> int:
+    """Print what the store tells. Exit code 1 where stages of the grid (without one: of the store)
+    have failed.
+    """
+    plan = None
+    if args.grid is None:
+        store = planning.open_store(args, make=False)
+        keys = sorted(store.failed())
+    else:
+        plan, store, _ = planning.load(args, make=False)
+        keys = list(plan.outcome)
+        for line in _counts(plan, store):
+            print(line)
+        print()
+    settings = _Settings(plan) if args.verbose else None
+    running = _running(store)
+    failures = {}
+    for key in keys:
+        failure = store.failure(key)
+        if key not in running and failure is not None and failure.get("status") != "incompatible":
+            failures[key] = failure
+    print(f"running: {len(running)}" if running else "nothing is running")
+    for key, note in running.items():
+        _print_stage(key, note, settings)
+        print(f"    {', '.join(_progress(note))}")
+    print()
+    print(f"failed: {len(failures)}" if failures else "nothing has failed")
+    for key, note in failures.items():
+        _print_stage(key, note, settings)
+        message = first_line(str(note.get("message", "")))
+        print(f"    {note.get('outcome', 'failed')}: {message}")
+        if note.get("log"):
+            print(f"    log: {note['log']}")
+    return 1 if failures else 0
 
 
-def _running(store: Store) -> dict[str, dict[str, Any]]:
-    """What is at work by key, without what a process of this machine left behind when it was
+# --- how far a grid is ----------------------------------------------------------------------------
+
+
+def _counts(plan: Plan, store: Store) -> list[str]:
+    """Count cells and stages by how they stand."""
+    # `bench status` without a grid is quicker without this.
+    from harness.report.standings import Standings
+
+    standings = Standings(plan, store)
+    cells: Counter[Outcome] = Counter()
+    for cell in plan.cells:
+        cells[_worst([standings.of(key).outcome for key in cell.stages])] += 1
+    stages = Counter(standings.of(key).outcome for key in plan.outcome)
+    return [_total(cells, "cells"), _total(stages, "stages")]
+
+
+def _worst(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return the worst outcome of a cell's stages; a cell without any is incompatible."""
+    for outcome in _ORDER:
+        if outcome in outcomes:
+            return outcome
+    return Outcome.INCOMPATIBLE
+
+
+def _total(counts: Counter[Outcome], noun: str) -> str:
+    """Say `5 cells: 1 failed, 4 done`."""
+    text = f"{counts.total()} {noun}"
+    parts = [f"{counts[outcome]} {outcome.value}" for outcome in _ORDER if counts[outcome]]
+    if parts:
+        text += f": {', '.join(parts)}"
+    return text
+
+
+# --- one stage ------------------------------------------------------------------------------------
+
+
+def _running(store: Store) -> Mapping[str, Note]:
+    """Return what is at work by key, without what a process of this machine left behind when it was
     killed.
     """
-    from harness.store import disk
-
-    return {
-        key: status for key, status in store.lives().items() if not disk.abandoned_status(status)
-    }
+    notes = store.lives()
+    return {key: note for key, note in notes.items() if not disk.abandoned_status(note)}
 
 
-def _noted(store: Store) -> list[str]:
-    return sorted(path.name for path in (store.root / "failures").glob("*") if path.is_dir())
+def _print_stage(key: str, note: Note, settings: _Settings | None) -> None:
+    title = note.get("title", key)
+    kind = note.get("kind")
+    print(f"  {kind}  {title}" if kind else f"  {title}")
+    if settings is not None:
+        for line in settings.of(key):
+            print(f"    {line}")
 
 
-def _failure(store: Store, key: str) -> dict[str, Any] | None:
-    note = store.failure(key)
-    return note if note is not None and note.get("status") != "incompatible" else None
+class _Settings:
+    """The settings of a plan's stages; without a plan there is nothing but keys."""
+
+    def __init__(self, plan: Plan | None) -> None:
+        self.stages: Mapping[str, Stage] = {}
+        self.changed: dict[int, Mapping[str, Any]] = {}
+        """Parameters that differ from their defaults, by the id of the component's entry in keys:
+        stages of a plan share these entries with the components.
+        """
+        if plan is None:
+            return
+        self.stages = plan.stages
+        binding = plan.graph.binding
+        pending = [*binding.components.values(), *binding.grants.values()]
+        pending += binding.established.values()
+        while pending:
+            component = pending.pop()
+            self.changed[id(component.key_entry)] = component.changed
+            pending += component.uses.values()
+
+    def of(self, key: str) -> Iterator[str]:
+        """Yield the key of a stage, its components with the parameters that differ from their
+        defaults, and its seed.
+        """
+        yield f"key: {key}"
+        if key not in self.stages:
+            return
+        spec = self.stages[key].spec
+        for role, entry in spec["components"].items():
+            changed = self.changed.get(id(entry), entry["params"])
+            settings = [f"{name} = {json.dumps(value)}" for name, value in changed.items()]
+            listed = ", ".join(settings) or "every default"
+            yield f"{role}: {entry['kind']} {entry['name']} ({listed})"
+        for name, value in (spec["seed"] or {}).items():
+            yield f"{name}: {value}"
 
 
-def _at_work(running: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield f"running: {len(running)}" if running else "nothing is running"
+def _progress(note: Note) -> Iterable[str]:
+    """Yield where a stage is at work and for how long, and step, loss and time left as far as it
+    tells them.
+    """
+    yield f"{note.get('slot', '?')} of {note.get('host', '?')}"
     now = time.time()
-    for key, status in running.items():
-        passed = max(0.0, now - float(status.get("started", now)))
-        where = f"{status.get('slot', '?')} of {status.get('host', '?')}"
-        yield f"  {status.get('title', key)}"
-        yield f"    {', '.join([where, duration(passed), *_progress(status.get('progress'), passed)])}"
-
-
-def _progress(progress: Any, passed: float) -> Iterator[str]:
-    """Step, loss and time left, as far as the stage tells them."""
+    passed = max(0.0, now - float(note.get("started", now)))
+    yield duration(passed)
+    progress = note.get("progress")
     if not isinstance(progress, Mapping):
         return
-    step, total, loss = (progress.get(name) for name in ("step", "total", "loss"))
-    if isinstance(step, int | float) and isinstance(total, int | float) and total:
-        yield f"step {step:g} of {total:g}"
-        if isinstance(loss, int | float):
-            yield f"loss {loss:.3g}"
-        if step > 0:
-            yield f"about {duration(passed * max(0.0, total - step) / step)} left"
-
-
-def _failed(failures: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    yield f"failed: {len(failures)}" if failures else "nothing has failed"
-    for key, note in failures.items():
-        message = str(note.get("message", "")).strip().partition("\n")[0]
-        yield f"  {note.get('title', key)}"
-        yield f"    {note.get('outcome', 'failed')}: {message}"
-        if note.get("log"):
-            yield f"    log: {note['log']}"
+    step = progress.get("step")
+    total = progress.get("total")
+    loss = progress.get("loss")
+    if not isinstance(step, int | float) or not isinstance(total, int | float) or not total:
+        return
+    yield f"step {step:g} of {total:g}"
+    if isinstance(loss, int | float):
+        yield f"loss {loss:.3g}"
+    if step > 0:
+        left = passed * max(0.0, total - step) / step
+        yield f"about {duration(left)} left"

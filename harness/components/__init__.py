@@ -6,32 +6,36 @@ Importing this package costs no torch; bodies import what they need.
 
 from __future__ import annotations
 
-from harness.components.attack import (
-    Attack,
-    LabelMapKind,
-    PoisoningAttack,
-    Quantise,
-    TargetedAttack,
-)
+from harness.access.predictions import Predictions
+from harness.components.attack import Attack, LabelMapKind, PoisoningAttack, TargetedAttack
 from harness.components.base import (
     ATTACK_NEEDS,
     DEFENSE_NEEDS,
-    KINDS,
     METRIC_NEEDS,
     PART_NEEDS,
-    RESERVED,
     Component,
     Context,
-    Task,
     Traits,
     load_component,
     summary,
 )
 from harness.components.dataset import Dataset, Facts, Pictures
 from harness.components.defense import Defense, Result
+from harness.components.facts import (
+    FACTS_BY_KIND,
+    AnyFacts,
+    AttackFacts,
+    DatasetFacts,
+    DefenseFacts,
+    LabelMap,
+    MetricFacts,
+    ModelFacts,
+    PartFacts,
+    read_facts,
+)
 from harness.components.kinds import BY_KIND, kind_of
-from harness.components.metric import Metric, Predictions
-from harness.components.model import Anatomy, Model, Unit
+from harness.components.metric import Metric
+from harness.components.model import Model
 from harness.components.parameters import (
     IN_PLACE,
     File,
@@ -47,33 +51,43 @@ from harness.components.parameters import (
     use,
 )
 from harness.components.part import Part
+from harness.learn.anatomy import Anatomy, Unit
+from harness.learn.rules import Quantise
+from harness.learn.task import Task
 
 __all__ = [
     "ATTACK_NEEDS",
     "BY_KIND",
     "DEFENSE_NEEDS",
+    "FACTS_BY_KIND",
     "IN_PLACE",
-    "KINDS",
     "METRIC_NEEDS",
     "PART_NEEDS",
-    "RESERVED",
     "Anatomy",
+    "AnyFacts",
     "Attack",
+    "AttackFacts",
     "Component",
     "Context",
     "Dataset",
+    "DatasetFacts",
     "Defense",
+    "DefenseFacts",
     "Facts",
     "File",
     "FileMark",
     "Folder",
     "FolderMark",
+    "LabelMap",
     "LabelMapKind",
     "Metric",
+    "MetricFacts",
     "Model",
+    "ModelFacts",
     "NotInKey",
     "OutsideKeyMark",
     "Part",
+    "PartFacts",
     "Pictures",
     "PoisoningAttack",
     "Predictions",
@@ -89,6 +103,7 @@ __all__ = [
     "Use",
     "kind_of",
     "load_component",
+    "read_facts",
     "summary",
     "use",
 ]

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from harness.components.base import Component, Context, Task
+from harness.components.base import Component, Context
+from harness.components.facts import LabelMap
+from harness.learn.rules import NOT_ATTACKED, BatchStamping, PoisonRule, Quantise, When
+from harness.learn.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
 
 
 LabelMapKind = Literal["all-to-one", "all-to-all", "source-specific"]
-Quantise = Literal["truncate", "round", "none"]
 
 
 class Attack(Component):
@@ -46,14 +48,14 @@ class Attack(Component):
     """
 
     def label_table(self, classes: int) -> list[int]:
-        """For each true label the label its triggered images should get; -1 where the class is not
-        attacked.
+        """Return for each true label the label its triggered images should get; -1 where the class
+        is not attacked.
         """
         raise NotImplementedError
 
     def trigger(self, task: Task) -> nn.Module | None:
-        """The structure of the trigger: maps [0,1] NCHW batches to triggered ones. Its state is
-        filled by `craft`.
+        """Build the structure of the trigger: it maps [0,1] NCHW batches to triggered ones. Its
+        state is filled by `craft`.
         """
         raise NotImplementedError
 
@@ -63,7 +65,7 @@ class Attack(Component):
         """
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """The poisoned part of the training set."""
+        """Return the poisoned part of the training set."""
         raise NotImplementedError
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
@@ -78,21 +80,24 @@ class Attack(Component):
 
     @property
     def test_quantise(self) -> Quantise:
-        """How a triggered test image returns to uint8 before a model sees it; "none": it stays
+        """The way a triggered test image returns to uint8 before a model sees it; "none": it stays
         float.
         """
         return "truncate"
 
     @property
-    def labelling(self) -> Mapping[str, Any] | None:
-        """The label map in words, `{"kind", "target", "sources"}`, for `Traits.facts`; None where
-        it has none.
-        """
+    def labelling(self) -> LabelMap | None:
+        """The label map in words, for `Traits.facts`; None where it has none."""
+        return None
+
+    @property
+    def batch_stamping(self) -> BatchStamping | None:
+        """The stamping that `fit` does in each batch; None where images are stamped beforehand."""
         return None
 
     @property
     def training_controlled(self) -> bool:
-        """Whether the attack trains the victim itself; its exported training set is then stamped
+        """True if the attack trains the victim itself; its exported training set is then stamped
         afterwards.
         """
         return type(self).implant is not Attack.implant
@@ -117,18 +122,21 @@ class TargetedAttack(Attack):
         wrong = [label for label in (self.target, *self.sources) if label >= classes]
         if wrong:
             raise ValueError(
-                f"label {wrong[0]} is no class of a task with {classes} classes (0 to {classes - 1})"
+                f"label {wrong[0]} is no class of a task with {classes} classes "
+                f"(0 to {classes - 1})"
             )
         if self.label_map == "all-to-all":
             return [(label + 1) % classes for label in range(classes)]
         if self.label_map == "source-specific":
-            return [self.target if label in self.sources else -1 for label in range(classes)]
+            return [
+                self.target if label in self.sources else NOT_ATTACKED for label in range(classes)
+            ]
         return [self.target] * classes
 
     @property
-    def labelling(self) -> Mapping[str, Any] | None:
+    def labelling(self) -> LabelMap | None:
         """See `Attack.labelling`."""
-        return {"kind": self.label_map, "target": self.target, "sources": list(self.sources)}
+        return LabelMap(self.label_map, self.target, self.sources)
 
     @model_validator(mode="after")
     def _names_its_sources(self) -> Self:
@@ -160,7 +168,7 @@ class PoisoningAttack(TargetedAttack):
     """add poisoned copies and keep the originals, instead of replacing them"""
     quantise: Quantise = "truncate"
     """how a stamped image returns to uint8; "none" keeps floats (only with `when` after loading)"""
-    when: Literal["dataset", "before-augment", "after-augment"] = "dataset"
+    when: When = "dataset"
     """stamp once before training, or each batch before or after augmentation"""
     clean_label: ClassVar[bool] = False
     """True where poisoned images keep their labels."""
@@ -174,7 +182,8 @@ class PoisoningAttack(TargetedAttack):
     def _keeps_labels_for_one_target(self) -> Self:
         if self.clean_label and self.label_map == "all-to-all":
             raise ValueError(
-                "a clean-label attack poisons its target's own images: label_map all-to-all has no target"
+                "a clean-label attack poisons its target's own images: "
+                "label_map all-to-all has no target"
             )
         return self
 
@@ -182,14 +191,36 @@ class PoisoningAttack(TargetedAttack):
     def _keeps_floats_only_in_batches(self) -> Self:
         if self.quantise == "none" and self.when == "dataset":
             raise ValueError(
-                'quantise = "none" keeps floats, which a uint8 training set cannot: use when = "before-augment"'
+                'quantise = "none" keeps floats, which a uint8 training set cannot: '
+                'use when = "before-augment"'
             )
         return self
+
+    @property
+    def batch_stamping(self) -> BatchStamping | None:
+        """See `Attack.batch_stamping`."""
+        if self.when == "dataset":
+            return None
+        return BatchStamping(self.when, self.quantise)
+
+    def rule(self, classes: int) -> PoisonRule:
+        """Return the rule by which images of a task with `classes` classes are poisoned."""
+        return PoisonRule(
+            poison_rate=self.poison_rate,
+            rate_of=self.rate_of,
+            eligible=self.eligible,
+            order=self.order,
+            target=self.target,
+            label_table=tuple(self.label_table(classes)),
+            clean_label=self.clean_label,
+        )
+
+    # The process that plans reads these classes too, and it imports no torch.
 
     def stamp(
         self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor
     ) -> Tensor:
-        """The poisoned version of training images (uint8 NHWC, with their true labels).
+        """Return the poisoned version of training images (uint8 NHWC, with their true labels).
 
         Default: the trigger, quantised. For attacks that poison with something else than they test
         with (clean-label attacks perturb first).
@@ -199,8 +230,13 @@ class PoisoningAttack(TargetedAttack):
         return stamp(trigger, images, "truncate" if self.quantise == "none" else self.quantise)
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """The images that the base parameters select, stamped and relabelled."""
+        """Return the images that the base parameters select, stamped and relabelled."""
         from harness.learn.poisoning import poison
 
         assert trigger is not None
-        return poison(self, access, trigger)
+
+        def stamped(images: Tensor, labels: Tensor) -> Tensor:
+            return self.stamp(access, trigger, images, labels)
+
+        rule = self.rule(access.task.classes)
+        return poison(access.train, rule, access.selection(), stamped, add=self.add)

@@ -1,4 +1,4 @@
-"""What all six kinds of component share, and where a component is asked to work.
+"""The base of all six kinds of component, and the context in which a component is asked to work.
 
 A component is a frozen pydantic model: its fields are its parameters (typed, defaulted, validated,
 part of the key), its docstring's first line is what `bench list` shows, a string under a field is
@@ -11,12 +11,14 @@ import importlib
 import inspect
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-KINDS = ("attack", "defense", "model", "dataset", "metric", "part")
+from harness.components.facts import AnyFacts, AttackFacts, DefenseFacts, ModelFacts
+from harness.components.spec import ComponentSpec
+from harness.learn.task import Task
 
 DEFENSE_NEEDS = frozenset(
     {"victim", "clean-labelled", "clean-unlabelled", "training-set", "oracle"}
@@ -27,14 +29,9 @@ METRIC_NEEDS = frozenset(
     {"predictions", "model", "validation", "test", "training-set", "trigger", "result", "reference"}
 )
 
-RESERVED = frozenset(
-    {"name", "as", "preset", "sweep", "seeds", "training", "grant", "on", "established"}
-)
-"""Keys of a grid entry that are not parameters."""
-
 
 class Component(BaseModel):
-    """What all six kinds share."""
+    """Base of all six kinds."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -57,65 +54,44 @@ class Component(BaseModel):
     """The paper, in one line."""
 
     def compatible(self, context: Context) -> str | None:
-        """The reason why this component cannot work in `context`, or None."""
+        """Return the reason why this component cannot work in `context`, or None."""
         return None
 
 
-@dataclass(frozen=True)
-class Task:
-    """The classification problem, as far as everybody may know it.
-
-    `height`, `width` in pixels, `channels` 1 or 3; images outside models are [0,1] floats (NCHW) or
-    uint8 (NHWC). `train_count` is the number of training images a victim sees.
-    """
-
-    dataset: str
-    classes: int
-    height: int
-    width: int
-    channels: int
-    train_count: int
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
-        return self.channels, self.height, self.width
+F = TypeVar("F", bound=AnyFacts)
 
 
 @dataclass(frozen=True)
-class Traits:
-    """What a plan knows of another component of the cell: its name, parameters and the facts its
+class Traits(Generic[F]):
+    """A plan's knowledge of another component of the cell: its name, parameters and the facts its
     class declares.
 
-    `facts` holds `has_trigger`, `label_map`, `trains`, `training_controlled` for attacks and
-    `anatomy`, `units` (bool: does the class override the method) for models.
+    `facts` are `AttackFacts`, `ModelFacts` or `DefenseFacts`; see `harness.components.facts`.
     """
 
     kind: str
     name: str
-    params: Mapping[str, Any] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    params: Mapping[str, Any]
+    facts: F
 
 
 @dataclass(frozen=True)
 class Context:
-    """Where a component is asked to work. Members that do not apply are None."""
+    """The cell in which a component is asked to work. Members that do not apply are None."""
 
     task: Task
-    model: Traits | None = None
-    attack: Traits | None = None
-    defense: Traits | None = None
+    model: Traits[ModelFacts] | None = None
+    attack: Traits[AttackFacts] | None = None
+    defense: Traits[DefenseFacts] | None = None
 
 
-def load_component(spec: Mapping[str, Any]) -> Component:
-    """The component whose `target` and complete `params` are known. Imports its module: children
-    only.
-    """
-    module, _, name = spec["target"].partition(":")
-    cls: type[Component] = getattr(importlib.import_module(module), name)
-    return cls.model_validate_json(json.dumps(spec["params"]))
+def load_component(spec: ComponentSpec) -> Component:
+    """Build the component that `spec` describes. Imports its module: children only."""
+    module, _, name = spec.target.partition(":")
+    component: type[Component] = getattr(importlib.import_module(module), name)
+    return component.model_validate_json(json.dumps(spec.params))
 
 
 def summary(component: type[Component]) -> str:
-    """The first line of the class's own docstring."""
+    """Return the first line of the class's own docstring."""
     return (inspect.getdoc(component) or "").partition("\n")[0]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from harness.components.base import Component
+from harness.components.facts import DatasetFacts
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,19 +26,8 @@ class Pictures:
     test_labels: np.ndarray
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What a plan must know of a dataset before it is decoded. `fingerprint` stands for its content
-    in keys.
-    """
-
-    classes: int
-    height: int
-    width: int
-    channels: int
-    train_count: int
-    test_count: int
-    fingerprint: str
+Facts = DatasetFacts
+"""`DatasetFacts`, by the name that plugin authors use."""
 
 
 class Dataset(Component):

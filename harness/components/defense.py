@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a defense may return besides a bare module. At least one of `model` and a verdict is
-    set.
+    """The outcome of a defense that is more than a bare module. At least one of `model` and a
+    verdict is set.
 
     `flagged`: is the victim backdoored; `score`: the larger, the surer; `targets`: suspected target
     labels; `suspects`: indices into the granted training set thought poisoned; `record`: finite
@@ -40,7 +40,7 @@ class Defense(Component):
     """Within victim, clean-labelled, clean-unlabelled, training-set, oracle."""
 
     def grants(self) -> AbstractSet[str]:
-        """What this instance is granted, where parameters decide. Default: `needs`."""
+        """Return what this instance is granted, where parameters decide. Default: `needs`."""
         return self.needs
 
     def defend(self, access: Access) -> nn.Module | Result:
@@ -48,7 +48,7 @@ class Defense(Component):
         raise NotImplementedError
 
     def rebuild(self, model: nn.Module) -> nn.Module:
-        """The structure a defended state is loaded into, given the undefended one. Default:
+        """Return the structure a defended state is loaded into, given the undefended one. Default:
         unchanged.
         """
         return model

@@ -23,7 +23,7 @@ BY_KIND: Mapping[str, type[Component]] = {
 
 
 def kind_of(component: type[Component]) -> str:
-    """Which of the six kinds a class is. Raises TypeError for another class."""
+    """Return the kind of a class, one of the six. Raises TypeError for another class."""
     for kind, base in BY_KIND.items():
         if issubclass(component, base):
             return kind

@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 
 from harness.components.base import Component, load_component
 from harness.components.kinds import kind_of
+from harness.components.spec import ComponentSpec
 
 C = TypeVar("C", bound=Component)
 
@@ -42,19 +43,20 @@ class Reference:
         """The component itself. Raises ValueError where the host has not put it in place."""
         if self.target is None:
             raise ValueError(
-                f"{self.kind} {self.name!r} is only named here; the host puts attacks alone in place"
+                f"{self.kind} {self.name!r} is only named here; "
+                "the host puts attacks alone in place"
             )
-        return load_component({"target": self.target, "params": self.params})
+        return load_component(ComponentSpec(self.target, self.params))
 
     @classmethod
     def read(cls, kind: str, value: Any) -> Self:
-        """From what a grid may hold: a name, or a table `{name = ..., preset = ..., <parameters>}`.
+        """Read what a grid may hold: a name, or a table `{name = ..., preset = ..., <parameters>}`.
 
         Raises ValueError with what would be right.
         """
         if isinstance(value, Reference):
             if value.kind != kind:
-                raise ValueError(f"a {kind} is wanted here, not a {value.kind}")
+                raise ValueError(f"a {kind} is expected here, not a {value.kind}")
             return cls(kind, value.name, value.preset, dict(value.params))
         if isinstance(value, str):
             return cls(kind, value)
@@ -62,13 +64,13 @@ class Reference:
             return cls(**value[IN_PLACE])
         if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
             raise ValueError(
-                f'a {kind} is wanted here: "name" or {{name = "...", <its parameters>}}'
+                f'a {kind} is expected here: "name" or {{name = "...", <its parameters>}}'
             )
         params = {key: item for key, item in value.items() if key not in ("name", "preset")}
         return cls(kind, value["name"], value.get("preset"), params)
 
     def table(self) -> dict[str, Any]:
-        """The table that `read` understands."""
+        """Return the table that `read` understands."""
         if self.target is not None:
             return {
                 IN_PLACE: {
@@ -84,7 +86,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Unbound:
-    """What `use` returns: a reference that takes its kind from the field it is the default of."""
+    """The value of `use`: a reference that takes its kind from the field it is the default of."""
 
     name: str
     preset: str | None
@@ -98,7 +100,7 @@ class ReferenceMark:
     kind: str
 
     def read(self, value: Any) -> Reference:
-        """From what a grid or `use` gives. Raises ValueError with what would be right."""
+        """Read what a grid or `use` gives. Raises ValueError with what would be right."""
         if isinstance(value, Unbound):
             return Reference(self.kind, value.name, value.preset, value.params)
         return Reference.read(self.kind, value)
@@ -130,12 +132,12 @@ class Use(Generic[C]):
 
     @classmethod
     def __class_getitem__(cls, kind: type[C]) -> Any:
-        """`Use[Defense]`; a subclass of one of the six counts as its kind."""
+        """Return the type `Use[Defense]`; a subclass of one of the six counts as its kind."""
         return Annotated[Reference, ReferenceMark(kind_of(kind))]
 
 
 def use(name: str, /, preset: str | None = None, **params: Any) -> Any:
-    """A default for a `Use[...]` field."""
+    """Return a default for a `Use[...]` field."""
     return Unbound(name, preset, params)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, ClassVar
 
-from harness.components.base import Component, Task
+from harness.components.base import Component
+from harness.learn.task import Task
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,11 +26,11 @@ class Part(Component):
     """
 
     def build(self, task: Task, model: nn.Module | None) -> nn.Module:
-        """The structure that the stored state is loaded into; `model` is a network of the cell, if
-        `needs` names it.
+        """Build the structure that the stored state is loaded into; `model` is a network of the
+        cell, if `needs` names it.
         """
         raise NotImplementedError
 
     def make(self, access: PartAccess) -> nn.Module:
-        """The finished module."""
+        """Return the finished module."""
         raise NotImplementedError

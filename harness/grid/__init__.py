@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from harness.grid.model import Cell, Entry, Grid, Seeds, Table
 from harness.grid.nodes import Place
-from harness.grid.reading import described, read
-from harness.grid.selection import nothing, quote, select
+from harness.grid.reading import from_table, read
+from harness.grid.selection import nothing_selected, quote, select
 
 __all__ = [
     "Cell",
@@ -19,8 +19,8 @@ __all__ = [
     "Place",
     "Seeds",
     "Table",
-    "described",
-    "nothing",
+    "from_table",
+    "nothing_selected",
     "quote",
     "read",
     "select",

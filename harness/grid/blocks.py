@@ -8,26 +8,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
-from harness.grid import checks
+from harness.grid import checks, fields
 from harness.grid.checks import Report
-from harness.grid.entries import (
-    Entries,
-    combinations,
-    merged_seeds,
-    put_on,
-    read_settings,
-    read_sweep,
-    vary,
-)
-from harness.grid.model import CELL_KINDS, Cell, Entry, Seeds
+from harness.grid.entries import Entries
+from harness.grid.model import Cell, Entry, Seeds, labels_of
 from harness.grid.nodes import Node, same, shown
+from harness.grid.sweeps import drop_set_and_swept, put_on, read_settings, read_sweep, vary
+from harness.vocabulary import CELL_KINDS
 
 _KEYS = (*CELL_KINDS, "seeds", "set", "sweep")
+
+_Combination = tuple[Entry, Entry, Entry, Entry]
+"""One entry of each of `CELL_KINDS`."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Entries by kind whose product is taken, and the seeds of those that have none of their own."""
+    """Entries by kind whose product is taken, and the seeds of those without any of their own."""
 
     node: Node
     entries: Mapping[str, Sequence[Entry]]
@@ -35,66 +32,83 @@ class Block:
 
 
 def read_cells(root: Node, entries: Entries, report: Report) -> list[Cell]:
-    """Every cell once. Two blocks may not give one label different parameters in the same cell."""
-    seeds = checks.seeds(report, root.table.get("seeds"))
-    nodes = root.table["block"].items if "block" in root.table else []
-    blocks = [_block(node, entries, report) for node in nodes] or [Block(root, entries, None)]
+    """Return every cell once. Two blocks may not give one label different parameters in the same
+    cell.
+    """
+    grid_seeds = fields.seeds(report, root.table.get("seeds"))
+    blocks = [_read_block(node, entries, report) for node in root.items_of("block")]
+    if not blocks:
+        blocks = [Block(root, entries, None)]
     union = _Union(report)
     for block in blocks:
-        for chosen in product(*(block.entries[kind] for kind in CELL_KINDS)):
-            dataset, model, attack, defense = chosen
-            own = merged_seeds(
-                defense.seeds, attack.seeds, model.seeds, dataset.seeds, block.seeds, seeds
+        axes = [block.entries[kind] for kind in CELL_KINDS]
+        for dataset, model, attack, defense in product(*axes):
+            seeds = _nearest(
+                defense.seeds, attack.seeds, model.seeds, dataset.seeds, block.seeds, grid_seeds
             )
-            for pair in own.pairs:
-                union.add(block, Cell(dataset, model, attack, defense, *pair))
+            union.add(block, (dataset, model, attack, defense), seeds)
     return union.cells()
 
 
-def _block(node: Node, entries: Entries, report: Report) -> Block:
-    known = {key: child for key, child in node.table.items() if key != "metric"}
-    if "metric" in node.table:
-        hint = "metrics are taken of every cell; choose what a table shows with metrics = [...] in [[table]]"
-        report.add(node.table["metric"].place, "a block has no metrics", hint)
-    known = checks.table(report, Node(node.place, known), _KEYS) if known else {}
-    axes = {
-        key: checks.table(
-            report, known.get(key), CELL_KINDS, f"write {key}.attack.poison_rate = ..."
+def _nearest(*choices: Seeds | None) -> Seeds:
+    """Return the first that is given, else seed 0."""
+    for seeds in choices:
+        if seeds is not None:
+            return seeds
+    return Seeds()
+
+
+# --- one block ------------------------------------------------------------------------------------
+
+
+def _read_block(node: Node, entries: Entries, report: Report) -> Block:
+    own = dict(node.table)
+    if "metric" in own:
+        metric = own.pop("metric")
+        hint = (
+            "metrics are taken of every cell; "
+            "choose what a table shows with metrics = [...] in [[table]]"
         )
-        for key in ("set", "sweep")
-    }
+        report.add(metric.place, "a block has no metrics", hint)
+    known = checks.table(report, Node(node.place, own), _KEYS)
+    settings = _read_axes(report, known, "set")
+    sweeps = _read_axes(report, known, "sweep")
     chosen = {}
     for kind in CELL_KINDS:
-        fixed = read_settings(report, axes["set"].get(kind), kind)
-        swept = read_sweep(report, axes["sweep"].get(kind), kind)
-        for key in fixed.keys() & swept.keys():
-            report.add(
-                fixed[key].place,
-                f"{key} is set here and swept at {swept[key][0].place}",
-                "keep one of the two",
-            )
-            del swept[key]
+        fixed = read_settings(report, settings.get(kind), kind)
+        swept = read_sweep(report, sweeps.get(kind), kind)
+        drop_set_and_swept(report, fixed, swept)
         selected = _selected(report, known.get(kind), entries[kind], kind)
-        variants = _Variants(report, selected, fixed, swept)
-        chosen[kind] = [variant for entry in selected for variant in variants.of(entry)]
-    return Block(node, chosen, checks.seeds(report, known.get("seeds")))
+        variants = _BlockVariants(report, selected, fixed, swept)
+        chosen[kind] = variants.all()
+    return Block(node, chosen, fields.seeds(report, known.get("seeds")))
+
+
+def _read_axes(report: Report, known: Mapping[str, Node], key: str) -> dict[str, Node]:
+    """Return the tables under `set` or `sweep` of a block, by kind."""
+    hint = f"write {key}.attack.poison_rate = ..."
+    return checks.table(report, known.get(key), CELL_KINDS, hint)
 
 
 def _selected(
     report: Report, node: Node | None, entries: Sequence[Entry], kind: str
 ) -> list[Entry]:
-    """The entries whose label, or label before its sweep, the block lists; all where it lists none."""
+    """Return the entries whose label, or label before its sweep, the block lists; all where it
+    lists none.
+    """
     if node is None:
         return list(entries)
     hint = f"list labels of [[{kind}]] entries, or leave {kind} out for all"
-    names = checks.strings(report, node, "one label", hint)
-    known = [name for entry in entries for name in (entry.base, entry.label)]
-    wanted = {name.value for name in names if checks.label(report, name, known, kind)}
-    return [entry for entry in entries if entry.base in wanted or entry.label in wanted]
+    known = labels_of(entries)
+    listed = set()
+    for item in checks.strings(report, node, "one label", hint):
+        if checks.label(report, item, known, kind):
+            listed.add(item.value)
+    return [entry for entry in entries if entry.base in listed or entry.label in listed]
 
 
-class _Variants:
-    """What a block's `set` and `sweep` make of the entries of one kind.
+class _BlockVariants:
+    """The entries that a block's `set` and `sweep` make of the selected ones of one kind.
 
     A defense on another one that the block has too starts from that one's variants; otherwise from
     the grid's.
@@ -104,41 +118,52 @@ class _Variants:
         self,
         report: Report,
         selected: Sequence[Entry],
-        fixed: Mapping[str, Node],
-        swept: Mapping[str, Sequence[Node]],
+        settings: Mapping[str, Node],
+        sweep: Mapping[str, Sequence[Node]],
     ) -> None:
-        self.report, self.selected, self.fixed, self.swept = report, selected, fixed, swept
+        self.report = report
+        self.selected = selected
+        self.settings = settings
+        self.sweep = sweep
         self.done: dict[Entry, list[Entry]] = {}
 
-    def of(self, entry: Entry) -> list[Entry]:
-        """The entry itself where the block changes nothing, else new ones."""
-        if not (self.fixed or self.swept):
-            return [entry]
+    def all(self) -> list[Entry]:
+        """Return the selected entries themselves where the block changes nothing, else new ones."""
+        if not self.settings and not self.sweep:
+            return list(self.selected)
+        variants: list[Entry] = []
+        for entry in self.selected:
+            variants += self._of(entry)
+        return variants
+
+    def _of(self, entry: Entry) -> list[Entry]:
         if entry not in self.done:
             self._refuse_swept_twice(entry)
-            fixed = {key: node for key, node in self.fixed.items() if key not in entry.swept}
-            swept = {key: values for key, values in self.swept.items() if key not in entry.swept}
-            own = [vary(entry, fixed, combination) for combination in combinations(swept)]
-            if entry.on is not None and entry.on in self.selected:
-                starts = self.of(entry.on)
-                own = [
-                    put_on(variant, start, len(starts) > 1) for variant in own for start in starts
-                ]
-            self.done[entry] = own
+            self.done[entry] = self._make(entry)
         return self.done[entry]
 
+    def _make(self, entry: Entry) -> list[Entry]:
+        settings = {key: node for key, node in self.settings.items() if key not in entry.swept}
+        sweep = {key: values for key, values in self.sweep.items() if key not in entry.swept}
+        variants = vary(entry, settings, sweep)
+        if entry.on is None or entry.on not in self.selected:
+            return variants
+        return put_on(variants, self._of(entry.on))
+
     def _refuse_swept_twice(self, entry: Entry) -> None:
-        for key, node in {
-            **self.fixed,
-            **{key: values[0] for key, values in self.swept.items()},
-        }.items():
-            if key in entry.swept:
-                what = f"{key} is swept by the {entry.kind} {shown(entry.base)} already ({entry.at(key)})"
-                self.report.add(
-                    node.place,
-                    what,
-                    f"leave that {entry.kind} out of the block, or pick values by label",
-                )
+        nodes = dict(self.settings)
+        for key, values in self.sweep.items():
+            nodes[key] = values[0]
+        for key, node in nodes.items():
+            if key not in entry.swept:
+                continue
+            owner = f"the {entry.kind} {shown(entry.base)}"
+            complaint = f"{key} is swept by {owner} already ({entry.at(key)})"
+            hint = f"leave that {entry.kind} out of the block, or pick values by label"
+            self.report.add(node.place, complaint, hint)
+
+
+# --- the union ------------------------------------------------------------------------------------
 
 
 class _Union:
@@ -146,44 +171,64 @@ class _Union:
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.found: dict[tuple[object, ...], tuple[Block, Cell]] = {}
+        self.first: dict[tuple[object, ...], tuple[Block, Cell]] = {}
         self.entries: dict[str, Entry] = {}
 
-    def add(self, block: Block, cell: Cell) -> None:
-        labels = tuple(entry.label for entry in cell.entries)
-        key = (*labels, cell.victim_seed, cell.defense_seed)
-        if key not in self.found:
-            dataset, model, attack, defense = map(self._one, cell.entries)
-            self.found[key] = (
-                block,
-                Cell(dataset, model, attack, defense, cell.victim_seed, cell.defense_seed),
-            )
-            return
-        first, other = self.found[key]
-        for mine, theirs in zip(cell.entries, other.entries, strict=True):
-            if mine.content != theirs.content:
-                self._conflict(block, mine, first, theirs)
+    def add(self, block: Block, combination: _Combination, seeds: Seeds) -> None:
+        """Add a cell of a block for each replicate, or compare it with the one that another block
+        has.
+        """
+        labels = tuple([entry.label for entry in combination])
+        dataset, model, attack, defense = [self._shared(entry) for entry in combination]
+        for victim_seed, defense_seed in seeds.pairs:
+            key = (*labels, victim_seed, defense_seed)
+            if key in self.first:
+                self._compare(block, combination, *self.first[key])
+            else:
+                cell = Cell(dataset, model, attack, defense, victim_seed, defense_seed)
+                self.first[key] = block, cell
 
     def cells(self) -> list[Cell]:
-        return [cell for _, cell in self.found.values()]
+        """Return all cells, in the order in which they came."""
+        return [cell for _, cell in self.first.values()]
 
-    def _one(self, entry: Entry) -> Entry:
+    def _shared(self, entry: Entry) -> Entry:
+        """Return the one entry of this content, which starts from a shared one too."""
         if entry.content not in self.entries:
-            start = self._one(entry.on) if entry.on is not None else None
-            self.entries[entry.content] = entry if start is entry.on else replace(entry, on=start)
+            shared = entry
+            if entry.on is not None:
+                start = self._shared(entry.on)
+                if start is not entry.on:
+                    shared = replace(entry, on=start)
+            self.entries[entry.content] = shared
         return self.entries[entry.content]
 
-    def _conflict(self, block: Block, mine: Entry, first: Block, theirs: Entry) -> None:
-        keys = [
-            key for key in {**theirs.params, **mine.params} if not self._agree(key, mine, theirs)
-        ]
-        key = keys[0] if keys else "on"
-        place = mine.at(key) if key in mine.origins else block.node.place
-        what = f"two blocks share a cell with the {mine.kind} {shown(mine.label)}; its {key} differs ({theirs.at(key)})"
-        hint = f"`sweep.{mine.kind}.{key}` shows it in the label and `set` does not; or narrow {first.node.place.key}"
-        self.report.add(place, what, hint)
+    def _compare(
+        self, block: Block, combination: _Combination, first_block: Block, first: Cell
+    ) -> None:
+        for entry, first_entry in zip(combination, first.entries, strict=True):
+            if entry.content != first_entry.content:
+                self._report_conflict(block, entry, first_block, first_entry)
 
-    @staticmethod
-    def _agree(key: str, mine: Entry, theirs: Entry) -> bool:
-        both = key in mine.params and key in theirs.params
-        return both and same(mine.params[key], theirs.params[key])
+    def _report_conflict(
+        self, block: Block, entry: Entry, first_block: Block, first: Entry
+    ) -> None:
+        key = _first_difference(entry, first)
+        place = block.node.place
+        if key in entry.origins:
+            place = entry.at(key)
+        labelled = f"the {entry.kind} {shown(entry.label)}"
+        complaint = f"two blocks share a cell with {labelled}; its {key} differs ({first.at(key)})"
+        way_out = f"`sweep.{entry.kind}.{key}` shows it in the label and `set` does not"
+        hint = f"{way_out}; or narrow {first_block.node.place.key}"
+        self.report.add(place, complaint, hint)
+
+
+def _first_difference(entry: Entry, first: Entry) -> str:
+    """Return the first parameter in which two entries of one label differ; "on" where none does."""
+    for key in {**first.params, **entry.params}:
+        if key not in entry.params or key not in first.params:
+            return key
+        if not same(entry.params[key], first.params[key]):
+            return key
+    return "on"

@@ -1,33 +1,17 @@
-"""What a grid file means once it is read: entries, cells and tables. Structure only; no component
-is looked up.
+"""The contents of a grid file once it is read: entries, cells and tables. Structure only; no
+component is looked up.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from harness.grid.nodes import Node, Place, shown
-
-KINDS = ("dataset", "model", "attack", "defense", "metric")
-CELL_KINDS = KINDS[:4]
-
-RESERVED: Mapping[str, tuple[str, ...]] = {
-    "name": KINDS,
-    "as": KINDS,
-    "preset": KINDS,
-    "sweep": KINDS,
-    "seeds": CELL_KINDS,
-    "training": ("dataset", "model", "attack"),
-    "grant": ("defense",),
-    "on": ("defense",),
-    "established": ("attack",),
-}
-"""Keys of an entry that are not parameters, and the kinds that have them."""
 
 
 @dataclass(frozen=True)
@@ -64,23 +48,39 @@ class Entry:
     origins: Mapping[str, Node] = field(default_factory=dict, repr=False)
 
     def at(self, *keys: str | int) -> Place:
-        """Where `keys` of this entry stand: the line of a sweep's value or a block's setting if
-        that set them.
+        """Return the place of `keys` of this entry: the line of a sweep's value or a block's
+        setting if that set them.
         """
         if keys and keys[0] in self.origins:
-            return self.origins[str(keys[0])].at(*keys[1:])
-        return self.node.at(*keys) if self.node else self.place.below(*keys)
+            origin = self.origins[str(keys[0])]
+            return origin.at(*keys[1:])
+        if self.node is None:
+            return self.place.below(*keys)
+        return self.node.at(*keys)
+
+    def is_labelled(self, label: str) -> bool:
+        """Return True if `label` is this entry's label, or its label before its sweep."""
+        return label == self.base or label == self.label
 
     @cached_property
     def content(self) -> str:
         """Everything but place and seeds as text: equal for entries that mean the same work under
         the same label.
         """
-        names = [self.kind, self.name, self.label, self.preset, self.on and self.on.content]
-        tables = [self.params, self.training, self.grant, self.established]
-        return json.dumps(
-            [*names, *tables], sort_keys=True, default=str
-        )  # str: dates, which are problems already
+        start = None if self.on is None else self.on.content
+        parts = [
+            self.kind,
+            self.name,
+            self.label,
+            self.preset,
+            start,
+            self.params,
+            self.training,
+            self.grant,
+            self.established,
+        ]
+        # str turns dates into text; they are reported as problems already.
+        return json.dumps(parts, sort_keys=True, default=str)
 
 
 @dataclass(frozen=True)
@@ -102,22 +102,24 @@ class Cell:
     @property
     def chain(self) -> tuple[Entry, ...]:
         """The defenses from the first one, which starts from the victim, to this cell's own."""
-        chain = [self.defense]
-        while chain[-1].on is not None:
-            chain.append(chain[-1].on)
-        return tuple(reversed(chain))
+        backwards = [self.defense]
+        start = self.defense.on
+        while start is not None:
+            backwards.append(start)
+            start = start.on
+        return tuple(reversed(backwards))
 
     @property
     def name(self) -> str:
         """`cifar10/resnet18/badnets/ft/0.1`: labels, victim seed, defense seed."""
-        return "/".join(
-            [*(entry.label for entry in self.entries), f"{self.victim_seed}.{self.defense_seed}"]
-        )
+        parts = [entry.label for entry in self.entries]
+        parts.append(f"{self.victim_seed}.{self.defense_seed}")
+        return "/".join(parts)
 
 
 @dataclass(frozen=True)
 class Table:
-    """How results are laid out. Axes: the kinds, `<kind>.<parameter>` of sweeps, seed, victim-seed,
+    """The layout of results. Axes: the kinds, `<kind>.<parameter>` of sweeps, seed, victim-seed,
     defense-seed.
 
     `metrics` has the labels of the metrics to show. `average` adds the average over the rows.
@@ -152,19 +154,30 @@ class Grid:
     root: Node = field(repr=False)
 
     def place(self, *keys: str | int) -> Place:
-        """Where a key of the file (or of one that it extends) stands."""
+        """Return the place of a key of the file, or of one that it extends."""
         return self.root.at(*keys)
 
 
 def label_of(base: str, swept: Mapping[str, Any]) -> str:
-    """`base`, or `base[delta=20, f=6]` with what sweeps set."""
-    return (
-        f"{base}[{', '.join(f'{key}={text(value)}' for key, value in swept.items())}]"
-        if swept
-        else base
-    )
+    """Return `base`, or `base[delta=20, f=6]` with the values that sweeps set."""
+    if not swept:
+        return base
+    settings = [f"{key}={text(value)}" for key, value in swept.items()]
+    listed = ", ".join(settings)
+    return f"{base}[{listed}]"
+
+
+def labels_of(entries: Iterable[Entry]) -> list[str]:
+    """Return every label of the entries, also those before their sweeps; each once, in order."""
+    labels: dict[str, None] = {}
+    for entry in entries:
+        labels[entry.base] = None
+        labels[entry.label] = None
+    return list(labels)
 
 
 def text(value: Any) -> str:
-    """A swept value in a label: as in TOML, but a string without its quotes."""
-    return value if isinstance(value, str) else shown(value)
+    """Return a swept value as a label shows it: as in TOML, but a string without its quotes."""
+    if isinstance(value, str):
+        return value
+    return shown(value)

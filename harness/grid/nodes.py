@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,23 @@ from harness.grid.toml_lines import Keys, Lines
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
+_TYPES = {
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "a string",
+    list: "a list",
+    dict: "a table",
+}
+
+_SHOWN = 40
+"""The most characters of a value that a message shows."""
+
 
 @dataclass(frozen=True)
 class Place:
-    """Where something stands: `line` is 1-based (None: the file could not be read), `key` a dotted
-    path.
+    """A position in a grid file: `line` is 1-based (None: the file could not be read), `key` a
+    dotted path.
 
     Indices in `key` count from 0, as in `attack[2].poison_rate` for the third `[[attack]]`.
     """
@@ -29,18 +40,22 @@ class Place:
     line: int | None
     key: str
 
-    def problem(self, what: str, hint: str = "") -> Problem:
-        """A problem found here; `hint` says what would be right."""
-        return Problem(self.file, self.line, self.key, what, hint)
+    def problem(self, complaint: str, hint: str = "") -> Problem:
+        """Return a problem found here; `hint` says what would be right."""
+        return Problem(self.file, self.line, self.key, complaint, hint)
 
     def below(self, *keys: str | int) -> Place:
-        """The place of `keys` under this one, for keys that the file does not mention: the same
-        line.
+        """Return the place of `keys` under this one, for keys that the file does not mention: the
+        same line.
         """
-        return Place(self.file, self.line, dotted(keys, self.key)) if keys else self
+        if not keys:
+            return self
+        return Place(self.file, self.line, dotted(keys, self.key))
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}" if self.line else str(self.file)
+        if not self.line:
+            return str(self.file)
+        return f"{self.file}:{self.line}"
 
 
 @dataclass(frozen=True)
@@ -55,15 +70,33 @@ class Node:
     @property
     def table(self) -> dict[str, Node]:
         """The value as a table; empty where it is none."""
-        return self.value if isinstance(self.value, dict) else {}
+        if isinstance(self.value, dict):
+            return self.value
+        return {}
 
     @property
     def items(self) -> list[Node]:
         """The value as a list; empty where it is none."""
-        return self.value if isinstance(self.value, list) else []
+        if isinstance(self.value, list):
+            return self.value
+        return []
+
+    def items_of(self, key: str) -> list[Node]:
+        """Return the items of the list under `key`; none where no list stands there."""
+        child = self.table.get(key)
+        if child is None:
+            return []
+        return child.items
+
+    def table_of(self, key: str) -> dict[str, Node]:
+        """Return the entries of the table under `key`; none where no table stands there."""
+        child = self.table.get(key)
+        if child is None:
+            return {}
+        return child.table
 
     def plain(self) -> Any:
-        """The value without positions."""
+        """Return the value without positions."""
         if isinstance(self.value, dict):
             return {key: node.plain() for key, node in self.value.items()}
         if isinstance(self.value, list):
@@ -71,89 +104,112 @@ class Node:
         return self.value
 
     def at(self, *keys: str | int) -> Place:
-        """The place of what stands under `keys`, or of its nearest ancestor (the key is spelt out
-        all the same).
+        """Return the place of what stands under `keys`, or of its nearest ancestor (the key is
+        spelt out all the same).
         """
         node = self
         for position, key in enumerate(keys):
-            children: Mapping[Any, Node] = dict(enumerate(node.items)) | node.table
-            if key not in children:
+            child = node._child(key)
+            if child is None:
                 return node.place.below(*keys[position:])
-            node = children[key]
+            node = child
         return node.place
+
+    def _child(self, key: str | int) -> Node | None:
+        if isinstance(key, str):
+            return self.table.get(key)
+        if 0 <= key < len(self.items):
+            return self.items[key]
+        return None
 
 
 def build(value: Any, file: Path, lines: Lines, path: Keys = ()) -> Node:
-    """`value` as `tomllib` parsed it, with the places that `lines` knows."""
+    """Return `value` as `tomllib` parsed it, with the places that `lines` knows."""
     place = Place(file, lines.at(path), dotted(path))
     if isinstance(value, dict):
-        return Node(
-            place, {key: build(item, file, lines, (*path, key)) for key, item in value.items()}
-        )
+        table = {}
+        for key, item in value.items():
+            table[key] = build(item, file, lines, (*path, key))
+        return Node(place, table)
     if isinstance(value, list):
-        return Node(
-            place, [build(item, file, lines, (*path, number)) for number, item in enumerate(value)]
-        )
+        items = []
+        for number, item in enumerate(value):
+            items.append(build(item, file, lines, (*path, number)))
+        return Node(place, items)
     return Node(place, value)
 
 
 def dotted(keys: Keys, start: str = "") -> str:
-    """Keys as a user would write them: `attack[2].poison_rate`; what is no bare key is quoted."""
+    """Return keys as a user would write them: `attack[2].poison_rate`; what is no bare key is
+    quoted.
+    """
     text = start
     for key in keys:
         if isinstance(key, int):
             text += f"[{key}]"
+            continue
+        if text:
+            text += "."
+        if _BARE.fullmatch(key):
+            text += key
         else:
-            text += ("." if text else "") + (key if _BARE.fullmatch(key) else shown(key))
+            text += shown(key)
     return text
 
 
 def shown(value: Any) -> str:
-    """A plain value as it would be written in TOML, on one line."""
+    """Return a plain value as it would be written in TOML, on one line."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+        return _quoted(value)
     if isinstance(value, list):
-        return f"[{', '.join(map(shown, value))}]"
+        items = [shown(item) for item in value]
+        return f"[{', '.join(items)}]"
     if isinstance(value, dict):
-        return (
-            "{"
-            + ", ".join(f"{dotted((key,))} = {shown(item)}" for key, item in value.items())
-            + "}"
-        )
+        pairs = [f"{dotted((key,))} = {shown(item)}" for key, item in value.items()]
+        return "{" + ", ".join(pairs) + "}"
     return str(value)
 
 
+def _quoted(value: str) -> str:
+    text = ""
+    for character in value:
+        if character in '\\"':
+            text += "\\" + character
+        elif character.isprintable():
+            text += character
+        else:
+            text += f"\\U{ord(character):08x}"
+    return f'"{text}"'
+
+
 def described(value: Any) -> str:
-    """What a value of a wrong type is, for a message: `"12" (a string)`."""
-    kinds = {
-        bool: "a boolean",
-        int: "an integer",
-        float: "a float",
-        str: "a string",
-        list: "a list",
-        dict: "a table",
-    }
+    """Return a value of a wrong type and its type, for a message: `"12" (a string)`."""
     text = shown(value)
-    text = text if len(text) <= 40 else text[:37] + "..."
-    return f"{text} ({kinds.get(type(value), 'a date or time')})"
+    if len(text) > _SHOWN:
+        text = text[: _SHOWN - 3] + "..."
+    name = _TYPES.get(type(value), "a date or time")
+    return f"{text} ({name})"
 
 
-def same(one: Any, other: Any) -> bool:
-    """Whether two plain values are equal: 1 equals 1.0, but true is no number."""
-    if isinstance(one, bool) or isinstance(other, bool):
-        return one is other
-    if isinstance(one, list) and isinstance(other, list):
-        return len(one) == len(other) and all(map(same, one, other))
-    if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    return bool(one == other)
+def same(first: Any, second: Any) -> bool:
+    """Return True if two plain values are equal: 1 equals 1.0, but true is no number."""
+    if isinstance(first, bool) or isinstance(second, bool):
+        return first is second
+    if isinstance(first, list) and isinstance(second, list):
+        if len(first) != len(second):
+            return False
+        return all(map(same, first, second))
+    if isinstance(first, dict) and isinstance(second, dict):
+        if first.keys() != second.keys():
+            return False
+        return all(same(first[key], second[key]) for key in first)
+    return bool(first == second)
 
 
 def storable(value: Any) -> bool:
-    """Whether a scalar can be a setting: a string, a boolean, an integer or a finite float."""
-    return isinstance(value, bool | int | str) or (
-        isinstance(value, float) and math.isfinite(value)
-    )
+    """Return True if a scalar can be a setting: a string, boolean, integer or finite float."""
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return isinstance(value, bool | int | str)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import GridError
-from harness.grid import checks
+from harness.grid import axes, checks, fields
 from harness.grid.blocks import read_cells
 from harness.grid.checks import Report
 from harness.grid.entries import read_entries
@@ -19,7 +19,7 @@ from harness.grid.toml_lines import Lines
 
 
 def read(path: Path) -> Grid:
-    """The grid that the file at `path` describes.
+    """Return the grid that the file at `path` describes.
 
     Raises `GridError` with every problem of the file and of those that it extends. Parameters,
     presets and recipes are not checked here but where their components are known; `Entry.at` and
@@ -32,42 +32,47 @@ def read(path: Path) -> Grid:
     return _grid(Path(path), root, report)
 
 
-def described(table: Mapping[str, Any], origin: str) -> Grid:
-    """The grid that a table with the keys of a grid file describes; problems name `origin` in place
-    of a file.
+def from_table(table: Mapping[str, Any], origin: str) -> Grid:
+    """Return the grid that a table with the keys of a grid file describes; problems name `origin`
+    in place of a file.
 
     Raises as `read`. Relative files are looked up in the current folder.
     """
-    return _grid(Path(origin), build(table, Path(origin), Lines({})), Report())
+    path = Path(origin)
+    root = build(table, path, Lines({}))
+    return _grid(path, root, Report())
 
 
 def _grid(path: Path, root: Node, report: Report) -> Grid:
-    title = checks.string(report, root.table.get("title"), 'write title = "..."') or path.stem
+    title = checks.string(report, root.table.get("title"), 'write title = "..."')
     entries = read_entries(root, report)
+    metrics = entries["metric"]
     cells = read_cells(root, entries, report)
-    grid = Grid(
-        path=path,
-        title=title,
-        cells=tuple(cells),
-        entries=_used(cells, entries["metric"]),
-        metrics=tuple(entries["metric"]),
-        defender=checks.grant(report, root.table.get("defender")),
-        training=checks.training(report, root.table.get("training")),
-        training_place=root.at("training"),
-        tables=tuple(read_tables(root, cells, entries["metric"], report)),
-        root=root,
-    )
+    defender = fields.grant(report, root.table.get("defender"))
+    training = fields.training(report, root.table.get("training"))
+    tables = read_tables(root, cells, metrics, report)
     if len(report):
         raise GridError(report.sorted())
-    return grid
+    return Grid(
+        path=path,
+        title=title or path.stem,
+        cells=tuple(cells),
+        entries=_used(cells, metrics),
+        metrics=tuple(metrics),
+        defender=defender,
+        training=training,
+        training_place=root.at("training"),
+        tables=tuple(tables),
+        root=root,
+    )
 
 
 def _used(cells: Sequence[Cell], metrics: Sequence[Entry]) -> tuple[Entry, ...]:
-    """Every entry that a cell needs, each once, by kind."""
-    axes = [
-        [cell.dataset for cell in cells],
-        [cell.model for cell in cells],
-        [cell.attack for cell in cells],
-    ]
-    defenses = [defense for cell in cells for defense in cell.chain]
-    return tuple(dict.fromkeys(entry for axis in (*axes, defenses, metrics) for entry in axis))
+    """Return every entry that a cell needs, each once, by kind."""
+    used: dict[Entry, None] = {}
+    for kind in ("dataset", "model", "attack"):
+        used.update(dict.fromkeys(axes.entries_of(cells, kind)))
+    for cell in cells:
+        used.update(dict.fromkeys(cell.chain))
+    used.update(dict.fromkeys(metrics))
+    return tuple(used)

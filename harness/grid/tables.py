@@ -2,242 +2,225 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from harness.errors import suggest
-from harness.grid import checks
+from harness.grid import axes, checks
+from harness.grid.axes import SEED_AXES
 from harness.grid.checks import Report
-from harness.grid.model import CELL_KINDS, KINDS, RESERVED, Cell, Entry, Table, text
+from harness.grid.model import Cell, Entry, Table, labels_of
 from harness.grid.nodes import Node, Place, shown
+from harness.vocabulary import ENTRY_KINDS
 
 _KEYS = ("title", "rows", "columns", "over", "average", "reference", "metrics")
-_SEEDS = ("seed", "victim-seed", "defense-seed")
-_LISTS = ("rows", "columns", "over")
+
+_AXIS_LISTS = {"rows": '["attack"]', "columns": '["defense", "metric"]', "over": '["seed"]'}
+"""The keys that list axes, each with an example."""
+
+_LISTED = 8
+"""The most values that a hint lists."""
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-"""Where the grids of the box lie, and their reference values."""
+"""The folder of the grids in the box, and of their reference values."""
 
 
 def read_tables(
     root: Node, cells: Sequence[Cell], metrics: Sequence[Entry], report: Report
 ) -> list[Table]:
-    """The tables of a grid; one with a row for each attack and a column for each defense where it
-    names none.
+    """Return the tables of a grid; one with a row for each attack and a column for each defense
+    where it names none.
     """
-    nodes = root.table["table"].items if "table" in root.table else []
+    nodes = root.items_of("table")
     if not nodes:
         return [_default(cells, metrics, root.place)]
-    reader = _Reader(report, cells, metrics, _parameters(root, cells, metrics))
+    parameters = axes.parameters(root, cells, metrics)
+    reader = _TableReader(report, cells, metrics, parameters)
     return [reader.table(node) for node in nodes]
 
 
 def _default(cells: Sequence[Cell], metrics: Sequence[Entry], place: Place) -> Table:
-    several = [kind for kind in ("dataset", "model") if len(_labels(cells, kind)) > 1]
-    over = ("seed",) if any(_seeds(cells).values()) else ()
-    labels = tuple(metric.label for metric in metrics)
+    rows = []
+    for kind in ("dataset", "model"):
+        labels = {entry.label for entry in axes.entries_of(cells, kind)}
+        if len(labels) > 1:
+            rows.append(kind)
+    rows.append("attack")
+    over: tuple[str, ...] = ()
+    if axes.seed_values(cells):
+        over = ("seed",)
     return Table(
-        None, (*several, "attack"), ("defense", "metric"), over, False, None, labels, place
+        title=None,
+        rows=tuple(rows),
+        columns=("defense", "metric"),
+        over=over,
+        average=False,
+        reference=None,
+        metrics=tuple(metric.label for metric in metrics),
+        place=place,
     )
 
 
-class _Reader:
+class _TableReader:
+    """Reads the `[[table]]` entries of one grid, whose cells and metrics are known."""
+
     def __init__(
         self, report: Report, cells: Sequence[Cell], metrics: Sequence[Entry], parameters: list[str]
     ) -> None:
-        self.report, self.cells, self.metrics, self.parameters = report, cells, metrics, parameters
+        self.report = report
+        self.cells = cells
+        self.metrics = metrics
+        self.axes = [*ENTRY_KINDS, *SEED_AXES, *parameters]
 
     def table(self, node: Node) -> Table:
+        """Read one table."""
         known = checks.table(self.report, node, _KEYS)
-        rows, columns, over = (self._axes(node, known.get(key), key) for key in _LISTS)
-        self._named_twice(known)
+        rows = self._axes(node, known, "rows")
+        columns = self._axes(node, known, "columns")
+        over = self._axes(node, known, "over")
+        self._check_roles(known)
         metrics = self._metrics(known.get("metrics"))
-        self._averages(node, {*rows, *columns, *over}, metrics)
-        return Table(
-            title=checks.string(self.report, known.get("title"), 'write title = "Table 1"'),
-            rows=rows,
-            columns=columns,
-            over=over,
-            average=checks.boolean(self.report, known.get("average")),
-            reference=self._reference(known.get("reference")),
-            metrics=tuple(metric.label for metric in metrics),
-            place=node.place,
-        )
+        self._check_averages(node, {*rows, *columns, *over}, metrics)
+        title = checks.string(self.report, known.get("title"), 'write title = "Table 1"')
+        average = checks.boolean(self.report, known.get("average"))
+        reference = self._reference(known.get("reference"))
+        labels = [metric.label for metric in metrics]
+        return Table(title, rows, columns, over, average, reference, tuple(labels), node.place)
 
-    def _axes(self, table: Node, node: Node | None, key: str) -> tuple[str, ...]:
-        example = {"rows": '["attack"]', "columns": '["defense", "metric"]', "over": '["seed"]'}[
-            key
-        ]
-        if node is None:
+    # --- axes ---
+
+    def _axes(self, table: Node, known: Mapping[str, Node], key: str) -> tuple[str, ...]:
+        """Return the axes that `key` lists; only `over` may be missing or empty."""
+        hint = f"write {key} = {_AXIS_LISTS[key]}"
+        if key not in known:
             if key != "over":
-                self.report.add(table.place, f"{key} is missing", f"write {key} = {example}")
+                self.report.add(table.place, f"{key} is missing", hint)
             return ()
+        node = known[key]
         if key == "over" and node.value == []:
             return ()
-        items = checks.strings(self.report, node, "one axis", f"write {key} = {example}")
-        return tuple(item.value for item in items if self._is_axis(item, key))
+        listed = []
+        for item in checks.strings(self.report, node, "one axis", hint):
+            if self._is_axis(item, key):
+                listed.append(item.value)
+        return tuple(listed)
 
-    def _is_axis(self, node: Node, key: str) -> bool:
-        axes = [*KINDS, *_SEEDS, *self.parameters]
-        kind, _, parameter = node.value.partition(".")
-        if node.value not in axes:
-            what = f"unknown axis {shown(node.value)}"
-            if parameter and kind in KINDS:
-                what = f"no [[{kind}]] of the grid sets or sweeps {shown(parameter)}"
-            self.report.missing(node.place, what, suggest(node.value, axes))
+    def _is_axis(self, item: Node, key: str) -> bool:
+        axis = item.value
+        kind, _, parameter = axis.partition(".")
+        if axis not in self.axes:
+            complaint = f"unknown axis {shown(axis)}"
+            if parameter and kind in ENTRY_KINDS:
+                complaint = f"no [[{kind}]] of the grid sets or sweeps {shown(parameter)}"
+            self.report.missing(item.place, complaint, suggest(axis, self.axes))
             return False
         if key == "over" and kind == "metric":
-            self.report.add(
-                node.place, "different metrics have no average", 'put "metric" into rows or columns'
-            )
+            complaint = "different metrics have no average"
+            self.report.add(item.place, complaint, 'put "metric" into rows or columns')
             return False
         return True
 
-    def _named_twice(self, known: Mapping[str, Node]) -> None:
-        """One axis has one role. `seed` is both other seed axes, so it stands alone."""
-        seen: dict[str, tuple[str, Node]] = {}
-        for key in _LISTS:
-            for item in (
-                (item for item in known[key].items if isinstance(item.value, str))
-                if key in known
-                else ()
-            ):
-                axes = _SEEDS[1:] if item.value == "seed" else (item.value,)
-                role, other = next((seen[axis] for axis in axes if axis in seen), (key, item))
-                reported = item.value == other.value and (
-                    role == key or (key == "over" and item.value == "metric")
-                )
-                if not reported:
-                    self._twice(item, other)
-                seen.update({axis: (key, item) for axis in axes if axis not in seen})
+    def _check_roles(self, known: Mapping[str, Node]) -> None:
+        """Check that each axis has one role."""
+        first: dict[str, tuple[str, Node]] = {}
+        for key in _AXIS_LISTS:
+            if key not in known:
+                continue
+            for item in known[key].items:
+                if isinstance(item.value, str):
+                    self._check_role(key, item, first)
 
-    def _twice(self, item: Node, other: Node) -> None:
-        what = f"{shown(item.value)} is in {other.place.key} already"
-        hint = "keep one of them"
-        if item.value != other.value:
-            what = f"{shown(item.value)} overlaps {shown(other.value)} in {other.place.key}"
-            hint = '"seed" means "victim-seed" and "defense-seed" together: keep it, or name the other two'
-        self.report.add(item.place, what, hint)
+    def _check_role(self, key: str, item: Node, first: dict[str, tuple[str, Node]]) -> None:
+        """Compare one item of the list `key` with what `first` has: each axis so far, with the list
+        and the item that named it first.
+        """
+        names = [item.value]
+        if item.value == "seed":
+            # It is both other seed axes, so it stands alone.
+            names = ["victim-seed", "defense-seed"]
+        for name in names:
+            if name in first:
+                other_key, other = first[name]
+                if not _is_reported(key, item, other_key, other):
+                    self._report_repeated(item, other)
+                break
+        for name in names:
+            first.setdefault(name, (key, item))
 
-    def _metrics(self, node: Node | None) -> list[Entry]:
-        if node is None:
-            return list(self.metrics)
-        hint = "list labels of [[metric]] entries, or leave metrics out"
-        names = checks.strings(self.report, node, "one metric", hint)
-        known = [name for metric in self.metrics for name in (metric.base, metric.label)]
-        wanted = [name.value for name in names if checks.label(self.report, name, known, "metric")]
-        chosen = [
-            metric
-            for name in wanted
-            for metric in self.metrics
-            if name in (metric.base, metric.label)
-        ]
-        return list(dict.fromkeys(chosen))
+    def _report_repeated(self, item: Node, other: Node) -> None:
+        if item.value == other.value:
+            complaint = f"{shown(item.value)} is in {other.place.key} already"
+            hint = "keep one of them"
+        else:
+            complaint = f"{shown(item.value)} overlaps {shown(other.value)} in {other.place.key}"
+            hint = (
+                '"seed" means "victim-seed" and "defense-seed" together: '
+                "keep it, or name the other two"
+            )
+        self.report.add(item.place, complaint, hint)
 
-    def _averages(self, node: Node, named: set[str], metrics: Sequence[Entry]) -> None:
-        for axis, values in _unnamed(named, self.cells, metrics).items():
-            listed = ", ".join(values[:8]) + (", ..." if len(values) > 8 else "")
-            roles = "rows or columns" if axis.startswith("metric") else "rows, columns or over"
+    def _check_averages(self, node: Node, named: set[str], metrics: Sequence[Entry]) -> None:
+        """Check that the table names every axis along which its cells differ."""
+        for axis, values in axes.unnamed(named, self.cells, metrics).items():
+            listed = ", ".join(values[:_LISTED])
+            if len(values) > _LISTED:
+                listed += ", ..."
+            roles = "rows, columns or over"
+            if axis.startswith("metric"):
+                roles = "rows or columns"
             hint = f'add "{axis}" to {roles}; its values in this grid: {listed}'
             self.report.add(node.place, f"averages over {axis}, which it does not name", hint)
 
+    # --- metrics and reference ---
+
+    def _metrics(self, node: Node | None) -> list[Entry]:
+        """Return the metrics that a table shows; all where it lists none."""
+        if node is None:
+            return list(self.metrics)
+        hint = "list labels of [[metric]] entries, or leave metrics out"
+        known = labels_of(self.metrics)
+        chosen: dict[Entry, None] = {}
+        for item in checks.strings(self.report, node, "one metric", hint):
+            if not checks.label(self.report, item, known, "metric"):
+                continue
+            for metric in self.metrics:
+                if metric.is_labelled(item.value):
+                    chosen[metric] = None
+        return list(chosen)
+
     def _reference(self, node: Node | None) -> Path | None:
+        """Return the file of reference values: beside the grid file, or one of the box."""
         written = checks.string(self.report, node, 'write reference = "reference/bcu-1.csv"')
         if node is None or written is None:
             return None
         beside = node.place.file.parent / written
-        for path in (beside, BENCHMARKS / written):
+        in_box = BENCHMARKS / written
+        for path in (beside, in_box):
             if path.is_file():
                 return path
-        what = (
-            f"{shown(written)} is a directory"
-            if beside.is_dir()
-            else f"there is no file {shown(written)}"
-        )
-        folder = beside if beside.is_dir() else beside.parent
-        names = sorted(file.name for file in folder.glob("*.csv")) if folder.is_dir() else []
-        hint = (
-            suggest(beside.name, names)
-            if names
-            else "name a CSV file by its path from this grid file"
-        )
-        self.report.add(
-            node.place, what, f"{hint} (looked for {beside} and {BENCHMARKS / written})"
-        )
+        if beside.is_dir():
+            complaint = f"{shown(written)} is a directory"
+            names = _csv_files(beside)
+        else:
+            complaint = f"there is no file {shown(written)}"
+            names = _csv_files(beside.parent)
+        hint = "name a CSV file by its path from this grid file"
+        if names:
+            hint = suggest(beside.name, names)
+        self.report.add(node.place, complaint, f"{hint} (looked for {beside} and {in_box})")
         return None
 
 
-def _unnamed(
-    named: set[str], cells: Sequence[Cell], metrics: Sequence[Entry]
-) -> dict[str, list[str]]:
-    """The axes, with their values, that have several values but no name in a table."""
-    found: dict[str, list[str]] = {}
-    for kind in KINDS:
-        if kind in named:
-            continue
-        entries = list(metrics) if kind == "metric" else [getattr(cell, kind) for cell in cells]
-        bases = _distinct(entry.base for entry in entries)
-        if len(bases) > 1:
-            found[kind] = bases
-            continue
-        for parameter in _distinct(key for entry in entries for key in entry.swept):
-            values = _distinct(
-                text(e.swept[parameter]) if parameter in e.swept else "unset" for e in entries
-            )
-            if len(values) > 1 and f"{kind}.{parameter}" not in named:
-                found[f"{kind}.{parameter}"] = values
-    missing = {
-        axis: seeds for axis, seeds in _seeds(cells).items() if seeds and not named & {axis, "seed"}
-    }
-    if len(missing) == 2:
-        return found | {
-            "seed": _distinct(f"{cell.victim_seed}.{cell.defense_seed}" for cell in cells)
-        }
-    return found | missing
+def _is_reported(key: str, item: Node, other_key: str, other: Node) -> bool:
+    """Return True if another check reported already that `item` repeats `other`."""
+    if item.value != other.value:
+        return False
+    if key == other_key:
+        return True  # equal items of one list
+    return key == "over" and item.value == "metric"
 
 
-def _seeds(cells: Sequence[Cell]) -> dict[str, list[str]]:
-    """The values of each seed axis, none where there is only one."""
-    axes = {
-        "victim-seed": _distinct(str(cell.victim_seed) for cell in cells),
-        "defense-seed": _distinct(str(cell.defense_seed) for cell in cells),
-    }
-    return {axis: seeds if len(seeds) > 1 else [] for axis, seeds in axes.items()}
-
-
-def _labels(cells: Sequence[Cell], kind: str) -> list[str]:
-    return _distinct(getattr(cell, kind).label for cell in cells)
-
-
-def _distinct(values: Iterable[str]) -> list[str]:
-    return list(dict.fromkeys(values))
-
-
-def _parameters(root: Node, cells: Sequence[Cell], metrics: Sequence[Entry]) -> list[str]:
-    """`<kind>.<parameter>` for all parameters that the grid sets or sweeps anywhere.
-
-    Those only set count too: a small version of a grid may set what its parent sweeps and keep the
-    parent's tables.
-    """
-    found = [
-        f"{entry.kind}.{key}" for cell in cells for entry in cell.entries for key in entry.swept
-    ]
-    found += [f"metric.{key}" for metric in metrics for key in metric.swept]
-    blocks = root.table["block"].items if "block" in root.table else []
-    for kind in KINDS:
-        for entry in root.table[kind].items if kind in root.table else []:
-            found += [
-                f"{kind}.{key}"
-                for key in (*entry.table, *_under(entry, "sweep"))
-                if key not in RESERVED
-            ]
-        if kind in CELL_KINDS:
-            ways = [(block, way) for block in blocks for way in ("set", "sweep")]
-            found += [f"{kind}.{key}" for block, way in ways for key in _under(block, way, kind)]
-    return _distinct(found)
-
-
-def _under(node: Node, *keys: str) -> dict[str, Node]:
-    for key in keys:
-        node = node.table.get(key, Node(node.place, {}))
-    return node.table
+def _csv_files(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    return sorted(file.name for file in folder.glob("*.csv"))

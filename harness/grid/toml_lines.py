@@ -1,5 +1,5 @@
-"""Where in a TOML text each key stands. `tomllib` gives values without positions; error messages
-need lines.
+"""The line of a TOML text that each key stands in. `tomllib` gives values without positions; error
+messages need lines.
 
 The scanner relies on the text being valid TOML (parse it with `tomllib` first), so it only has to
 find keys, the ends of values and the items of arrays. Source of the grammar: toml.io, version
@@ -39,8 +39,8 @@ class Lines:
         self._found = found
 
     def at(self, path: Keys) -> int:
-        """The 1-based line of `path`, or of its nearest ancestor that the text mentions; 1 for the
-        empty path.
+        """Return the 1-based line of `path`, or of its nearest ancestor that the text mentions; 1
+        for the empty path.
         """
         while path:
             if path in self._found:
@@ -52,12 +52,12 @@ class Lines:
         return path in self._found
 
     def paths(self) -> frozenset[Keys]:
-        """Every path that the text mentions."""
+        """Return every path that the text mentions."""
         return frozenset(self._found)
 
 
 def index(text: str) -> Lines:
-    """The lines of all keys of `text`, which must be valid TOML.
+    """Return the lines of all keys of `text`, which must be valid TOML.
 
     A table opened by a header stands at that header, one made by dotted keys at the first of them,
     an array of tables at its first header and each of its tables at its own.
@@ -68,19 +68,26 @@ def index(text: str) -> Lines:
 
 
 def fault(error: ValueError, text: str) -> tuple[int, str]:
-    """The line of a `tomllib.TOMLDecodeError` and its message, which says the column but not the
-    line again.
+    """Return the line of a `tomllib.TOMLDecodeError` and its message, which says the column but not
+    the line again.
     """
     position = _POSITION.search(str(error))
     if position is None:
         return 1, str(error)
     message = str(error)[: position.start()]
     if position[1] is None:
-        return max(1, len(text.rstrip().splitlines())), f"{message} at the end of the file"
+        last = len(text.rstrip().splitlines())
+        return max(1, last), f"{message} at the end of the file"
     return int(position[1]), f"{message} at column {position[2]}"
 
 
 class _Scanner:
+    """Walks through one text, from the beginning to the end, and notes the line of each key.
+
+    `found` has the lines, `counts` the number of tables so far in each array of tables, `starts`
+    the positions at which lines begin.
+    """
+
     def __init__(self, text: str) -> None:
         self.text = text
         self.position = 0
@@ -89,6 +96,7 @@ class _Scanner:
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def document(self) -> None:
+        """Scan the whole text."""
         table: Keys = ()
         self._take(_BLANK)
         while self.position < len(self.text):
@@ -118,14 +126,14 @@ class _Scanner:
         *parents, last = self._key()
         self.position += 1
         path = (*self._open(tuple(parents), line), last)
-        self.found[path] = (
-            # also where [a.b] came before [a]: the header is where a reader looks for the table
-            line
-        )
+        # Also where [a.b] came before [a]: the header is where a reader looks for the table.
+        self.found[path] = line
         return path
 
     def _open(self, keys: tuple[str, ...], line: int) -> Keys:
-        """The path that `keys` of a header mean: the last table of each array of tables on the way."""
+        """Return the path that `keys` of a header mean: the last table of each array of tables on
+        the way.
+        """
         path: Keys = ()
         for key in keys:
             path = (*path, key)
@@ -170,7 +178,9 @@ class _Scanner:
             self._pair(path)
 
     def _closed(self, bracket: str) -> bool:
-        """Step over what separates items; whether the closing bracket came, and over it too."""
+        """Step over what separates items. If the closing bracket comes next, step over it too and
+        return True.
+        """
         self._take(_BLANK)
         if self.text[self.position] == ",":
             self.position += 1
@@ -181,20 +191,21 @@ class _Scanner:
         return True
 
     def _key(self) -> list[str]:
-        """The parts of a dotted key, unquoted; ends behind the key and the spaces after it."""
+        """Return the parts of a dotted key, unquoted; stop behind it and the spaces after it."""
         parts = []
         while True:
             self._take(_SPACE)
             written = self._take(_KEY)
-            parts.append(
-                tomllib.loads(f"key = {written}")["key"] if written[0] in "\"'" else written
-            )
+            if written[0] in "\"'":
+                written = tomllib.loads(f"key = {written}")["key"]
+            parts.append(written)
             self._take(_SPACE)
             if self.text[self.position] != ".":
                 return parts
             self.position += 1
 
     def _take(self, pattern: re.Pattern[str]) -> str:
+        """Step over what matches `pattern` here, and return it."""
         match = pattern.match(self.text, self.position)
         if match is None:
             raise ValueError(f"not valid TOML at line {self._line()}")
@@ -202,4 +213,5 @@ class _Scanner:
         return match[0]
 
     def _line(self) -> int:
+        """Return the 1-based line of the current position."""
         return bisect_right(self.starts, self.position)

@@ -21,9 +21,10 @@ OPERATIONS = {
     "compatible": "harness.introspect.behaviour",
     "combine": "harness.introspect.behaviour",
 }
-"""Where the function of the same name is: a table in, JSON out."""
+"""By operation the module of the function of the same name: a table in, JSON out."""
 
 _GRACE = 5
+"""Seconds that the parent may be late."""
 
 
 def main(arguments: list[str]) -> None:
@@ -33,9 +34,11 @@ def main(arguments: list[str]) -> None:
     request, reply, seconds = arguments
     # The parent keeps the time. If it is gone, the alarm ends this process.
     signal.alarm(int(float(seconds)) + _GRACE)
+    questions = json.loads(Path(request).read_bytes())
     with Path(reply).open("a", encoding="utf-8") as stream:
-        for number, question in enumerate(json.loads(Path(request).read_bytes())):
-            stream.write(json.dumps({"number": number, **answer(question)}) + "\n")
+        for number, question in enumerate(questions):
+            line = json.dumps({"number": number, **answer(question)})
+            stream.write(line + "\n")
             stream.flush()
     sys.stdout.flush()
     sys.stderr.flush()
@@ -43,29 +46,33 @@ def main(arguments: list[str]) -> None:
 
 
 def answer(question: Mapping[str, Any]) -> dict[str, Any]:
-    """`{"ok": ...}`, or `{"error": {type, message, traceback, problems}}`. Never raises for what a
-    plugin does.
+    """Return `{"ok": ...}`, or `{"error": {type, message, traceback, problems}}`.
+
+    Never raises for what a plugin does.
     """
     try:
-        body = dict(question)
-        operation = body.pop("op")
-        result = getattr(importlib.import_module(OPERATIONS[operation]), operation)(**body)
-        json.dumps(result)
+        arguments = dict(question)
+        operation = arguments.pop("op")
+        function = getattr(importlib.import_module(OPERATIONS[operation]), operation)
+        result = function(**arguments)
+        json.dumps(result)  # a plugin may have put in anything
     except ParameterError as error:
-        listed = [[list(path), what, hint] for path, what, hint in error.listed]
-        return {"error": {"type": "problems", "message": str(error), "problems": listed}}
-    except (Exception, SystemExit) as error:
-        text = (
-            str(error) if not isinstance(error, SystemExit) else f"called sys.exit({error.code!r})"
-        )
-        return {
-            "error": {
-                "type": type(error).__name__,
-                "message": text,
-                "traceback": traceback.format_exc(),
-            }
-        }
+        problems = [[list(path), wrong, hint] for path, wrong, hint in error.listed]
+        return {"error": {"type": "problems", "message": str(error), "problems": problems}}
+    except SystemExit as error:
+        return _error(error, f"called sys.exit({error.code!r})")
+    except Exception as error:
+        return _error(error, str(error))
     return {"ok": result}
+
+
+def _error(error: BaseException, message: str) -> dict[str, Any]:
+    entry = {
+        "type": type(error).__name__,
+        "message": message,
+        "traceback": traceback.format_exc(),
+    }
+    return {"error": entry}
 
 
 if __name__ == "__main__":

@@ -4,43 +4,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
-from harness.components import Context, Metric, Task, Traits, load_component
+from harness.components import (
+    AnyFacts,
+    AttackFacts,
+    Context,
+    DefenseFacts,
+    Metric,
+    ModelFacts,
+    Task,
+    Traits,
+    load_component,
+    read_facts,
+)
+from harness.components.spec import ComponentSpec
 from harness.errors import PluginError
+
+F = TypeVar("F", bound=AnyFacts)
 
 
 def compatible(target: str, params: Mapping[str, Any], context: Mapping[str, Any]) -> str | None:
-    """The reason why a component cannot work in a context (as JSON), or None."""
-    reason: Any = load_component({"target": target, "params": params}).compatible(
-        read_context(context)
-    )
+    """Return the reason why a component cannot work in a context (as JSON), or None."""
+    component = load_component(ComponentSpec(target, params))
+    reason: Any = component.compatible(read_context(context))
     if reason is not None and not isinstance(reason, str):
         raise PluginError(
-            f"{target}: compatible() returned {reason!r}, where a reason or None is wanted"
+            f"{target}: compatible() returned {reason!r}, where a reason or None is expected"
         )
     return reason
 
 
 def combine(target: str, params: Mapping[str, Any], values: Sequence[float]) -> dict[str, float]:
-    """What a metric makes of a group of replicates: finite numbers by name."""
-    metric = load_component({"target": target, "params": params})
+    """Return what a metric makes of a group of replicates: finite numbers by name."""
+    metric = load_component(ComponentSpec(target, params))
     assert isinstance(metric, Metric)
     combined: Any = metric.combine(list(values))
     if not isinstance(combined, Mapping) or not combined:
         raise PluginError(
-            f"{target}: combine() returned {combined!r}, where numbers by name are wanted"
+            f"{target}: combine() returned {combined!r}, where numbers by name are expected"
         )
     numbers = {str(name): float(value) for name, value in combined.items()}
-    if strange := [name for name, value in numbers.items() if not math.isfinite(value)]:
-        what = f"{numbers[strange[0]]} for {strange[0]!r}"
-        raise PluginError(f"{target}: combine() gave {what}, where a finite number is wanted")
+    for name, number in numbers.items():
+        if not math.isfinite(number):
+            raise PluginError(
+                f"{target}: combine() gave {number} for {name!r}, where a finite number is expected"
+            )
     return numbers
 
 
 def read_context(table: Mapping[str, Any]) -> Context:
-    """The context that `dataclasses.asdict` made a table of."""
-    traits = {
-        role: Traits(**table[role]) for role in ("model", "attack", "defense") if table.get(role)
-    }
-    return Context(task=Task(**table["task"]), **traits)
+    """Read the context that `dataclasses.asdict` made a table of."""
+    return Context(
+        task=Task(**table["task"]),
+        model=_read_traits(table.get("model"), ModelFacts),
+        attack=_read_traits(table.get("attack"), AttackFacts),
+        defense=_read_traits(table.get("defense"), DefenseFacts),
+    )
+
+
+def _read_traits(table: Mapping[str, Any] | None, facts: type[F]) -> Traits[F] | None:
+    if table is None:
+        return None
+    return Traits(table["kind"], table["name"], table["params"], read_facts(facts, table["facts"]))

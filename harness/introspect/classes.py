@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from harness.components import (
@@ -18,7 +18,7 @@ from harness.components import (
 )
 from harness.errors import PluginError, suggest
 from harness.introspect.problems import name_is_reserved
-from harness.registry.names import KEBAB
+from harness.vocabulary import KEBAB
 
 _MUST: Mapping[str, tuple[str, ...]] = {
     "attack": ("label_table", "trigger", "poison"),
@@ -38,35 +38,39 @@ _NEEDS = {
 
 
 def load(kind: str, target: str) -> type[Component]:
-    """The class that `module:Class` names, checked. Raises PluginError for a class that breaks the
-    contract.
+    """Return the class that `module:Class` names, checked.
 
-    Whatever importing the module raises comes out as it is.
+    Raises PluginError for a class that breaks the contract. Whatever importing the module raises
+    comes out unchanged.
     """
     module, _, name = target.partition(":")
-    found = getattr(importlib.import_module(module), name, None)
-    if found is None:
+    loaded = getattr(importlib.import_module(module), name, None)
+    if loaded is None:
         raise PluginError(f"{target}: the module has no {name}")
     base = BY_KIND[kind]
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise PluginError(f"{target} is no {kind}: a subclass of harness.{base.__name__} is wanted")
-    if wrong := faults(kind, found):
-        raise PluginError(f"{target}: " + "; ".join(wrong))
-    return found
+    if not (isinstance(loaded, type) and issubclass(loaded, base)):
+        raise PluginError(
+            f"{target} is no {kind}: a subclass of harness.{base.__name__} is expected"
+        )
+    wrong = faults(kind, loaded)
+    if wrong:
+        raise PluginError(f"{target}: {'; '.join(wrong)}")
+    return loaded
 
 
 def faults(kind: str, component: type[Component]) -> list[str]:
-    """What is wrong with a class, in sentences; empty for a sound one."""
+    """Return what is wrong with a class, in sentences; nothing for a sound one."""
     return [
         *_field_faults(kind, component),
         *_method_faults(kind, component),
         *_needs_faults(kind, component),
         *_attribute_faults(component),
+        *_preset_faults(component),
     ]
 
 
 def overrides(component: type[Component], method: str, base: type[Component]) -> bool:
-    """Whether a class has its own version of a method of `base`."""
+    """Tell whether a class has its own version of a method of `base`."""
     return getattr(component, method) is not getattr(base, method)
 
 
@@ -74,73 +78,83 @@ def _field_faults(kind: str, component: type[Component]) -> list[str]:
     base = BY_KIND[kind]
     wrong = []
     for name in component.model_fields:
-        if reason := name_is_reserved(name):
+        reason = name_is_reserved(name)
+        if reason is None and name in dir(base) and name not in base.model_fields:
+            reason = f"every {kind} has a member of that name"
+        if reason is not None:
             wrong.append(f"no parameter can be called {name!r}: {reason}")
-        elif name in dir(base) and name not in base.model_fields:
-            wrong.append(
-                f"no parameter can be called {name!r}: every {kind} has a member of that name"
-            )
     return wrong
 
 
 def _method_faults(kind: str, component: type[Component]) -> list[str]:
-    base = BY_KIND[kind]
     if kind == "metric":
-        own = [method for method in ("score", "measure") if overrides(component, method, Metric)]
-        return [] if len(own) == 1 else ["a metric has either score() or measure()"]
-    must = list(_MUST[kind])
+        own_score = overrides(component, "score", Metric)
+        own_measure = overrides(component, "measure", Metric)
+        if own_score == own_measure:
+            return ["a metric has either score() or measure()"]
+        return []
+    must = _MUST[kind]
     if kind == "attack":
         # An attack without a trigger has nothing to stamp; one that trains the victim itself may
         # poison nothing.
         assert issubclass(component, Attack)
-        must = must if component.has_trigger else []
-    missing = [method for method in must if not overrides(component, method, base)]
-    return [f"it has no {' and no '.join(f'{method}()' for method in missing)}"] if missing else []
+        if not component.has_trigger:
+            must = ()
+    missing = [method for method in must if not overrides(component, method, BY_KIND[kind])]
+    if not missing:
+        return []
+    listed = " and no ".join(f"{method}()" for method in missing)
+    return [f"it has no {listed}"]
 
 
 def _needs_faults(kind: str, component: type[Component]) -> list[str]:
     allowed = _NEEDS.get(kind)
     if allowed is None:
         return []
-    needs = getattr(component, "needs", ())
+    needs: Any = getattr(component, "needs", ())
     if isinstance(needs, str) or not all(isinstance(need, str) for need in needs):
         return [
             f'needs = {needs!r} is not a set of strings, such as {{"victim", "clean-labelled"}}'
         ]
-    return [
-        f"needs names {need!r}. {suggest(need, sorted(allowed))}"
-        for need in sorted(set(needs) - allowed)
-    ]
+    unknown = sorted(set(needs) - allowed)
+    return [f"needs names {need!r}. {suggest(need, sorted(allowed))}" for need in unknown]
 
 
 def _attribute_faults(component: type[Component]) -> list[str]:
-    checks: list[tuple[str, Callable[[Any], bool], str]] = [
-        ("version", lambda value: type(value) is int and value >= 1, "a whole number from 1 on"),
-        ("seeded", lambda value: isinstance(value, bool), "True or False"),
-        ("citation", lambda value: isinstance(value, str), "a string"),
-    ]
-    wrong = [
-        f"{name} = {getattr(component, name)!r} is not {right}"
-        for name, holds, right in checks
-        if not holds(getattr(component, name))
-    ]
-    return wrong + _preset_faults(component)
+    # What a plugin declared may be of any type.
+    version: Any = component.version
+    seeded: Any = component.seeded
+    citation: Any = component.citation
+    wrong = []
+    if type(version) is not int or version < 1:
+        wrong.append(f"version = {version!r} is not a whole number from 1 on")
+    if not isinstance(seeded, bool):
+        wrong.append(f"seeded = {seeded!r} is not True or False")
+    if not isinstance(citation, str):
+        wrong.append(f"citation = {citation!r} is not a string")
+    return wrong
 
 
 def _preset_faults(component: type[Component]) -> list[str]:
     presets: Any = component.presets
     if not isinstance(presets, Mapping):
         return [f"presets = {presets!r} is not a table of tables"]
+    fields = list(component.model_fields)
     wrong = []
     for name, table in presets.items():
-        if not isinstance(name, str) or not all(
-            KEBAB.fullmatch(word) for word in name.split("/", 1)
-        ):
+        if not _is_preset_name(name):
             wrong.append(f'preset {name!r} is not called like "bcu" or "bcu/gtsrb"')
-        elif not isinstance(table, Mapping):
+            continue
+        if not isinstance(table, Mapping):
             wrong.append(f"preset {name!r} is not a table of parameters")
-        elif unknown := sorted(set(table) - set(component.model_fields)):
-            wrong.append(
-                f"preset {name!r} sets {unknown[0]!r}. {suggest(unknown[0], list(component.model_fields))}"
-            )
+            continue
+        unknown = sorted(set(table) - set(fields))
+        if unknown:
+            wrong.append(f"preset {name!r} sets {unknown[0]!r}. {suggest(unknown[0], fields)}")
     return wrong
+
+
+def _is_preset_name(name: Any) -> bool:
+    if not isinstance(name, str):
+        return False
+    return all(KEBAB.fullmatch(word) for word in name.split("/", 1))

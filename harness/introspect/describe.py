@@ -1,4 +1,4 @@
-"""What a class says of itself, for `bench show`."""
+"""Describing a class in its own words, for `bench show`."""
 
 from __future__ import annotations
 
@@ -7,45 +7,54 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from harness.components import Attack, Component, Defense, Metric, Part
+from harness.components import Attack, Defense, Metric, Part
 from harness.introspect.classes import load
-from harness.introspect.wording import as_json, default_of, is_file, is_outside_key, uses, wanted
+from harness.introspect.wording import (
+    as_json,
+    default_of,
+    expected,
+    is_file,
+    is_outside_key,
+    uses,
+)
 
 
 def describe(kind: str, target: str) -> dict[str, Any]:
-    """Documentation, parameters, presets, needs and source of a class; JSON."""
+    """Return documentation, parameters, presets, needs and source of a class; JSON."""
     component = load(kind, target)
     lines, line = inspect.getsourcelines(component)
+    needs = []
+    if issubclass(component, (Attack, Defense, Metric, Part)):
+        needs = sorted(component.needs)
+    recipe = None
+    if issubclass(component, Attack):
+        recipe = as_json(component.recipe)
+    fields = component.model_fields
+    own = inspect.get_annotations(component)
+    # The class's own parameters before those that its kind gives to all.
+    ordered = sorted(fields, key=lambda name: name not in own)
     return {
         "doc": inspect.cleandoc(component.__doc__ or ""),
         "version": component.version,
         "citation": component.citation,
         "seeded": component.seeded,
-        "needs": sorted(component.needs)
-        if issubclass(component, (Attack, Defense, Metric, Part))
-        else [],
-        "recipe": as_json(component.recipe) if issubclass(component, Attack) else None,
+        "needs": needs,
+        "recipe": recipe,
         "presets": as_json(component.presets),
-        "parameters": [_parameter(component, name, field) for name, field in _ordered(component)],
+        "parameters": [_parameter(name, fields[name], name in own) for name in ordered],
         "source": f"{inspect.getsourcefile(component)}:{line}",
         "lines": len(lines),
     }
 
 
-def _ordered(component: type[Component]) -> list[tuple[str, FieldInfo]]:
-    """The class's own parameters before those that its kind gives to all."""
-    own = set(inspect.get_annotations(component))
-    return sorted(component.model_fields.items(), key=lambda item: item[0] not in own)
-
-
-def _parameter(component: type[Component], name: str, field: FieldInfo) -> dict[str, Any]:
+def _parameter(name: str, field: FieldInfo, own: bool) -> dict[str, Any]:
     return {
         "name": name,
-        "wanted": wanted(field),
+        "type": expected(field),
         "required": field.is_required(),
         "default": default_of(field),
         "meaning": " ".join((field.description or "").split()),
-        "own": name in inspect.get_annotations(component),
+        "own": own,
         "file": is_file(field),
         "in_key": not is_outside_key(field),
         "uses": uses(field),

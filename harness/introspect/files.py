@@ -1,5 +1,5 @@
-"""Files behind parameters: where they lie, what they hold, and which ones a component reads on its
-own.
+"""Files behind parameters: finding them, hashing them, and noticing which ones a component reads on
+its own.
 """
 
 from __future__ import annotations
@@ -7,25 +7,23 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness import environment
 from harness.introspect.problems import ParameterError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
 _CHUNK = 1 << 20
 
 _listening: list[set[str]] = []
+"""The sets that collect the paths of what is opened."""
 _hooked = False
 
 
 def lay_out(value: Any, change: Callable[[Path], Any]) -> Any:
-    """The value with every path in it, at any depth, changed."""
+    """Return the value with every path in it, at any depth, changed."""
     if isinstance(value, Path):
         return change(value)
     if isinstance(value, (tuple, list)):
@@ -36,43 +34,51 @@ def lay_out(value: Any, change: Callable[[Path], Any]) -> Any:
 
 
 def locate(field: str, path: Path, base: Path) -> Path:
-    """The absolute path of a `File`: beside the grid (`base`), else in `$BENCH_DATA`.
+    """Return the absolute path of a `File`: beside the grid (`base`), else in `$BENCH_DATA`.
 
     Raises ParameterError where there is no such file.
     """
-    places = [path] if path.is_absolute() else [base / path]
-    if not path.is_absolute() and (data := os.environ.get("BENCH_DATA")):
-        places.append(Path(data).absolute() / path)
+    places = _places(path, base)
     for place in places:
         if place.is_file():
             return place.resolve()
-    if folders := [place for place in places if place.is_dir()]:
-        raise ParameterError(((field,), f"{folders[0]} is a folder", "a file is wanted"))
+    for place in places:
+        if place.is_dir():
+            raise ParameterError(((field,), f"{place} is a folder", "a file is expected"))
     looked = " nor ".join(map(str, places))
-    hint = (
-        "a relative path is looked up beside the grid, then in $BENCH_DATA"
-        if not path.is_absolute()
-        else ""
-    )
+    hint = ""
+    if not path.is_absolute():
+        hint = "a relative path is looked up beside the grid, then in $BENCH_DATA"
     raise ParameterError(((field,), f"there is no file {looked}", hint))
 
 
 def locate_folder(path: Path, base: Path) -> Path:
-    """The absolute path of a `Folder`: `~` is one's home; beside the grid (`base`), else in
+    """Return the absolute path of a `Folder`: `~` is one's home; beside the grid (`base`), else in
     `$BENCH_DATA`.
 
-    Where there is neither, the one beside the grid, which is for the component to make or to
+    If there is neither, it is the one beside the grid, which is for the component to make or to
     complain about.
     """
-    path = path.expanduser()
+    places = _places(path.expanduser(), base)
+    for place in places:
+        if place.is_dir():
+            return place.absolute()
+    return places[0].absolute()
+
+
+def _places(path: Path, base: Path) -> list[Path]:
+    """List where a path may lie."""
+    if path.is_absolute():
+        return [path]
     places = [base / path]
-    if not path.is_absolute() and (data := os.environ.get("BENCH_DATA")):
+    data = os.environ.get("BENCH_DATA")
+    if data:
         places.append(Path(data).absolute() / path)
-    return next((place for place in places if place.is_dir()), places[0]).absolute()
+    return places
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content, in hex."""
+    """Return the SHA-256 of a file's content, in hex."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(_CHUNK):
@@ -82,41 +88,42 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def opened() -> Iterator[dict[str, Any]]:
-    """Collect the stamps of data files and folders that are read meanwhile; Python's own are left
+    """Collect the states of data files and folders that are read meanwhile; Python's own are left
     out.
 
-    Whoever remembers an answer must notice when one of them changes. Reads by compiled code are not
-    seen.
+    A remembered answer no longer counts once one of them has changed. Reads by compiled code are
+    not seen.
     """
     global _hooked
     if not _hooked:
         # A hook cannot be taken away again; this process is short-lived.
         sys.addaudithook(_hear)
         _hooked = True
-    heard: set[str] = set()
-    _listening.append(heard)
-    stamps: dict[str, Any] = {}
+    paths: set[str] = set()
+    _listening.append(paths)
+    states: dict[str, Any] = {}
     try:
-        yield stamps
+        yield states
     finally:
-        _listening.remove(heard)
-        stamps |= {
-            path: environment.file_state(path) for path in sorted(heard) if not _is_code(path)
-        }
+        _listening.remove(paths)
+        for path in sorted(paths):
+            if not _is_code(path):
+                states[path] = environment.file_state(path)
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
-    if (
-        _listening
-        and event in ("open", "os.listdir", "os.scandir")
-        and isinstance(arguments[0], (str, bytes, Path))
-    ):
-        for heard in _listening:
-            heard.add(str(Path(os.fsdecode(arguments[0])).absolute()))
+    """Note what is opened, as an audit hook of Python."""
+    if not _listening or event not in ("open", "os.listdir", "os.scandir"):
+        return
+    # A file may also be opened by its number.
+    if isinstance(arguments[0], (str, bytes, Path)):
+        path = str(Path(os.fsdecode(arguments[0])).absolute())
+        for paths in _listening:
+            paths.add(path)
 
 
 def _is_code(path: str) -> bool:
-    inside = (sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc", str(Path.cwd()))
-    return path.endswith((".py", ".pyc")) or any(
-        path.startswith(folder + os.sep) for folder in inside
-    )
+    if path.endswith((".py", ".pyc")):
+        return True
+    folders = (sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/etc", str(Path.cwd()))
+    return any(path.startswith(folder + os.sep) for folder in folders)

@@ -1,4 +1,4 @@
-"""Errors of parameters as sentences: where, what is wrong, what would be right."""
+"""Errors of parameters as sentences: the place, what is wrong there, what would be right."""
 
 from __future__ import annotations
 
@@ -8,108 +8,122 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from harness.components import RESERVED
 from harness.errors import suggest
-from harness.introspect.wording import default_text, wanted
+from harness.introspect.wording import default_text, expected
+from harness.vocabulary import RESERVED
 
 Path = tuple[str | int, ...]
 
 _LONGEST = 60
 _RAISED = frozenset({"value_error", "assertion_error"})
+"""Types of pydantic's errors that were raised by a validator of the component."""
 
 
 class ParameterError(Exception):
-    """Parameters that cannot be: (path from the entry, what is wrong, what would be right) of each."""
+    """Parameters that cannot be; `listed` has (path from the entry, what is wrong, what would be
+    right) of each.
+    """
 
     def __init__(self, *listed: tuple[Path, str, str]) -> None:
         self.listed = listed
-        super().__init__(
-            "; ".join(f"{'.'.join(map(str, path))}: {what}" for path, what, _ in listed)
-        )
+        sentences = []
+        for path, wrong, _ in listed:
+            place = ".".join(map(str, path))
+            sentences.append(f"{place}: {wrong}")
+        super().__init__("; ".join(sentences))
 
 
 def from_validation(
     error: ValidationError, component: type[BaseModel], given: Mapping[str, Any]
 ) -> ParameterError:
-    """Pydantic's errors in our words; several about the same place (the members of a union) become
-    one.
+    """Put pydantic's errors in our words; several about the same place (the members of a union)
+    become one.
     """
-    found: dict[Path, tuple[str, str]] = {}
-    for one in error.errors(include_url=False, include_context=False):
-        path = (
-            _place(one["loc"], given)
-            if one["type"] not in ("missing", "extra_forbidden")
-            else tuple(one["loc"])
-        )
-        found.setdefault(path, _say(one, path, component))
-    return ParameterError(*((path, what, hint) for path, (what, hint) in found.items()))
+    sentences: dict[Path, tuple[str, str]] = {}
+    for detail in error.errors(include_url=False, include_context=False):
+        if detail["type"] in ("missing", "extra_forbidden"):
+            path = tuple(detail["loc"])
+        else:
+            path = _place(detail["loc"], given)
+        sentences.setdefault(path, _in_words(detail, path, component))
+    return ParameterError(*((path, wrong, hint) for path, (wrong, hint) in sentences.items()))
 
 
 def unknown_parameter(name: str, component: type[BaseModel]) -> tuple[str, str]:
-    """What is wrong and what would be right for a name that is no parameter."""
+    """Return what is wrong and what would be right for a name that is no parameter."""
     known = list(component.model_fields)
-    hint = suggest(name, known) if known else "It has none."
-    return f"{component.__name__} has no parameter {name!r}", hint.replace(
-        "Known:", "Known parameters:"
-    )
+    wrong = f"{component.__name__} has no parameter {name!r}"
+    if not known:
+        return wrong, "It has none."
+    return wrong, suggest(name, known).replace("Known:", "Known parameters:")
 
 
-def _say(one: Any, path: Path, component: type[BaseModel]) -> tuple[str, str]:
-    field = component.model_fields.get(str(path[0])) if path else None
-    if one["type"] == "extra_forbidden":
-        return unknown_parameter(str(path[0]), component) if len(path) == 1 else ("unknown key", "")
+def _in_words(detail: Any, path: Path, component: type[BaseModel]) -> tuple[str, str]:
+    """Return what is wrong and what would be right, for one entry of pydantic's `errors`."""
+    inside = len(path) > 1
+    if detail["type"] == "extra_forbidden":
+        if inside:
+            return "unknown key", ""
+        return unknown_parameter(str(path[0]), component)
+    message = _sentence(detail["msg"])
+    field = None
+    if path:
+        field = component.model_fields.get(str(path[0]))
     if field is None:
-        return _spoken(one["msg"]), ""
-    expected = wanted(field)
-    hint = f"wanted: {expected}" + default_text(field)
-    if one["type"] == "missing":
-        return ("is required", hint) if len(path) == 1 else (f"{path[-1]!r} is missing", hint)
-    if one["type"] in _RAISED:
-        return f"{shown(one['input'])}: {_spoken(one['msg'])}", hint
-    if len(path) == 1:
-        return f"{shown(one['input'])} is not {expected}", hint
-    return f"{shown(one['input'])}: {_spoken(one['msg'])}", hint
+        return message, ""
+    words = expected(field)
+    hint = f"expected: {words}{default_text(field)}"
+    if detail["type"] == "missing":
+        if inside:
+            return f"{path[-1]!r} is missing", hint
+        return "is required", hint
+    value = shown(detail["input"])
+    if inside or detail["type"] in _RAISED:
+        return f"{value}: {message}", hint
+    return f"{value} is not {words}", hint
 
 
 def _place(loc: Sequence[str | int], given: Mapping[str, Any]) -> Path:
-    """The part of pydantic's location that is a place in what was given: members of unions are
-    named there too.
+    """Return the part of pydantic's location that is a place in what was given: members of unions
+    are named there too.
     """
     path: list[str | int] = []
     value: Any = given
     for step in loc:
-        inside = (
-            step in value
-            if isinstance(value, Mapping)
-            else isinstance(value, list) and isinstance(step, int)
-        )
-        if inside:
+        if isinstance(value, Mapping) and step in value:
             path.append(step)
-            value = value[step] if isinstance(value, Mapping) or int(step) < len(value) else None
+            value = value[step]
+        elif isinstance(value, list) and isinstance(step, int):
+            path.append(step)
+            # A list that is too short is complained of at its first missing item.
+            value = value[step] if step < len(value) else None
         elif not path:
             path.append(step)  # a default that does not fit
             value = None
     return tuple(path)
 
 
-def _spoken(message: str) -> str:
+def _sentence(message: str) -> str:
+    """Return a message of pydantic as a part of one of our sentences."""
     text = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return text[:1].lower() + text[1:] if message.startswith("Input ") else text
+    if message.startswith("Input "):
+        return text[:1].lower() + text[1:]
+    return text
 
 
 def shown(value: Any) -> str:
-    """A value as a grid would have it, shortened."""
+    """Write a value as a grid would have it, shortened."""
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):
         text = repr(value)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
+    if len(text) <= _LONGEST:
+        return text
+    return text[: _LONGEST - 3] + "..."
 
 
 def name_is_reserved(name: str) -> str | None:
-    """Why no parameter can have this name, if a grid entry uses it for something else."""
-    return (
-        f"{name!r} is a key that every grid entry has ({', '.join(sorted(RESERVED))})"
-        if name in RESERVED
-        else None
-    )
+    """Return why no parameter can have this name, if a grid entry uses it for something else."""
+    if name not in RESERVED:
+        return None
+    return f"{name!r} is a key that every grid entry has ({', '.join(sorted(RESERVED))})"

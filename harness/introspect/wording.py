@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from harness.components import (
     Unbound,
 )
 
-_ONE = {
+_SINGULAR = {
     bool: "true or false",
     int: "a whole number",
     float: "a number",
@@ -30,27 +30,31 @@ _ONE = {
     type(None): "nothing",
     Any: "any value",
 }
-_MANY = {int: "whole numbers", float: "numbers", str: "strings", bool: "booleans"}
+_PLURAL = {int: "whole numbers", float: "numbers", str: "strings", bool: "booleans"}
 
 
-def wanted(field: FieldInfo) -> str:
-    """What a field takes, in words."""
+def expected(field: FieldInfo) -> str:
+    """Say in words what a field takes."""
     return _words(field.annotation, field.metadata)
 
 
 def default_text(field: FieldInfo) -> str:
-    """` (default: 0.1)`, or nothing where the parameter is required."""
-    return "" if field.is_required() else f" (default: {json.dumps(default_of(field))})"
+    """Return ` (default: 0.1)`, or nothing where the parameter is required."""
+    if field.is_required():
+        return ""
+    return f" (default: {json.dumps(default_of(field))})"
 
 
 def default_of(field: FieldInfo) -> Any:
-    """The default as JSON; None where there is none."""
+    """Return the default as JSON; None where there is none."""
     value = field.get_default(call_default_factory=True, validated_data={})
-    return None if value is PydanticUndefined else as_json(value)
+    if value is PydanticUndefined:
+        return None
+    return as_json(value)
 
 
 def as_json(value: Any) -> Any:
-    """A parameter's value as a grid would have it; what JSON has no word for becomes text."""
+    """Return a parameter's value as a grid would have it; text for what JSON has no word for."""
     if isinstance(value, Unbound):
         value = Reference("", value.name, value.preset, value.params)
     if isinstance(value, Reference):
@@ -61,91 +65,106 @@ def as_json(value: Any) -> Any:
         return sorted(as_json(item) for item in value)
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [as_json(item) for item in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
 
 
 def is_file(field: FieldInfo) -> bool:
-    """Whether the field, or something in it, is a `File`."""
-    return any(isinstance(mark, FileMark) for mark in _marks(field.annotation, field.metadata))
+    """Tell whether the field, or something in it, is a `File`."""
+    return _has_mark(field, FileMark)
 
 
 def is_folder(field: FieldInfo) -> bool:
-    """Whether the field is a `Folder`."""
-    return any(isinstance(mark, FolderMark) for mark in _marks(field.annotation, field.metadata))
+    """Tell whether the field is a `Folder`."""
+    return _has_mark(field, FolderMark)
 
 
 def is_outside_key(field: FieldInfo) -> bool:
-    """Whether the field is marked `NotInKey`."""
-    return any(
-        isinstance(mark, OutsideKeyMark) for mark in _marks(field.annotation, field.metadata)
-    )
+    """Tell whether the field is marked `NotInKey`."""
+    return _has_mark(field, OutsideKeyMark)
 
 
 def uses(field: FieldInfo) -> str | None:
-    """The kind of component that the field takes, or None for a plain parameter."""
-    marks = _marks(field.annotation, field.metadata)
-    return next((mark.kind for mark in marks if isinstance(mark, ReferenceMark)), None)
+    """Return the kind of component that the field takes, or None for a plain parameter."""
+    return _kind_of_reference(_marks(field.annotation, field.metadata))
+
+
+def _has_mark(field: FieldInfo, mark: type) -> bool:
+    return any(isinstance(item, mark) for item in _marks(field.annotation, field.metadata))
+
+
+def _kind_of_reference(marks: Iterable[Any]) -> str | None:
+    for mark in marks:
+        if isinstance(mark, ReferenceMark):
+            return mark.kind
+    return None
 
 
 def _marks(annotation: Any, metadata: Iterable[Any]) -> list[Any]:
-    found = list(metadata)
+    """List the metadata of a type and of all types that it is made of."""
+    marks = list(metadata)
     for argument in typing.get_args(annotation):
         if typing.get_origin(argument) is typing.Annotated:
-            inner, *marks = typing.get_args(argument)
-            found += _marks(inner, marks)
+            inner, *inner_metadata = typing.get_args(argument)
+            marks += _marks(inner, inner_metadata)
         else:
-            found += _marks(argument, ())
-    return found
+            marks += _marks(argument, ())
+    return marks
 
 
 def _words(annotation: Any, metadata: Iterable[Any] = ()) -> str:
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    """Say in words what an annotation with such metadata takes."""
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
     marks = list(_flat(metadata))
     if origin is typing.Annotated:
         return _words(arguments[0], [*arguments[1:], *marks])
-    kind = next((mark.kind for mark in marks if isinstance(mark, ReferenceMark)), None)
+    kind = _kind_of_reference(marks)
     if kind:
-        return f'{"an" if kind == "attack" else "a"} {kind}: "name" or {{name = "...", <its parameters>}}'
+        article = "an" if kind == "attack" else "a"
+        return f'{article} {kind}: "name" or {{name = "...", <its parameters>}}'
     if origin is Literal:
-        return ("" if len(arguments) == 1 else "one of ") + ", ".join(
-            json.dumps(value) for value in arguments
-        )
+        listed = ", ".join(json.dumps(value) for value in arguments)
+        return listed if len(arguments) == 1 else f"one of {listed}"
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(
-            _words(argument, marks) for argument in arguments if argument is not type(None)
-        )
+        members = [argument for argument in arguments if argument is not type(None)]
+        return " or ".join(_words(member, marks) for member in members)
     if origin in (tuple, list, set, frozenset, Sequence):
         return _list_words(origin, arguments) + _bounds(marks, "entries")
     if origin in (dict, Mapping):
         return "a table"
     if annotation is Path:
-        return (
-            "a path to a folder"
-            if any(isinstance(mark, FolderMark) for mark in marks)
-            else "a path to a file"
-        )
-    return _ONE.get(annotation, f"a {getattr(annotation, '__name__', annotation)}") + _bounds(marks)
+        return _path_words(marks)
+    name = getattr(annotation, "__name__", annotation)
+    return _SINGULAR.get(annotation, f"a {name}") + _bounds(marks)
 
 
-def _list_words(origin: Any, arguments: tuple[Any, ...]) -> str:
+def _path_words(marks: Iterable[Any]) -> str:
+    if any(isinstance(mark, FolderMark) for mark in marks):
+        return "a path to a folder"
+    return "a path to a file"
+
+
+def _list_words(origin: Any, arguments: Sequence[Any]) -> str:
+    """Say in words what a list takes whose type has such arguments."""
     if origin is tuple and Ellipsis not in arguments:
-        if len(set(arguments)) == 1 and arguments[0] in _MANY:
-            return f"a list of {len(arguments)} {_MANY[arguments[0]]}"
-        return (
-            f"a list of {len(arguments)}: {'; '.join(_words(argument) for argument in arguments)}"
-        )
-    item, marks = arguments[0], ()
+        if len(set(arguments)) == 1 and arguments[0] in _PLURAL:
+            return f"a list of {len(arguments)} {_PLURAL[arguments[0]]}"
+        listed = "; ".join(_words(argument) for argument in arguments)
+        return f"a list of {len(arguments)}: {listed}"
+    item = arguments[0]
+    marks: Sequence[Any] = ()
     if typing.get_origin(item) is typing.Annotated:
-        item, *marks = typing.get_args(item)  # type: ignore[assignment]
-    many = _MANY.get(item)
-    return (
-        f"a list of {many}{_bounds(_flat(marks))}"
-        if many
-        else f"a list, each {_words(arguments[0])}"
-    )
+        item, *marks = typing.get_args(item)
+    plural = _PLURAL.get(item)
+    if plural is None:
+        return f"a list, each {_words(arguments[0])}"
+    return f"a list of {plural}{_bounds(_flat(marks))}"
 
 
-def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
+def _flat(metadata: Iterable[Any]) -> Iterator[Any]:
+    """Yield single marks of what may hold several."""
     for mark in metadata:
         if isinstance(mark, FieldInfo):
             yield from _flat(mark.metadata)
@@ -156,6 +175,25 @@ def _flat(metadata: Iterable[Any]) -> Iterable[Any]:
 
 
 def _bounds(marks: Iterable[Any], noun: str = "") -> str:
+    """Say in words what a number, or with `noun` the length of a list, is bounded by."""
+    low, high = _limits(marks)
+    closed = low.startswith("at least ") and high.startswith("at most ")
+    least = low.removeprefix("at least ")
+    most = high.removeprefix("at most ")
+    both = " and ".join(filter(None, (low, high)))
+    if not both:
+        return ""
+    if closed and noun:
+        return f" with {least} to {most} {noun}"
+    if closed:
+        return f" between {least} and {most}"
+    if noun:
+        return f" with {both} {noun}"
+    return f" {both}"
+
+
+def _limits(marks: Iterable[Any]) -> tuple[str, str]:
+    """Return the lower and the upper limit in words, each empty where there is none."""
     low = high = ""
     for mark in marks:
         if isinstance(mark, at.Ge):
@@ -170,12 +208,4 @@ def _bounds(marks: Iterable[Any], noun: str = "") -> str:
             low = f"at least {mark.min_length}"
         elif isinstance(mark, at.MaxLen):
             high = f"at most {mark.max_length}"
-    tail = f" {noun}" if noun else ""
-    if low.startswith("at least ") and high.startswith("at most "):
-        return (
-            f" between {low[9:]} and {high[8:]}{tail}"
-            if not noun
-            else f" with {low[9:]} to {high[8:]}{tail}"
-        )
-    both = " and ".join(filter(None, (low, high)))
-    return f" {'with' if noun else ''} {both}{tail}".replace("  ", " ") if both else ""
+    return low, high

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from harness.learn.device import probe_precision as probe_precision
     from harness.learn.device import sent as sent
     from harness.learn.evaluation import predict as predict
+    from harness.learn.hooks import Batch as Batch
+    from harness.learn.hooks import Extra as Extra
+    from harness.learn.hooks import FitSettings as FitSettings
+    from harness.learn.hooks import Hooks as Hooks
     from harness.learn.images import LUMA as LUMA
     from harness.learn.images import ImageSet as ImageSet
     from harness.learn.images import resize as resize
@@ -30,13 +34,10 @@ if TYPE_CHECKING:
     from harness.learn.poisoning import poison_with_cover as poison_with_cover
     from harness.learn.poisoning import stamp as stamp
     from harness.learn.poisoning import stamping_hook as stamping_hook
-    from harness.learn.training import Batch as Batch
     from harness.learn.training import Diverged as Diverged
-    from harness.learn.training import Extra as Extra
     from harness.learn.training import History as History
-    from harness.learn.training import Hooks as Hooks
 
-__all__ = [*DOORS[__name__]]  # noqa: PLE0604
+__all__ = [*DOORS[__name__]]
 
 
 def __getattr__(name: str) -> Any:

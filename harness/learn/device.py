@@ -1,4 +1,4 @@
-"""What the machine can do, and how to leave its global state as it was found."""
+"""The abilities of a machine, and its global state, which is left as it was found."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from harness.learn.images import Device
 
 if TYPE_CHECKING:
-    from harness.components import Model, Task
+    from harness.learn.anatomy import Architecture
+    from harness.learn.task import Task
 
 Precision = Literal["fp32", "bf16"]
 
 
 def probe_precision(asked: str, device: Device) -> Precision:
-    """What `asked` ("auto", "fp32" or "bf16") means on `device`.
+    """Return what `asked` ("auto", "fp32" or "bf16") means on `device`.
 
     auto is bf16 on GPUs of compute capability 8 or more and on CPUs with bf16 instructions:
     elsewhere bf16 works, but through paths slower than fp32.
@@ -101,8 +102,8 @@ def kernels(deterministic: bool | Literal["warn"]) -> Iterator[None]:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """`tensor` on `device`; the host does not wait for a GPU to take it, which from pageable memory
-    it would.
+    """Copy `tensor` to `device`; the host does not wait for a GPU to take it, which from pageable
+    memory it would.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         tensor = tensor.pin_memory()
@@ -122,14 +123,14 @@ def single_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def _repeatable(wanted: bool, warn_only: bool) -> None:
+def _repeatable(deterministic: bool, warn_only: bool) -> None:
     # asked first: torch's setter imports the compiler, a second that nobody else may need
     now = (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),
     )
-    if now != (wanted, warn_only):
-        torch.use_deterministic_algorithms(wanted, warn_only=warn_only)
+    if now != (deterministic, warn_only):
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
 
 
 @contextlib.contextmanager
@@ -149,14 +150,14 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Where a module's first parameter or buffer is; the CPU if it has none."""
+    """Return the device of a module's first parameter or buffer; the CPU if it has none."""
     tensors = itertools.chain(module.parameters(), module.buffers())
     return next((tensor.device for tensor in tensors), torch.device("cpu"))
 
 
-def seeded_build(model: Model, task: Task, seed: int) -> nn.Module:
-    """A network with the initial weights that belong to `seed`, on the CPU; the global generator is
-    left as found.
+def seeded_build(model: Architecture, task: Task, seed: int) -> nn.Module:
+    """Build a network with the initial weights that belong to `seed`, on the CPU; the global
+    generator is left as found.
     """
     with global_random(seed):
         return model.build(task)

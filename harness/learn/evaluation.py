@@ -1,4 +1,4 @@
-"""What a network answers, image by image."""
+"""The answers of a network, image by image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.learn.device import device_of, evaluating, single_precision
 from harness.learn.images import Device, check_images, to_float, to_uint8
 
 if TYPE_CHECKING:
-    from harness.components import Task
+    from harness.learn.task import Task
 
 PROBES = 8
 """Random images on which a network's outputs are checked."""
@@ -39,8 +39,8 @@ def predict(
     batch: int | None = None,
     classes: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Labels (int64, (n,)) and logits (float16, (n, classes)) for uint8 NHWC images, both on the
-    CPU.
+    """Return labels (int64, (n,)) and logits (float16, (n, classes)) for uint8 NHWC images, both on
+    the CPU.
 
     Always in fp32 and evaluation mode, whatever the training precision was; `batch` images at a
     time (None: what the device takes), and the device is waited for once, when all have been
@@ -50,9 +50,9 @@ def predict(
     """
     check_images(images)
     if not len(images):
-        return torch.empty(0, dtype=torch.int64), torch.empty(
-            (0, classes or 0), dtype=torch.float16
-        )
+        no_labels = torch.empty(0, dtype=torch.int64)
+        no_logits = torch.empty((0, classes or 0), dtype=torch.float16)
+        return no_labels, no_logits
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     parts = [model] if trigger is None else [model, trigger.to(device)]
     logits = []
@@ -66,19 +66,22 @@ def predict(
             pixels = to_float(part.to(device, non_blocking=True))
             if trigger is not None:
                 pixels = stamped(trigger, pixels, quantise)
-            logits.append(_checked(model(pixels), len(part), classes))
+            output = model(pixels)
+            logits.append(_checked(output, len(part), classes))
     answers = torch.cat(logits).cpu()
     _finite(model, answers)
-    return answers.argmax(1), answers.clamp(-HALF_MAX, HALF_MAX).half()
+    labels = answers.argmax(1)
+    return labels, answers.clamp(-HALF_MAX, HALF_MAX).half()
 
 
 def together(images: Tensor, device: Device) -> int:
-    """How many of these images (n, height, width, c) go through a network at a time where nobody
-    says so.
+    """Return how many of these images (n, height, width, c) go through a network at a time, unless
+    the caller says so.
     """
     if torch.device(device).type != "cuda":
         return ON_CPU
-    return max(1, ON_GPU // (images.shape[1] * images.shape[2]))
+    _, height, width, _ = images.shape
+    return max(1, ON_GPU // (height * width))
 
 
 @torch.no_grad()
@@ -86,46 +89,50 @@ def check_outputs(model: nn.Module, task: Task) -> None:
     """Raise BadOutput unless `model` maps images of the task, on its own device, to finite logits
     for its classes.
     """
-    images = torch.rand((PROBES, *task.image_shape), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand((PROBES, *task.image_shape), generator=generator)
     with evaluating(model):
-        _finite(model, _checked(model(images.to(device_of(model))), PROBES, task.classes))
+        output = model(images.to(device_of(model)))
+        logits = _checked(output, PROBES, task.classes)
+        _finite(model, logits)
 
 
 def stamped(trigger: nn.Module, pixels: Tensor, quantise: str = "none") -> Tensor:
-    """[0,1] floats (n, c, h, w) with the trigger on them, through uint8 and back unless `quantise`
-    is "none".
+    """Return [0,1] floats (n, c, h, w) with the trigger on them, through uint8 and back unless
+    `quantise` is "none".
 
     Raises BadOutput where the trigger changes the shape.
     """
     result = trigger(pixels)
     if not isinstance(result, Tensor) or result.shape != pixels.shape:
         seen = tuple(result.shape) if isinstance(result, Tensor) else type(result).__name__
-        raise BadOutput(
-            f"trigger {type(trigger).__name__} made {seen} of images {tuple(pixels.shape)}"
-        )
+        name = type(trigger).__name__
+        raise BadOutput(f"trigger {name} made {seen} of images {tuple(pixels.shape)}")
     if quantise == "none":
         return result
-    return to_float(to_uint8(result, "round" if quantise == "round" else "truncate"))
+    levels = to_uint8(result, "round" if quantise == "round" else "truncate")
+    return to_float(levels)
 
 
 def _finite(model: nn.Module, logits: Tensor) -> None:
-    wrong = int((~logits.isfinite()).any(1).sum())
+    """Raise BadOutput unless all logits are finite."""
+    not_finite = ~logits.isfinite()
+    wrong = int(not_finite.any(1).sum())
     if wrong:
+        name = type(model).__name__
         raise BadOutput(
-            f"{type(model).__name__} gave logits that are not finite for {wrong} of {len(logits)} images"
+            f"{name} gave logits that are not finite for {wrong} of {len(logits)} images"
         )
 
 
 def _checked(output: object, count: int, classes: int | None) -> Tensor:
-    wanted = f"({count}, {classes or 'classes'})"
+    """Return logits in fp32. Raises BadOutput for anything else than logits (count, classes)."""
+    expected = f"logits ({count}, {classes or 'classes'}) are expected"
     if not isinstance(output, Tensor):
-        raise BadOutput(f"the model returned a {type(output).__name__}; wanted are logits {wanted}")
-    if (
-        output.ndim != 2
-        or len(output) != count
-        or (classes is not None and output.shape[1] != classes)
-    ):
-        raise BadOutput(
-            f"the model returned a tensor {tuple(output.shape)}; wanted are logits {wanted}"
-        )
+        raise BadOutput(f"the model returned a {type(output).__name__}; {expected}")
+    fits = output.ndim == 2 and len(output) == count
+    if fits and classes is not None:
+        fits = output.shape[1] == classes
+    if not fits:
+        raise BadOutput(f"the model returned a tensor {tuple(output.shape)}; {expected}")
     return output.float()

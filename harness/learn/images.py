@@ -1,4 +1,4 @@
-"""Images as they are kept and as networks take them: uint8 NHWC at rest, [0,1] floats NCHW in use."""
+"""Images at rest (uint8 NHWC) and as networks take them ([0,1] floats NCHW)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 
-Quantise = Literal["truncate", "round"]
+Rounding = Literal["truncate", "round"]
 Device = str | torch.device
 
 SLACK = 2.0**-10
@@ -40,9 +40,8 @@ class ImageSet:
             return
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             seen = f"{self.labels.dtype} {tuple(self.labels.shape)}"
-            raise ValueError(
-                f"labels must be int64 ({len(self.images)},), one an image, not {seen}"
-            )
+            count = len(self.images)
+            raise ValueError(f"labels must be int64 ({count},), one an image, not {seen}")
         if self.labels.device != self.images.device:
             raise ValueError(f"images are on {self.images.device}, labels on {self.labels.device}")
 
@@ -51,52 +50,54 @@ class ImageSet:
 
     @property
     def device(self) -> torch.device:
-        """Where both tensors are."""
+        """The device of both tensors."""
         return self.images.device
 
     def to(self, device: Device) -> Self:
-        """The same set on another device."""
-        labels = None if self.labels is None else self.labels.to(device)
-        return type(self)(self.images.to(device), labels)
+        """Return the same set on another device."""
+        images = self.images.to(device)
+        if self.labels is None:
+            return type(self)(images)
+        return type(self)(images, self.labels.to(device))
 
     def subset(self, indices: Tensor) -> Self:
-        """The images at `indices` (int64, or a boolean mask), in that order."""
+        """Return the images at `indices` (int64, or a boolean mask), in that order."""
         indices = indices.to(self.device)
-        return type(self)(
-            self.images[indices], None if self.labels is None else self.labels[indices]
-        )
+        images = self.images[indices]
+        if self.labels is None:
+            return type(self)(images)
+        return type(self)(images, self.labels[indices])
 
     def unlabelled(self) -> Self:
-        """The images alone."""
+        """Return the images alone."""
         return type(self)(self.images)
 
     def join(self, other: ImageSet) -> Self:
-        """The set followed by `other`. Raises ValueError unless both have labels or neither has."""
+        """Return the set followed by `other`. Raises ValueError unless both have labels or neither
+        has.
+        """
         if (self.labels is None) != (other.labels is None):
             raise ValueError("a set with labels cannot be joined to one without")
-        labels = (
-            None
-            if self.labels is None or other.labels is None
-            else torch.cat([self.labels, other.labels])
-        )
-        return type(self)(torch.cat([self.images, other.images]), labels)
+        images = torch.cat([self.images, other.images])
+        if self.labels is None or other.labels is None:
+            return type(self)(images)
+        labels = torch.cat([self.labels, other.labels])
+        return type(self)(images, labels)
 
     def batches(
         self, size: int, generator: torch.Generator | None = None
     ) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Pairs of [0,1] floats (NCHW) and labels; in dataset order, or shuffled by a generator on
-        the CPU.
+        """Yield pairs of [0,1] floats (NCHW) and labels; in dataset order, or shuffled by a
+        generator on the CPU.
         """
-        order = (
-            torch.arange(len(self))
-            if generator is None
-            else torch.randperm(len(self), generator=generator)
-        )
+        if generator is None:
+            order = torch.arange(len(self))
+        else:
+            order = torch.randperm(len(self), generator=generator)
         for chosen in torch.split(order.to(self.device), size):
-            yield (
-                to_float(self.images[chosen]),
-                None if self.labels is None else self.labels[chosen],
-            )
+            images = to_float(self.images[chosen])
+            labels = None if self.labels is None else self.labels[chosen]
+            yield images, labels
 
     def save(self, path: Path) -> None:
         """Write a safetensors file with `images` and, where there are any, `labels`."""
@@ -120,35 +121,44 @@ def check_images(images: Tensor) -> None:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """uint8 (n, h, w, c) -> [0,1] float32 (n, c, h, w), channels_last in memory: no pixel moves."""
-    return images.to(torch.float32).div_(255).permute(0, 3, 1, 2)
-
-
-def to_uint8(images: Tensor, quantise: Quantise = "truncate") -> Tensor:
-    """[0,1] floats (n, c, h, w) -> uint8 (n, h, w, c), clipped; `round` goes to the nearest level,
-    halves to even.
+    """Turn uint8 (n, h, w, c) into [0,1] float32 (n, c, h, w), channels_last in memory: no pixel
+    moves.
     """
-    levels = images.detach().to(torch.float32).permute(0, 2, 3, 1) * 255
-    levels = levels.round() if quantise == "round" else levels + SLACK
+    pixels = images.to(torch.float32).div_(255)
+    return pixels.permute(0, 3, 1, 2)
+
+
+def to_uint8(images: Tensor, quantise: Rounding = "truncate") -> Tensor:
+    """Turn [0,1] floats (n, c, h, w) into uint8 (n, h, w, c), clipped; `round` goes to the nearest
+    level, halves to even.
+    """
+    pixels = images.detach().to(torch.float32)
+    levels = pixels.permute(0, 2, 3, 1) * 255
+    if quantise == "round":
+        levels = levels.round()
+    else:
+        levels = levels + SLACK
     return levels.clamp(0, 255).to(torch.uint8).contiguous()
 
 
 def resize(images: Tensor, height: int, width: int, channels: int) -> Tensor:
-    """uint8 NHWC images in another size (antialiased bilinear, rounded) and number of channels (1
-    or 3).
+    """Return uint8 NHWC images in another size (antialiased bilinear, rounded) and number of
+    channels (1 or 3).
     """
     check_images(images)
     if not len(images):
         return images.new_empty(0, height, width, channels)
     if tuple(images.shape[1:]) == (height, width, channels):
         return images
-    return torch.cat([_resize(part, height, width, channels) for part in torch.split(images, 1024)])
+    parts = torch.split(images, 1024)
+    return torch.cat([_resize(part, height, width, channels) for part in parts])
 
 
 def _resize(images: Tensor, height: int, width: int, channels: int) -> Tensor:
     pixels = to_float(images)
     if channels == 1 and images.shape[3] == 3:
-        pixels = (pixels * pixels.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+        weights = pixels.new_tensor(LUMA).view(1, 3, 1, 1)
+        pixels = (pixels * weights).sum(1, keepdim=True)
     if tuple(images.shape[1:3]) != (height, width):
         pixels = functional.interpolate(pixels, (height, width), mode="bilinear", antialias=True)
     return to_uint8(pixels.expand(-1, channels, -1, -1), "round")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from harness.components import Unit
+from harness.learn.anatomy import Unit
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -32,24 +32,23 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Same shape as `images`."""
+        """Return images of the same shape."""
         return (images - self.mean) / self.std
 
 
-def prunable_units(module: nn.Module) -> Iterator[Unit]:
-    """Every BatchNorm layer; in a net without any, every convolution and linear layer but the last,
-    the classifier.
+def prunable_units(module: nn.Module) -> list[Unit]:
+    """Return every BatchNorm layer; in a net without any, every convolution and linear layer but
+    the last, the classifier.
     """
-    named = [(name, part) for name, part in module.named_modules() if name]
-    norms = [(name, part.num_features) for name, part in named if isinstance(part, NORMS)]
-    if norms:
-        yield from (Unit(name, count) for name, count in norms)
-        return
-    layers = [(name, _outputs(part)) for name, part in named]
-    yield from [Unit(name, count) for name, count in layers if count is not None][:-1]
-
-
-def _outputs(part: nn.Module) -> int | None:
-    if isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
-        return part.out_channels
-    return part.out_features if isinstance(part, nn.Linear) else None
+    norms = []
+    layers = []
+    for name, part in module.named_modules():
+        if not name:  # the net itself
+            continue
+        if isinstance(part, NORMS):
+            norms.append(Unit(name, part.num_features))
+        elif isinstance(part, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            layers.append(Unit(name, part.out_channels))
+        elif isinstance(part, nn.Linear):
+            layers.append(Unit(name, part.out_features))
+    return norms or layers[:-1]

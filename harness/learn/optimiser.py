@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from harness.learn.recipes import Recipe
 
-RHO, TINY = 0.95, 1e-7
-"""Decay and epsilon of Adadelta, as Keras has them, where sources use it."""
+RHO = 0.95
+"""Decay of Adadelta in Keras, which the sources that use it are written in."""
+TINY = 1e-7
+"""Epsilon of Adadelta in Keras."""
 
 
 class Optimiser:
@@ -28,36 +30,47 @@ class Optimiser:
         zero_grad: bool = True,
         rate_tensor: bool | None = None,
     ) -> None:
-        """`rate_tensor`: keep the learning rate beside the parameters, where recorded steps find
+        """Make the optimiser that `recipe` names.
+
+        `rate_tensor`: keep the learning rate beside the parameters, where recorded steps find
         it; None: on GPUs.
         """
         self.parameters = list(parameters)
-        self.recipe, self.zero_grad = recipe, zero_grad
-        # fused kernels: one pass over all parameters, which is half the time of a step of a small
-        # net
-        fused = all(
-            p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in self.parameters
-        )
+        self.recipe = recipe
+        self.zero_grad = zero_grad
+        kinds = {parameter.device.type for parameter in self.parameters}
+        floats = all(parameter.is_floating_point() for parameter in self.parameters)
+        # Fused kernels: one pass over all parameters, which is half the time of a step of a small
+        # net.
+        fused = floats and kinds <= {"cpu", "cuda"}
         if rate_tensor is None:
-            rate_tensor = fused and all(p.device.type == "cuda" for p in self.parameters)
-        place = self.parameters[0].device if self.parameters else "cpu"
-        self.rate: Tensor | None = torch.full((), recipe.lr, device=place) if rate_tensor else None
-        lr = recipe.lr if self.rate is None else self.rate
-        common: dict[str, Any] = {"lr": lr, "weight_decay": recipe.weight_decay, "fused": fused}
-        self.torch: torch.optim.Optimizer
+            rate_tensor = fused and kinds <= {"cuda"}
+        self.rate: Tensor | None = None
+        if rate_tensor:
+            place = self.parameters[0].device if self.parameters else "cpu"
+            self.rate = torch.full((), recipe.lr, device=place)
+        self.torch = self._optimiser(fused, rate_tensor)
+
+    def _optimiser(self, fused: bool, capturable: bool) -> torch.optim.Optimizer:
+        recipe = self.recipe
+        common: dict[str, Any] = {
+            "lr": recipe.lr if self.rate is None else self.rate,
+            "weight_decay": recipe.weight_decay,
+        }
+        if recipe.optimizer == "adadelta":  # there is no fused kernel
+            return torch.optim.Adadelta(
+                self.parameters, rho=RHO, eps=TINY, capturable=capturable, **common
+            )
+        common["fused"] = fused
         if recipe.optimizer == "sgd":
-            nesterov = recipe.nesterov
-            self.torch = torch.optim.SGD(
-                self.parameters, momentum=recipe.momentum, nesterov=nesterov, **common
+            return torch.optim.SGD(
+                self.parameters, momentum=recipe.momentum, nesterov=recipe.nesterov, **common
             )
-        elif recipe.optimizer == "adadelta":
-            del common["fused"]  # there is no such kernel
-            self.torch = torch.optim.Adadelta(
-                self.parameters, rho=RHO, eps=TINY, capturable=rate_tensor, **common
-            )
-        else:
-            kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-            self.torch = kind(self.parameters, betas=recipe.betas, capturable=rate_tensor, **common)
+        common["betas"] = recipe.betas
+        common["capturable"] = capturable
+        if recipe.optimizer == "adam":
+            return torch.optim.Adam(self.parameters, **common)
+        return torch.optim.AdamW(self.parameters, **common)
 
     def prepare(self, step: int, steps_per_epoch: int) -> None:
         """Set the learning rate of a step, counted from 0."""
@@ -69,7 +82,7 @@ class Optimiser:
             group["lr"] = rate
 
     def clear(self) -> None:
-        """Forget gradients, unless their running sum is wanted."""
+        """Forget gradients, unless the caller lets them add up."""
         if self.zero_grad:
             self.torch.zero_grad(set_to_none=True)
 

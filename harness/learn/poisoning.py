@@ -1,26 +1,23 @@
-"""Which images are poisoned, how they are stamped, and how a poisoned set goes into a training set."""
+"""The choice of images to poison, their stamping, and their place in a training set."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from harness.components import Attack, PoisoningAttack
 from harness.errors import Incompatible
 from harness.learn.device import device_of, evaluating
 from harness.learn.evaluation import stamped
-from harness.learn.images import ImageSet, Quantise, check_images, to_float, to_uint8
-from harness.learn.training import Batch
-
-if TYPE_CHECKING:
-    from harness.access.granted import AttackAccess
+from harness.learn.hooks import Batch, HookSettings
+from harness.learn.images import ImageSet, Rounding, check_images, to_float, to_uint8
+from harness.learn.rules import BatchStamping, PoisonRule
 
 SHORTFALL = 0.9
 """Share of the asked number that must be eligible: a rate of exactly one class may miss by the
@@ -32,7 +29,7 @@ TENSORS = ("images", "labels", "indices", "cover")
 
 @dataclass(frozen=True, eq=False)
 class PoisonedSet:
-    """What an attack does to a training set: the k images that it changed or added.
+    """An attack's changes to a training set: the k images that it changed or added.
 
     `images`: uint8 (k, height, width, channels) as stamped; `labels`: int64 (k,) as the victim sees
     them; `indices`: int64 (k,), which training images they come from; `add`: whether the originals
@@ -56,13 +53,9 @@ class PoisonedSet:
         ):
             value: Tensor | None = getattr(self, name)
             if value is not None and (value.dtype != dtype or value.shape != self.images.shape[:1]):
-                wanted, seen = (
-                    str(dtype).removeprefix("torch."),
-                    f"{value.dtype} {tuple(value.shape)}",
-                )
-                raise ValueError(
-                    f"{name} must be {wanted} ({len(self.images)},), one a stamped image, not {seen}"
-                )
+                expected = f"{str(dtype).removeprefix('torch.')} ({len(self.images)},)"
+                seen = f"{value.dtype} {tuple(value.shape)}"
+                raise ValueError(f"{name} must be {expected}, one a stamped image, not {seen}")
         if not self.add and len(set(self.indices.tolist())) != len(self.indices):
             raise ValueError("indices name a training image twice; only added images may repeat")
 
@@ -75,14 +68,14 @@ class PoisonedSet:
         return torch.ones(len(self), dtype=torch.bool) if self.cover is None else ~self.cover
 
     def rate(self, count: int) -> float:
-        """Poisoned images as a share of a training set of `count` originals, which is what a poison
-        rate means.
+        """Return poisoned images as a share of a training set of `count` originals, which is what a
+        poison rate means.
         """
         return int(self.poisoned.sum()) / count
 
     def merge(self, train: ImageSet, stamp: bool = True) -> ImageSet:
-        """The training set with stamped images in their originals' places, or behind all if they
-        are added.
+        """Return the training set with stamped images in their originals' places, or behind all if
+        they are added.
 
         With `stamp=False` their labels change but their pixels do not: for triggers stamped in each
         batch.
@@ -98,8 +91,8 @@ class PoisonedSet:
         )
 
     def mask(self, count: int) -> Tensor:
-        """Boolean over the merged set: which of its images are poisoned. `count` is the number of
-        originals.
+        """Return a boolean over the merged set: True for its poisoned images. `count` is the number
+        of originals.
         """
         originals = torch.zeros(count, dtype=torch.bool)
         if self.add:
@@ -135,20 +128,15 @@ class PoisonedSet:
             return cls(**tensors, add=file.metadata()["add"] == "True")
 
 
-def mapped_labels(attack: PoisoningAttack, labels: Tensor, classes: int | None = None) -> Tensor:
-    """What triggered images of these labels should get: int64, -1 where the class is not attacked.
-
-    Without `classes`, the labels that occur are taken for all there are.
+def mapped_labels(label_table: Sequence[int], labels: Tensor) -> Tensor:
+    """Return the labels (int64) that triggered images of these labels should get, -1 where the
+    class is not attacked.
     """
-    if classes is None:
-        classes = max(int(labels.max()) if len(labels) else 0, attack.target, *attack.sources) + 1
-    return torch.tensor(attack.label_table(classes), device=labels.device)[labels]
+    return torch.tensor(label_table, device=labels.device)[labels]
 
 
-def choose(
-    attack: PoisoningAttack, labels: Tensor, generator: torch.Generator, classes: int | None = None
-) -> Tensor:
-    """Indices (int64) of the training images that the attack poisons, given their labels (int64,
+def choose(rule: PoisonRule, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the indices (int64) of the training images to poison, given their labels (int64,
     (n,)).
 
     One permutation of the whole set, filtered by eligibility, cut to length: a smaller rate gives a
@@ -156,48 +144,51 @@ def choose(
     far as their rules agree. Raises Incompatible where the rate asks for clearly more images than
     are eligible, or is above 0 and selects none.
     """
-    order = (
-        torch.randperm(len(labels), generator=generator)
-        if attack.order == "random"
-        else torch.arange(len(labels))
-    )
-    order = order[_eligible(attack, labels, classes)[order]]
-    of = len(order) if attack.rate_of == "eligible" else len(labels)
-    asked = int(attack.poison_rate * of + 0.5)
+    count = len(labels)
+    if rule.order == "random":
+        order = torch.randperm(count, generator=generator)
+    else:
+        order = torch.arange(count)
+    eligible = _eligible(rule, labels)
+    order = order[eligible[order]]
+    of = len(order) if rule.rate_of == "eligible" else count
+    asked = int(rule.poison_rate * of + 0.5)
+    rate = f"poison_rate {rule.poison_rate:g} of {of} images"
     if len(order) < SHORTFALL * asked:
+        possible = len(order) / of
         raise Incompatible(
-            f"poison_rate {attack.poison_rate:g} of {of} images asks for {asked}, but only {len(order)} are eligible "
-            f'({attack.eligible}): lower it to {len(order) / of:.4g}, or name their share with rate_of = "eligible"'
+            f"{rate} asks for {asked}, but only {len(order)} are eligible ({rule.eligible}): "
+            f'lower it to {possible:.4g}, or name their share with rate_of = "eligible"'
         )
-    if attack.poison_rate > 0 and asked == 0:
-        raise Incompatible(
-            f"poison_rate {attack.poison_rate:g} of {of} images poisons none of them"
-        )
+    if rule.poison_rate > 0 and asked == 0:
+        raise Incompatible(f"{rate} poisons none of them")
     return order[:asked]
 
 
-def _eligible(attack: PoisoningAttack, labels: Tensor, classes: int | None) -> Tensor:
-    """Boolean over the training set. A class that the label map leaves alone never is, unless
-    labels are kept.
+def _eligible(rule: PoisonRule, labels: Tensor) -> Tensor:
+    """Return a boolean over the training set. Images of a class that the label map leaves alone are
+    never eligible, unless labels are kept.
     """
-    if (
-        attack.clean_label
-    ):  # the map is of test images alone, and the target itself is no source of it
-        own = labels == attack.target
-        return {"all": torch.ones_like(own), "target": own, "non-target": ~own}[attack.eligible]
-    mapped = mapped_labels(attack, labels, classes)
-    if attack.eligible == "target":
-        return (labels == attack.target) & (mapped >= 0)
+    own = labels == rule.target
+    if rule.clean_label:
+        # The map is of test images alone, and the target itself is no source of it.
+        masks = {"all": torch.ones_like(own), "target": own, "non-target": ~own}
+        return masks[rule.eligible]
+    mapped = mapped_labels(rule.label_table, labels)
     attacked = mapped >= 0
-    return attacked & (mapped != labels) if attack.eligible == "non-target" else attacked
+    if rule.eligible == "target":
+        return own & attacked
+    if rule.eligible == "non-target":
+        return attacked & (mapped != labels)
+    return attacked
 
 
 @torch.no_grad()
 def stamp(
-    trigger: nn.Module, images: Tensor, quantise: Quantise = "truncate", batch: int = 512
+    trigger: nn.Module, images: Tensor, quantise: Rounding = "truncate", batch: int = 512
 ) -> Tensor:
-    """uint8 NHWC images with the trigger on them, where they were; it runs on its own device, in
-    evaluation mode.
+    """Put the trigger on uint8 NHWC images, which stay where they are; it runs on its own device,
+    in evaluation mode.
     """
     check_images(images)
     if not len(images):
@@ -208,78 +199,100 @@ def stamp(
         return torch.cat([to_uint8(part, quantise).to(images.device) for part in parts])
 
 
-def poison(attack: PoisoningAttack, access: AttackAccess, trigger: nn.Module) -> PoisonedSet:
-    """What an attack's base parameters select from `access.train`, stamped by `attack.stamp` and
-    relabelled.
+def poison(
+    train: ImageSet,
+    rule: PoisonRule,
+    order: torch.Generator,
+    stamp_images: Callable[[Tensor, Tensor], Tensor],
+    add: bool = False,
+) -> PoisonedSet:
+    """Return the images that `rule` selects from `train`, stamped and relabelled.
 
-    Images are stamped for every value of `when`: the stored set is what a defense is shown.
+    `order` is the generator of the replicate's permutation; `stamp_images` is called once with the
+    chosen images (uint8 NHWC) and their true labels. Images are stamped whether or not the victim's
+    batches are: the stored set is what a defense is shown. Raises ValueError without labels.
     """
-    train = access.train
     if train.labels is None:
         raise ValueError("only a labelled training set can be poisoned")
-    indices = choose(attack, train.labels, access.selection(), access.task.classes)
+    indices = choose(rule, train.labels, order)
     labels = train.labels[indices]
-    images = attack.stamp(access, trigger, train.images[indices], labels)
-    if not attack.clean_label:
-        labels = mapped_labels(attack, labels, access.task.classes)
-    return PoisonedSet(images, labels, indices, attack.add)
+    images = stamp_images(train.images[indices], labels)
+    if not rule.clean_label:
+        labels = mapped_labels(rule.label_table, labels)
+    return PoisonedSet(images, labels, indices, add)
 
 
 def poison_with_cover(
-    access: AttackAccess,
+    train: ImageSet,
+    label_table: Sequence[int],
+    order: torch.Generator,
     trigger: nn.Module,
     cover: nn.Module,
+    *,
     poison_rate: float,
     cover_ratio: float,
 ) -> PoisonedSet:
-    """The training set of a trainer whose batches hold cover, as one set: what its batches show, in
-    the same shares.
+    """Return the training set of a trainer whose batches hold cover, as one set with the same
+    shares as its batches.
 
-    The first `poison_rate` of the replicate's permutation are triggered and relabelled, unless
-    their class is not attacked; the next, `cover_ratio` times as many, go through the module
-    `cover` and keep their labels.
+    The first `poison_rate` of the permutation that `order` draws are triggered and relabelled,
+    unless their class is not attacked; the next, `cover_ratio` times as many, go through the module
+    `cover` and keep their labels. Raises ValueError without labels.
     """
-    train = access.train
     if train.labels is None:
         raise ValueError("only a labelled training set can be poisoned")
     count = int(poison_rate * len(train))
-    order = torch.randperm(len(train), generator=access.selection())
-    chosen, covered = order[:count], order[count : count + int(count * cover_ratio)]
-    mapped = torch.tensor(access.label_table)[train.labels[chosen]]
-    chosen, mapped = chosen[mapped >= 0], mapped[mapped >= 0]
-    images = torch.cat([stamp(trigger, train.images[chosen]), stamp(cover, train.images[covered])])
-    kinds = torch.arange(len(images)) >= len(chosen)
+    cover_count = int(count * cover_ratio)
+    permutation = torch.randperm(len(train), generator=order)
+    chosen = permutation[:count]
+    covered = permutation[count : count + cover_count]
+    mapped = mapped_labels(label_table, train.labels[chosen])
+    attacked = mapped >= 0
+    chosen = chosen[attacked]
+    mapped = mapped[attacked]
+    triggered_images = stamp(trigger, train.images[chosen])
+    cover_images = stamp(cover, train.images[covered])
+    images = torch.cat([triggered_images, cover_images])
+    labels = torch.cat([mapped, train.labels[covered]])
     indices = torch.cat([chosen, covered])
-    return PoisonedSet(images, torch.cat([mapped, train.labels[covered]]), indices, cover=kinds)
+    is_cover = torch.arange(len(images)) >= len(chosen)
+    return PoisonedSet(images, labels, indices, cover=is_cover)
 
 
 def training_data(
-    attack: Attack, train: ImageSet, poisoned: PoisonedSet | None, trigger: nn.Module | None
-) -> tuple[ImageSet, dict[str, Any]]:
-    """What a victim is fitted on, and with which hooks (members of `Hooks` by name), as the
-    attack's `when` says.
+    train: ImageSet,
+    poisoned: PoisonedSet | None,
+    trigger: nn.Module | None,
+    stamping: BatchStamping | None,
+) -> tuple[ImageSet, HookSettings]:
+    """Return the data that a victim is fitted on, and the hooks that stamp its batches.
 
-    Without a poisoned set this is the clean training set.
+    Without a poisoned set this is the clean training set; without `stamping` images are stamped
+    beforehand and there is no hook. Raises ValueError for cover images with `stamping`.
     """
     if poisoned is None:
         return train, {}
-    if not isinstance(attack, PoisoningAttack) or attack.when == "dataset" or trigger is None:
+    if stamping is None or trigger is None:
         return poisoned.merge(train), {}
     if poisoned.cover is not None:
         raise ValueError(
-            f'cover images are stamped before training: when = "dataset" is wanted, not "{attack.when}"'
+            'cover images are stamped before training: when = "dataset" is expected, '
+            f'not "{stamping.when}"'
         )
     data = poisoned.merge(train, stamp=False)
     assert data.labels is not None
-    hook = stamping_hook(trigger, poisoned.mask(len(train)), data.labels, attack.quantise)
-    return data, {attack.when.replace("-", "_"): hook}
+    mask = poisoned.mask(len(train))
+    hook = stamping_hook(trigger, mask, data.labels, stamping.quantise)
+    if stamping.when == "before-augment":
+        return data, {"before_augment": hook}
+    return data, {"after_augment": hook}
 
 
 def stamping_hook(
     trigger: nn.Module, mask: Tensor, labels: Tensor, quantise: str = "none"
 ) -> Callable[[Batch], Batch]:
-    """A `before_augment` or `after_augment` hook that stamps the poisoned images of each batch and
-    sets their labels.
+    """Return a `before_augment` or `after_augment` hook that stamps the poisoned images of each
+    batch and sets their labels.
 
     `mask` (boolean) and `labels` (int64, read where the mask holds) cover the training set that is
     fitted; `quantise` is "none", or how stamped images go through uint8 and back. The trigger must
@@ -288,9 +301,8 @@ def stamping_hook(
     mask, labels = mask.cpu(), labels.cpu()
 
     def hook(batch: Batch) -> Batch:
-        poisoned = (
-            mask[batch.indices].nonzero().squeeze(1)
-        )  # on the CPU: the device is not waited for
+        # On the CPU, so that the device is not waited for.
+        poisoned = mask[batch.indices].nonzero().squeeze(1)
         if not len(poisoned):
             return batch
         there = poisoned.to(batch.images.device, non_blocking=True)

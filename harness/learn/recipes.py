@@ -1,4 +1,4 @@
-"""How a network is trained, as settings: every field moves numbers, so every field is part of a
+"""The training of a network as settings: every field moves numbers, so every field is part of a
 key.
 
 No torch here: the plan and the command line read recipes too.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self, TypedDict, Unpack
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -16,6 +16,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Listed = Field(strict=False)  # JSON and TOML have lists where Python has tuples
 Pair = Annotated[tuple[float, float], Listed]
 Rates = Annotated[tuple[Pair, ...], Listed]
+Optimizer = Literal["sgd", "adam", "adamw", "adadelta"]
+Update = Literal["auto", "epoch", "step"]
+AskedPrecision = Literal["auto", "fp32", "bf16"]
 Schedule = Literal["constant", "step", "cosine", "one-cycle", "linear", "table", "piecewise"]
 
 RISE = 0.3
@@ -26,6 +29,41 @@ proportions).
 """
 CLOSE = 1e-9
 """Slack, in epochs, so that 0.3 of 100 epochs is epoch 30 and not the one after."""
+
+
+class RecipeFields(TypedDict, total=False):
+    """The fields of `Recipe`, some of them, for calls that replace single ones."""
+
+    epochs: int
+    steps: int | None
+    batch: int
+    optimizer: Optimizer
+    lr: float
+    momentum: float
+    nesterov: bool
+    betas: tuple[float, float]
+    weight_decay: float
+    schedule: Schedule
+    milestones: tuple[float, ...]
+    gamma: float
+    rates: tuple[tuple[float, float], ...]
+    horizon: float | None
+    warmup: float | None
+    update: Update
+    label_smoothing: float
+    shuffle: bool
+    drop_last: bool
+    replacement: bool
+    clip_norm: float | None
+    crop: int
+    crop_probability: float
+    flip: bool
+    rotation: float
+    rotation_probability: float
+    cutout: int
+    fill: tuple[float, ...]
+    precision: AskedPrecision
+    deterministic: bool | Literal["warn"]
 
 
 class Recipe(BaseModel):
@@ -47,7 +85,7 @@ class Recipe(BaseModel):
     batch: Annotated[int, Field(ge=1)] = 128
     """images a step"""
 
-    optimizer: Literal["sgd", "adam", "adamw", "adadelta"] = "sgd"
+    optimizer: Optimizer = "sgd"
     """adamw shrinks the weights (decoupled), the others add `weight_decay` to the gradient (L2)"""
     lr: Annotated[float, Field(ge=0)] = 0.1
     """learning rate that the schedule scales"""
@@ -77,7 +115,7 @@ class Recipe(BaseModel):
     """epochs that the schedule spans; none: the length of the training"""
     warmup: Fraction | None = None
     """share of the horizon in which the rate rises; none: 0.3 for one-cycle, else 0"""
-    update: Literal["auto", "epoch", "step"] = "auto"
+    update: Update = "auto"
     """when the rate moves; auto: every step for one-cycle and linear, else with every epoch (a
     warm-up is by step)
     """
@@ -110,7 +148,7 @@ class Recipe(BaseModel):
     1/255
     """
 
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: AskedPrecision = "auto"
     """of forward and backward passes; auto: bf16 where the device is fast at it"""
     deterministic: bool | Literal["warn"] = False
     """refuse (or warn of) operations that may differ between repeats; CPU runs repeat bit for bit
@@ -124,9 +162,9 @@ class Recipe(BaseModel):
         if (self.schedule in ("table", "piecewise")) != bool(self.rates):
             raise ValueError('rates goes with schedule = "table" or "piecewise", and they with it')
         starts = [epoch for epoch, _ in self.rates]
-        if starts != sorted(set(starts)) or any(
-            epoch < 0 or rate < 0 for epoch, rate in self.rates
-        ):
+        ascending = starts == sorted(set(starts))
+        negative = any(epoch < 0 or rate < 0 for epoch, rate in self.rates)
+        if negative or not ascending:
             raise ValueError("rates must be pairs (epoch, lr), not negative, with ascending epochs")
         if self.nesterov and self.optimizer == "sgd" and self.momentum == 0:
             raise ValueError("nesterov needs a momentum above 0")
@@ -138,40 +176,59 @@ class Recipe(BaseModel):
             )
         return self
 
-    def replace(self, **fields: Any) -> Self:
-        """The same recipe with some fields changed, validated. Raises pydantic.ValidationError."""
+    def replace(self, **fields: Unpack[RecipeFields]) -> Self:
+        """Return the recipe with some fields changed. Raises pydantic.ValidationError."""
         return type(self).model_validate({**self.model_dump(), **fields})
 
     def steps_per_epoch(self, count: int) -> int:
-        """Optimiser steps in a pass over `count` images. Raises ValueError where there is not one."""
-        steps = count // self.batch if self.drop_last else math.ceil(count / self.batch)
+        """Return the optimiser steps in a pass over `count` images. Raises ValueError where there
+        is not one.
+        """
+        if self.drop_last:
+            steps = count // self.batch
+            reason = " (drop_last)"
+        else:
+            steps = math.ceil(count / self.batch)
+            reason = ""
         if steps == 0:
-            raise ValueError(
-                f"{count} images make no batch of {self.batch}" + " (drop_last)" * self.drop_last
-            )
+            raise ValueError(f"{count} images make no batch of {self.batch}{reason}")
         return steps
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimiser steps in the whole run."""
-        return self.epochs * steps_per_epoch if self.steps is None else self.steps
+        """Return the optimiser steps in the whole run."""
+        if self.steps is not None:
+            return self.steps
+        return self.epochs * steps_per_epoch
 
     def lr_at(self, step: int, steps_per_epoch: int) -> float:
-        """The learning rate of the optimiser step `step`, counted from 0."""
+        """Return the learning rate of the optimiser step `step`, counted from 0."""
         span = self.horizon or self.total_steps(steps_per_epoch) / steps_per_epoch
-        by_step = self.update == "step" or (
-            self.update == "auto" and self.schedule in ("one-cycle", "linear")
-        )
-        epoch = step / steps_per_epoch if by_step else float(step // steps_per_epoch)
-        if self.schedule in ("table", "piecewise"):
-            rate = _SHAPES[self.schedule](self, epoch, span)
-        elif self.schedule == "one-cycle":
-            rate = self.lr * _one_cycle(self, epoch * steps_per_epoch, span * steps_per_epoch)
+        if self._moves_by_step():
+            epoch = step / steps_per_epoch
         else:
-            rate = self.lr * _SHAPES[self.schedule](self, epoch, span)
-        rising = (
-            0.0 if self.schedule == "one-cycle" else (self.warmup or 0.0) * span * steps_per_epoch
-        )
-        return rate * min(1.0, (step + 1) / rising) if rising else rate
+            epoch = float(step // steps_per_epoch)
+        if self.schedule == "one-cycle":  # has a rise of its own
+            return self.lr * _one_cycle(self, epoch * steps_per_epoch, span * steps_per_epoch)
+        rate = _SHAPES[self.schedule](self, epoch, span)
+        if self.schedule not in ("table", "piecewise"):
+            rate = self.lr * rate
+        rising = (self.warmup or 0.0) * span * steps_per_epoch
+        if not rising:
+            return rate
+        return rate * min(1.0, (step + 1) / rising)
+
+    def _moves_by_step(self) -> bool:
+        if self.update == "auto":
+            return self.schedule in ("one-cycle", "linear")
+        return self.update == "step"
+
+
+# Each takes the epochs passed and the span of the schedule in epochs, and returns a factor of `lr`
+# or, for `table` and `piecewise`, the rate itself.
+
+
+def _constant(recipe: Recipe, epoch: float, span: float) -> float:
+    return 1.0
 
 
 def _step(recipe: Recipe, epoch: float, span: float) -> float:
@@ -188,29 +245,42 @@ def _linear(recipe: Recipe, epoch: float, span: float) -> float:
 
 
 def _table(recipe: Recipe, epoch: float, span: float) -> float:
-    begun = [rate for start, rate in recipe.rates if epoch + CLOSE >= start]
-    return begun[-1] if begun else recipe.rates[0][1]
+    _, rate = recipe.rates[0]
+    for start, following in recipe.rates:
+        if epoch + CLOSE >= start:
+            rate = following
+    return rate
 
 
 def _piecewise(recipe: Recipe, epoch: float, span: float) -> float:
     for (left, before), (right, after) in zip(recipe.rates, recipe.rates[1:], strict=False):
         if left <= epoch < right:
             return before + (after - before) * (epoch - left) / (right - left)
-    return recipe.rates[0][1] if epoch < recipe.rates[0][0] else recipe.rates[-1][1]
+    first_start, first_rate = recipe.rates[0]
+    if epoch < first_start:
+        return first_rate
+    _, last_rate = recipe.rates[-1]
+    return last_rate
 
 
 def _one_cycle(recipe: Recipe, step: float, steps: float) -> float:
-    """Half cosines from START to 1 and on to END, which the last step has."""
-    top = (RISE if recipe.warmup is None else recipe.warmup) * steps - 1
+    """Follow half cosines from START to 1 and on to END, which the last step has."""
+    rise = RISE if recipe.warmup is None else recipe.warmup
+    top = rise * steps - 1
     if step <= top:
-        share, first, last = step / top if top > 0 else 1.0, START, 1.0
+        share = step / top if top > 0 else 1.0
+        first = START
+        last = 1.0
     else:
-        share, first, last = (step - max(top, 0)) / max(steps - 1 - max(top, 0), CLOSE), 1.0, END
+        top = max(top, 0)
+        share = (step - top) / max(steps - 1 - top, CLOSE)
+        first = 1.0
+        last = END
     return last + (first - last) * (1 + math.cos(math.pi * min(1.0, share))) / 2
 
 
 _SHAPES: dict[str, Callable[[Recipe, float, float], float]] = {
-    "constant": lambda recipe, epoch, span: 1.0,
+    "constant": _constant,
     "step": _step,
     "cosine": _cosine,
     "linear": _linear,

@@ -1,4 +1,4 @@
-"""How a training step is carried out: operation by operation, or recorded once and replayed.
+"""The ways to carry out a training step: operation by operation, or recorded once and replayed.
 
 On a GPU a small step is over sooner than Python can ask for its hundreds of kernels. Recorded as a
 CUDA graph, all of them are one launch; through torch.compile first, there are fewer of them. Either
@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from harness.learn.training import Batch
+    from harness.learn.hooks import Batch
 
 Stepping = Literal["eager", "graph", "compiled"]
 """Operation by operation; a CUDA graph; a CUDA graph of what torch.compile made of the network."""
@@ -55,27 +55,27 @@ Work = Callable[["Batch"], Tensor]
 
 
 def choose(asked: str, device: torch.device, steps: int, repeatable: bool) -> Stepping:
-    """What `asked` ("auto", or one of `Stepping`) means for a run of so many steps. Raises
+    """Return what `asked` ("auto", or one of `Stepping`) means for a run of so many steps. Raises
     ValueError for other words.
 
     auto is what `$BENCH_STEPPING` says, else a matter of length. A CPU gains nothing by either:
     there, what comes from auto is eager. Runs that must repeat bit for bit are not compiled unless
     asked, since the compiler picks kernels by how long they took.
     """
-    wanted = os.environ.get(VARIABLE, "auto") if asked == "auto" else asked
-    if wanted not in ("auto", *get_args(Stepping)):
-        raise ValueError(f'stepping must be "auto", "eager", "graph" or "compiled", not {wanted!r}')
+    chosen = os.environ.get(VARIABLE, "auto") if asked == "auto" else asked
+    if chosen not in ("auto", *get_args(Stepping)):
+        raise ValueError(f'stepping must be "auto", "eager", "graph" or "compiled", not {chosen!r}')
     if asked == "auto" and device.type != "cuda":
         return "eager"
-    if wanted != "auto":
-        return cast(Stepping, wanted)
+    if chosen != "auto":
+        return cast(Stepping, chosen)
     if steps >= COMPILE_FROM and not repeatable:
         return "compiled"
     return "graph" if steps >= GRAPH_FROM else "eager"
 
 
 def recordable(model: nn.Module) -> bool:
-    """Whether nothing is attached to the network that Python must run at every step: hooks of
+    """Tell whether nothing is attached to the network that Python must run at every step: hooks of
     modules or parameters.
     """
     attached = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -87,7 +87,7 @@ def recordable(model: nn.Module) -> bool:
 
 
 class Recorder(Protocol):
-    """What records work and gives it back as something to call."""
+    """A recorder of work, which gives it back as something to call."""
 
     def warm(self, work: Callable[[], Tensor]) -> Tensor:
         """Do it, where it will be recorded; what it returned."""
@@ -95,18 +95,18 @@ class Recorder(Protocol):
 
     @property
     def hindrance(self) -> str | None:
-        """Why what was warmed last cannot be recorded, if that is known."""
+        """The reason why the work that was warmed last cannot be recorded, if that is known."""
         ...
 
     def record(self, work: Callable[[], None]) -> Callable[[], object]:
-        """A way to do it again with the same tensors. Recording itself computes nothing."""
+        """Return a way to do it again with the same tensors. Recording itself computes nothing."""
         ...
 
 
 @cache
 def _aside(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which steps are recorded: one, because libraries keep working memory for every
-    stream they saw.
+    """Return the stream on which steps are recorded: one, because libraries keep working memory for
+    every stream they saw.
     """
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -150,7 +150,7 @@ class CUDARecorder:
 
 @contextmanager
 def waits() -> Iterator[list[str]]:
-    """Where the host waits for a GPU, as `file:line`, each time it does, as far as torch tells;
+    """Note each place, as `file:line`, in which the host waits for a GPU, as far as torch tells;
     known at the end.
     """
     before, places = torch.cuda.get_sync_debug_mode(), list[str]()
@@ -191,7 +191,7 @@ class Replayed:
         self._replay: Callable[[], object] | None = None
 
     def __call__(self, batch: Batch) -> Tensor:
-        """One step; its loss, which the next step may overwrite."""
+        """Carry out one step; return its loss, which the next step may overwrite."""
         if self.problem is not None or batch.images.requires_grad or not self._fits(batch):
             return self.plain(batch)
         if self.warm < WARM:
@@ -206,11 +206,11 @@ class Replayed:
 
     @property
     def recorded(self) -> bool:
-        """Whether steps are replayed by now."""
+        """True if steps are replayed by now."""
         return self._replay is not None
 
     def _fits(self, batch: Batch) -> bool:
-        """Whether a batch is like the first, labels included."""
+        """Tell whether a batch is like the first, labels included."""
         if self._batch is None:
             labels = None if batch.labels is None else batch.labels.clone()
             self._batch = replace(batch, images=batch.images.detach().clone(), labels=labels)
@@ -255,8 +255,8 @@ def _like(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 def host_state(model: nn.Module) -> tuple[Any, ...]:
-    """What a step could depend on that is no tensor of the device: generators of the host, plain
-    attributes.
+    """Return all that a step could depend on beside tensors of the device: generators of the host,
+    plain attributes.
     """
     kinds = (bool, int, float, str)
     plain = [

@@ -1,4 +1,4 @@
-"""The one training loop. What methods add to it, they add through `Hooks`.
+"""The one training loop. Methods change it through `Hooks`.
 
 Data rests on the device as uint8; an epoch asks the device for nothing (one number at its end, to
 see that the loss is finite), and no evaluation happens inside.
@@ -7,10 +7,9 @@ see that the loss is finite), and no evaluation happens inside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from harness.learn.device import (
     sent,
     single_precision,
 )
+from harness.learn.hooks import Batch, Hooks
 from harness.learn.images import Device, ImageSet, to_float
 from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
@@ -36,71 +36,21 @@ REPORT_EVERY = 50
 Generators = Callable[[str], torch.Generator]
 """Gives the CPU generator of a named stream."""
 
+Progress = Callable[[int, int, float | None], None]
+"""Takes steps done, steps in all, and the mean loss of an epoch or None."""
 
-_Plan = list[tuple[Tensor, Tensor, Moves]]
+_Drawn = list[tuple[Tensor, Tensor, Moves]]
+"""Batches of an epoch: places in the training set on the CPU and on the device, and moves there."""
 
 
 class Diverged(RuntimeError):
     """The loss stopped being a finite number."""
 
 
-@dataclass
-class Batch:
-    """One step's data.
-
-    `images`: [0,1] floats (b, c, h, w) on the device; `labels`: int64 (b,) on the device, None for
-    unlabelled data; `indices`: int64 (b,), places in the training set, on the CPU so that reading
-    them never waits for the device; `epoch` and `step` are counted from 0, `step` over the whole
-    run.
-    """
-
-    images: Tensor
-    labels: Tensor | None
-    indices: Tensor
-    epoch: int
-    step: int
-
-
-@dataclass(frozen=True)
-class Extra:
-    """Parameters trained along with the model by an optimiser of their own: a generator, a
-    perturbation.
-
-    `recipe` holds the fields in which optimiser and schedule differ from the model's.
-    `zero_grad=False` never clears the gradients: each step sees their running sum, as published
-    code of input-aware attacks does.
-    """
-
-    parameters: Iterable[nn.Parameter]
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    zero_grad: bool = True
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """What a method changes in the loop. Hooks return new batches (`dataclasses.replace`); they may
-    train.
-
-    `before_augment` and `after_augment` see every batch in fp32, with gradients flowing from what
-    they compute into the loss; a hook that changes the number of images gets `indices` of its own
-    making. `loss(model, batch)` returns a scalar and runs under the run's precision. `mode(model)`
-    is called after `model.train()` at the start of each epoch: put frozen parts into evaluation
-    mode there. `after_step(batch)` follows the optimisers (gradients are still there),
-    `after_epoch(epoch)` each epoch.
-    """
-
-    before_augment: Callable[[Batch], Batch] | None = None
-    after_augment: Callable[[Batch], Batch] | None = None
-    loss: Callable[[nn.Module, Batch], Tensor] | None = None
-    extra: Sequence[Extra] = ()
-    mode: Callable[[nn.Module], None] | None = None
-    after_step: Callable[[Batch], None] | None = None
-    after_epoch: Callable[[int], None] | None = None
-
-
 @dataclass(frozen=True)
 class History:
-    """What a run did: mean loss of each epoch, images processed, optimiser steps, precision used.
+    """The account of a run: mean loss of each epoch, images processed, optimiser steps, precision
+    used.
 
     `stepping` says how most steps were carried out (see `harness.learn.stepping`), and why not
     otherwise where another way was tried.
@@ -122,7 +72,7 @@ def fit(
     hooks: Hooks | None = None,
     device: Device = "cpu",
     deadline: Callable[[], None] | None = None,
-    progress: Callable[[int, int, float | None], None] | None = None,
+    progress: Progress | None = None,
     count: Callable[[int], None] | None = None,
     stepping: str = "auto",
     recorder: Callable[[torch.device], Recorder] = CUDARecorder,
@@ -179,23 +129,29 @@ class _Run:
             raise ValueError(
                 "the data has no labels: cross-entropy needs them, or give a loss hook"
             )
-        self.model, self.recipe, self.hooks, self.device = model, recipe, hooks, device
+        self.model = model
+        self.recipe = recipe
+        self.hooks = hooks
+        self.device = device
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         data = data.to(device)
-        self.count, self.labels = len(data), data.labels
+        self.count = len(data)
+        self.labels = data.labels
         self.resident = Resident(data.images, recipe)
         self.steps_per_epoch = recipe.steps_per_epoch(len(data))
         self.steps = recipe.total_steps(self.steps_per_epoch)
         self.epochs = math.ceil(self.steps / self.steps_per_epoch)
         self.precision = probe_precision(recipe.precision, device)
-        self.order, self.moves = generator("order"), generator("augment")
+        self.order = generator("order")
+        self.moves = generator("augment")
         self.loss = hooks.loss or self._cross_entropy
         self.optimisers = self._optimisers()
-        self.step, self.images = 0, 0
+        self.step = 0
+        self.images = 0
         self.losses: list[float] = []
         self.forward: nn.Module | Compiled = model
         self.replayed: Replayed | None = None
-        self.plan: _Plan | None = None
+        self.drawn: _Drawn | None = None
 
     def replay(self, asked: str, recorder: Callable[[torch.device], Recorder]) -> None:
         """Have steps recorded, if that is asked for or pays, and if nothing in a step belongs to a
@@ -208,10 +164,9 @@ class _Run:
             return
         if chosen == "compiled":
             self.forward = Compiled(self.model)
-        work = partial(self._descend, self.forward)
-        self.replayed = Replayed(
-            partial(self._descend, self.model), work, self.model, recorder(self.device)
-        )
+        eager = partial(self._descend, self.model)
+        recorded = partial(self._descend, self.forward)
+        self.replayed = Replayed(eager, recorded, self.model, recorder(self.device))
 
     def close(self) -> None:
         """Let go of what the device holds for the run: it refers to itself, and the garbage
@@ -224,13 +179,16 @@ class _Run:
         del self.loss, self.replayed
 
     def stepping(self) -> str:
-        """How steps were carried out, for the manifest."""
-        if self.replayed is None or not self.replayed.recorded:
-            problem = None if self.replayed is None else self.replayed.problem
-            return "eager" if problem is None else f"eager ({problem})"
-        if isinstance(self.forward, Compiled):
-            return "compiled" if self.forward.problem is None else f"graph ({self.forward.problem})"
-        return "graph"
+        """Tell how steps were carried out, for the manifest."""
+        if self.replayed is None:
+            return "eager"
+        if not self.replayed.recorded:
+            return _with_problem("eager", self.replayed.problem)
+        if not isinstance(self.forward, Compiled):
+            return "graph"
+        if self.forward.problem is None:
+            return "compiled"
+        return _with_problem("graph", self.forward.problem)
 
     def _optimisers(self) -> list[Optimiser]:
         trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -239,11 +197,13 @@ class _Run:
             raise ValueError(
                 f"nothing to train: no parameter of {type(self.model).__name__} requires a gradient"
             )
-        own = [Optimiser(trainable, self.recipe)] if trainable else []
-        return own + [
-            Optimiser(one.parameters, self.recipe.replace(**one.recipe), one.zero_grad)
-            for one in extra
-        ]
+        optimisers = []
+        if trainable:
+            optimisers.append(Optimiser(trainable, self.recipe))
+        for one in extra:
+            recipe = self.recipe.replace(**one.recipe)
+            optimisers.append(Optimiser(one.parameters, recipe, one.zero_grad))
+        return optimisers
 
     def _cross_entropy(self, model: nn.Module, batch: Batch) -> Tensor:
         if batch.labels is None:
@@ -254,85 +214,88 @@ class _Run:
         )
 
     def _indices(self) -> Tensor:
-        """The order of the coming epoch, on the CPU."""
+        """Draw the order of the coming epoch, on the CPU."""
         if self.recipe.replacement:
             return torch.randint(self.count, (self.count,), generator=self.order)
-        return (
-            torch.randperm(self.count, generator=self.order)
-            if self.recipe.shuffle
-            else torch.arange(self.count)
-        )
+        if self.recipe.shuffle:
+            return torch.randperm(self.count, generator=self.order)
+        return torch.arange(self.count)
 
     def epoch(
-        self,
-        epoch: int,
-        deadline: Callable[[], None] | None,
-        progress: Callable[[int, int, float | None], None] | None,
+        self, epoch: int, deadline: Callable[[], None] | None, progress: Progress | None
     ) -> tuple[float, int]:
-        """Train for one epoch, or what is left of the run; the mean loss and the number of images."""
+        """Train for one epoch, or what is left of the run; return the mean loss and the number of
+        images.
+        """
         self.model.train()
         if self.hooks.mode is not None:
             self.hooks.mode(self.model)
-        plan = self.plan or self._drawn()
-        total, images = torch.zeros((), device=self.device), 0
-        for batch_here, batch_there, batch_moves in plan:
+        drawn = self.drawn or self._draw()
+        total = torch.zeros((), device=self.device)
+        images = 0
+        for here, there, moves in drawn:
             if deadline is not None:
                 deadline()
-            batch = self._batch(batch_here, batch_there, batch_moves, epoch)
-            total += self._train(batch) * len(batch.images)
+            batch = self._batch(here, there, moves, epoch)
+            loss = self._train(batch)
+            total += loss * len(batch.images)
             images += len(batch.images)
             self.step += 1
             if progress is not None and self.step % REPORT_EVERY == 0:
                 progress(self.step, self.steps, None)
-        # drawn now, while the device is still busy with this epoch
-        self.plan = self._drawn() if self.step < self.steps else None
+        # The next epoch is drawn now, while the device is still busy with this one.
+        self.drawn = self._draw() if self.step < self.steps else None
         return float(total) / images, images
 
-    def _drawn(self) -> _Plan:
-        """The coming epoch's batches, or of what is left of the run: places here and on the device,
-        and moves there.
-        """
+    def _draw(self) -> _Drawn:
+        """Draw the batches of the coming epoch, or of what is left of the run."""
         steps = min(self.steps_per_epoch, self.steps - self.step)
         here = torch.split(self._indices(), self.recipe.batch)[:steps]
-        drawn = [self.resident.draw(len(chosen), self.moves) for chosen in here]
-        there = torch.split(sent(torch.cat(here), self.device), self.recipe.batch)
-        return list(zip(here, there, send(drawn, self.device), strict=True))
+        moves = [self.resident.draw(len(chosen), self.moves) for chosen in here]
+        all_there = sent(torch.cat(here), self.device)
+        there = torch.split(all_there, self.recipe.batch)
+        return list(zip(here, there, send(moves, self.device), strict=True))
 
     def _batch(self, here: Tensor, there: Tensor, moves: Moves, epoch: int) -> Batch:
         labels = None if self.labels is None else self.labels[there]
-        before, after = self.hooks.before_augment, self.hooks.after_augment
-        if before is None:
-            batch = Batch(self.resident.take(there, moves), labels, here, epoch, self.step)
+        if self.hooks.before_augment is None:
+            images = self.resident.take(there, moves)
+            batch = Batch(images, labels, here, epoch, self.step)
         else:
-            batch = before(
-                Batch(to_float(self.resident.images[there]), labels, here, epoch, self.step)
-            )
+            images = to_float(self.resident.images[there])
+            batch = self.hooks.before_augment(Batch(images, labels, here, epoch, self.step))
             if len(batch.images) != len(moves):
-                moves = send([self.resident.draw(len(batch.images), self.moves)], self.device)[0]
+                others = self.resident.draw(len(batch.images), self.moves)
+                (moves,) = send([others], self.device)
             batch.images = move(batch.images, moves, self.recipe)
-        return batch if after is None else after(batch)
+        if self.hooks.after_augment is None:
+            return batch
+        return self.hooks.after_augment(batch)
 
     def _train(self, batch: Batch) -> Tensor:
-        """One optimiser step; the loss, detached."""
+        """Carry out one optimiser step; return the loss, detached."""
         for optimiser in self.optimisers:
             optimiser.prepare(self.step, self.steps_per_epoch)
-        loss = self._descend(self.model, batch) if self.replayed is None else self.replayed(batch)
+        if self.replayed is None:
+            loss = self._descend(self.model, batch)
+        else:
+            loss = self.replayed(batch)
         if self.hooks.after_step is not None:
             self.hooks.after_step(batch)
         return loss
 
     def _descend(self, model: nn.Module | Compiled, batch: Batch) -> Tensor:
-        """What of a step can be recorded: nothing here depends on the step's number."""
+        """Carry out the part of a step that can be recorded: nothing here depends on the step's
+        number.
+        """
         for optimiser in self.optimisers:
             optimiser.clear()
-        with torch.autocast(
-            self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"
-        ):
+        half = self.precision == "bf16"
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half):
             loss = self.loss(model, batch)  # type: ignore[arg-type]
         if loss.ndim != 0:
-            raise ValueError(
-                f"the loss hook returned a tensor {tuple(loss.shape)}; a scalar is wanted"
-            )
+            shape = tuple(loss.shape)
+            raise ValueError(f"the loss hook returned a tensor {shape}; a scalar is expected")
         loss.backward()  # type: ignore[no-untyped-call]
         for optimiser in self.optimisers:
             optimiser.advance()
@@ -342,11 +305,15 @@ class _Run:
         """Book an epoch."""
         if not math.isfinite(loss):
             rate = self.recipe.lr_at(self.step - 1, self.steps_per_epoch)
-            where = f"in epoch {epoch + 1} of {self.epochs}"
             raise Diverged(
-                f"the loss was {loss} {where}, at learning rate {rate:g}; try a lower one, or clip_norm"
+                f"the loss was {loss} in epoch {epoch + 1} of {self.epochs}, "
+                f"at learning rate {rate:g}; try a lower one, or clip_norm"
             )
         self.losses.append(loss)
         self.images += images
         if self.hooks.after_epoch is not None:
             self.hooks.after_epoch(epoch)
+
+
+def _with_problem(way: str, problem: str | None) -> str:
+    return way if problem is None else f"{way} ({problem})"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from harness.learn.device import device_of, evaluating, single_precision
 
 if TYPE_CHECKING:
-    from harness.components import Task
+    from harness.learn.task import Task
 
 PROBES = 32
 """Random images on which two networks are compared."""
@@ -30,11 +30,13 @@ def save_state(module: nn.Module, path: Path) -> None:
     for name, value in module.state_dict().items():
         if not isinstance(value, Tensor) or nn.parameter.is_lazy(value):
             kind = type(value).__name__
+            owner = type(module).__name__
             raise ValueError(
-                f"{name!r} of {type(module).__name__} is a {kind}: only tensors with a size can be saved"
+                f"{name!r} of {owner} is a {kind}: only tensors with a size can be saved"
             )
-        # a clone each: safetensors refuses tensors that share memory, as tied weights and views do
-        state[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        # A clone each: safetensors refuses tensors that share memory, as tied weights and views do.
+        kept = value.detach().cpu()
+        state[name] = kept.clone(memory_format=torch.contiguous_format)
     save_file(state, path)
 
 
@@ -44,39 +46,47 @@ def load_state(module: nn.Module, path: Path) -> None:
     """
     state = load_file(path)
     own: dict[str, Tensor] = module.state_dict()
-    differing = [
-        f"{name} {tuple(state[name].shape)} for {tuple(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if state[name].shape != own[name].shape
-    ]
-    problems = {
-        "missing": own.keys() - state.keys(),
-        "not wanted": state.keys() - own.keys(),
-        "shape": differing,
-    }
-    told = [f"{what}: {_some(names)}" for what, names in problems.items() if names]
-    if told:
-        raise ValueError(f"{path.name} does not fit {type(module).__name__}: {'; '.join(told)}")
+    missing = own.keys() - state.keys()
+    unknown = state.keys() - own.keys()
+    differing = []
+    for name in own.keys() & state.keys():
+        stored = tuple(state[name].shape)
+        expected = tuple(own[name].shape)
+        if stored != expected:
+            differing.append(f"{name} {stored} for {expected}")
+    problems = []
+    if missing:
+        problems.append(f"missing: {_some(missing)}")
+    if unknown:
+        problems.append(f"not wanted: {_some(unknown)}")
+    if differing:
+        problems.append(f"shape: {_some(differing)}")
+    if problems:
+        listed = "; ".join(problems)
+        raise ValueError(f"{path.name} does not fit {type(module).__name__}: {listed}")
     module.load_state_dict(state)
 
 
 def _some(names: Iterable[str], most: int = 4) -> str:
     listed = sorted(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return ", ".join(listed[:most]) + more
+    text = ", ".join(listed[:most])
+    if len(listed) > most:
+        text += f" and {len(listed) - most} more"
+    return text
 
 
 @torch.no_grad()
 def same_logits(a: nn.Module, b: nn.Module, task: Task) -> bool:
-    """Whether two networks, each on its own device, give the same finite outputs on random images
-    of the task.
+    """Tell whether two networks, each on its own device, give the same finite outputs on random
+    images of the task.
 
     Agreement is up to what a change of memory layout moves in single precision.
     """
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((PROBES, *task.image_shape), generator=generator)
     with evaluating(a, b), single_precision():
-        first, second = (net(images.to(device_of(net))).float().cpu() for net in (a, b))
+        first = a(images.to(device_of(a))).float().cpu()
+        second = b(images.to(device_of(b))).float().cpu()
     if first.shape != second.shape:
         return False
     scale = float(first.abs().max().nan_to_num())

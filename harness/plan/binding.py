@@ -10,208 +10,292 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from harness.components import Task
+from harness.components import DatasetFacts, MetricFacts, Reference, Task
 from harness.errors import GridError, Problem
-from harness.plan import recipes as schedules
-from harness.stages.data import Sizes, sizes
+from harness.keys import canonical, digest
+from harness.plan.recipes import Trio, compose
+from harness.registry.resolved import Fault, Request, Resolved
+from harness.stages.splits import Sizes, sizes
 
 if TYPE_CHECKING:
     from harness.grid import Cell, Entry, Grid, Place
     from harness.registry.names import Registry
     from harness.registry.resolve import Resolver
-    from harness.registry.resolved import Fault, Request, Resolved
 
 K = TypeVar("K")
 
-Find = Callable[..., "Place"]
-"""Where the keys below an entry or a table stand."""
+PlaceOf = Callable[..., "Place"]
+"""Finds where the keys below an entry or a table stand."""
 
 
 @dataclass
 class Binding:
-    """What a plan asks: the component of an entry on a dataset, the recipe of a victim, the task,
-    the split sizes.
+    """The answers to a plan's questions: the component of an entry on a dataset, the recipe of a
+    victim, the task, the split sizes.
     """
 
     grid: Grid
     components: Mapping[tuple[Entry, str | None], Resolved]
     """By entry and, where a preset may differ by dataset, the dataset's name."""
-    grants: Mapping[str, Resolved]
+    grants: Mapping[str, Resolved[DatasetFacts]]
     """Datasets that a grant takes images from, by the canonical text of what names them."""
-    established: Mapping[str, Resolved]
+    established: Mapping[str, Resolved[MetricFacts]]
     """The metrics that `established` speaks of, by name."""
-    recipes: dict[tuple[Entry, Entry, Entry], dict[str, Any]] = field(default_factory=dict)
+    recipes: Mapping[Trio, Mapping[str, Any]] = field(default_factory=dict)
 
     def component(self, entry: Entry, dataset: Entry) -> Resolved:
-        """The resolved component of `entry` in a cell on `dataset`."""
+        """Return the resolved component of `entry` in a cell on `dataset`."""
         return self.components[_name(entry, dataset)]
 
-    def found(self, *entries: Entry) -> bool:
-        """Whether all of a dataset and entries in its cells could be resolved."""
-        return all(_name(entry, entries[0]) in self.components for entry in entries)
+    def found(self, entry: Entry, dataset: Entry) -> bool:
+        """Tell whether `entry` could be resolved for `dataset`."""
+        return _name(entry, dataset) in self.components
 
     def sizes(self, dataset: Entry) -> Sizes:
-        """The sizes of the dataset's splits."""
+        """Return the sizes of the dataset's splits."""
         resolved = self.component(dataset, dataset)
-        return sizes(resolved.params, resolved.facts["train_count"], resolved.facts["test_count"])
+        return sizes(resolved.params, resolved.facts.train_count, resolved.facts.test_count)
 
     def task(self, dataset: Entry) -> Task:
-        """The classification problem that the dataset poses."""
+        """Return the classification problem that the dataset poses."""
         resolved = self.component(dataset, dataset)
-        facts = resolved.facts
-        shared = {name: facts[name] for name in ("classes", "height", "width", "channels")}
-        return Task(resolved.name, **shared, train_count=self.sizes(dataset).train)
+        facts: DatasetFacts = resolved.facts
+        train_count = self.sizes(dataset).train
+        return Task(
+            resolved.name, facts.classes, facts.height, facts.width, facts.channels, train_count
+        )
 
 
 def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolver) -> Binding:
     """Resolve everything that `cells` need. Raises GridError with every problem found."""
-    from harness.registry.resolved import Request
-
-    cells = list(cells)
-    wanted = {_name(entry, cell.dataset): entry for cell in cells for entry in _entries(grid, cell)}
-    extra = _grant_requests(grid, cells)
-    named = {name: cell.attack for cell in cells for name in cell.attack.established}
-    requests = [_request(entry, dataset) for entry, dataset in wanted]
-    requests += [
-        *(request for request, _ in extra.values()),
-        *(Request("metric", name) for name in named),
-    ]
-    answers = iter(resolver.resolve_all(requests))
+    # Replicates need the same.
+    combinations = list({cell.entries: cell for cell in cells}.values())
+    components = _component_questions(grid, combinations)
+    grants = _grant_questions(grid, combinations)
+    established = _established_questions(combinations)
+    questions = [*components.values(), *grants.values(), *established.values()]
+    answers = iter(resolver.resolve_all([question.request for question in questions]))
     problems: list[Problem] = []
     binding = Binding(
         grid,
-        components=_resolved(wanted, answers, lambda asked, path: asked[0].at(*path), problems),
-        grants=_resolved(extra, answers, lambda asked, path: extra[asked][1](*path), problems),
-        established=_resolved(
-            named, answers, lambda asked, path: named[asked].at("established", asked), problems
-        ),
+        components=_resolved(components, answers, problems),
+        grants=_resolved(grants, answers, problems),
+        established=_resolved(established, answers, problems),
     )
-    problems += _twins(binding.components) + _sizes(binding, cells)
-    binding.recipes, wrong = schedules.compose(binding, cells, registry.recipes)
-    problems += wrong
+    problems += _twins(binding.components)
+    problems += _split_problems(binding, combinations)
+    own_recipes = _own_recipes(binding, combinations)
+    binding.recipes, recipe_problems = compose(grid, own_recipes, registry.recipes)
+    problems += recipe_problems
     if problems:
-        files = list(dict.fromkeys(problem.file for problem in problems))
-        place = {problem: (files.index(problem.file), problem.line or 0) for problem in problems}
-        raise GridError(sorted(place, key=lambda problem: place[problem]))
+        raise GridError(_by_place(problems))
     return binding
 
 
+def _by_place(problems: Iterable[Problem]) -> list[Problem]:
+    """Return problems without repetitions, file by file in the order in which files were first
+    named, and by line.
+    """
+    unique = list(dict.fromkeys(problems))
+    files = list(dict.fromkeys(problem.file for problem in unique))
+
+    def place(problem: Problem) -> tuple[int, int]:
+        return files.index(problem.file), problem.line or 0
+
+    return sorted(unique, key=place)
+
+
+# --- questions and answers ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A component to resolve, and where the keys of its parameters stand."""
+
+    request: Request
+    place_of: PlaceOf
+
+
 def _resolved(
-    asked: Iterable[K],
+    questions: Mapping[K, _Asked],
     answers: Iterator[Resolved | list[Fault]],
-    place: Callable[[K, tuple[str | int, ...]], Place],
     problems: list[Problem],
 ) -> dict[K, Resolved]:
-    """The next answers, by what was asked; complaints go to `problems`, each at its place."""
+    """Return the next answers by the names of their questions; complaints go to `problems`, each at
+    its place.
+    """
     found: dict[K, Resolved] = {}
-    for one, answer in zip(
-        asked, answers, strict=False
-    ):  # in this order, so that the first answer too many stays
-        if isinstance(answer, list):
-            problems += [place(one, path).problem(what, hint) for path, what, hint in answer]
-        else:
-            found[one] = answer
+    for name, question in questions.items():
+        answer = next(answers)
+        if isinstance(answer, Resolved):
+            found[name] = answer
+            continue
+        for path, complaint, hint in answer:
+            problems.append(question.place_of(*path).problem(complaint, hint))
     return found
-
-
-def _entries(grid: Grid, cell: Cell) -> Iterator[Entry]:
-    yield from (cell.dataset, cell.model, cell.attack, *cell.chain, *grid.metrics)
 
 
 def _name(entry: Entry, dataset: Entry) -> tuple[Entry, str | None]:
-    """What a component is looked up by: presets may differ from dataset to dataset."""
+    """Return the name that a component is looked up by: presets may differ from dataset to
+    dataset.
+    """
     return entry, dataset.name if entry.preset else None
 
 
-def _request(entry: Entry, dataset: str | None) -> Request:
-    from harness.registry.resolved import Request
+def _component_questions(
+    grid: Grid, cells: Sequence[Cell]
+) -> dict[tuple[Entry, str | None], _Asked]:
+    """Ask for every entry that a cell uses."""
+    questions: dict[tuple[Entry, str | None], _Asked] = {}
+    for cell in cells:
+        for entry in (cell.dataset, cell.model, cell.attack, *cell.chain, *grid.metrics):
+            name = _name(entry, cell.dataset)
+            if name not in questions:
+                questions[name] = _Asked(_request(*name), entry.at)
+    return questions
 
+
+def _request(entry: Entry, dataset: str | None) -> Request:
     base = entry.place.file.parent
     # A grid that extends another may leave a file's name to it, and stand in another folder.
-    folders = {key: entry.at(key).file.parent for key in entry.params}
-    bases = {key: folder for key, folder in folders.items() if folder != base}
+    bases = {}
+    for key in entry.params:
+        folder = entry.at(key).file.parent
+        if folder != base:
+            bases[key] = folder
     return Request(entry.kind, entry.name, entry.preset, dict(entry.params), base, dataset, bases)
 
 
-def _grant_requests(grid: Grid, cells: Sequence[Cell]) -> dict[str, tuple[Request, Find]]:
-    """The datasets that grants name, each with where it stands: a grid's own entry (by label), or a
-    component.
-    """
+def _grant_questions(grid: Grid, cells: Sequence[Cell]) -> dict[str, _Asked]:
+    """Ask for the datasets that grants name: a grid's own entry (by label), or a component."""
     own = {entry.label: entry for entry in grid.entries if entry.kind == "dataset"}
-    tables: list[tuple[Mapping[str, Any], Find]] = [
+    tables: list[tuple[Mapping[str, Any], PlaceOf]] = [
         (grid.defender, partial(grid.place, "defender"))
     ]
-    defenses = dict.fromkeys(entry for cell in cells for entry in cell.chain)
-    tables += [(entry.grant or {}, partial(entry.at, "grant")) for entry in defenses]
-    found: dict[str, tuple[Request, Find]] = {}
-    for table, find in tables:
+    defenses: dict[Entry, None] = {}  # a set that keeps the order
+    for cell in cells:
+        defenses.update(dict.fromkeys(cell.chain))
+    for entry in defenses:
+        tables.append((entry.grant or {}, partial(entry.at, "grant")))
+    questions: dict[str, _Asked] = {}
+    for table, place_of in tables:
         for need, value in table.items():
-            if isinstance(value, Mapping):
-                named = value["dataset"]
-                mine = own.get(named) if isinstance(named, str) else None
-                asked = (
-                    (_request(mine, mine.name), mine.at)
-                    if mine
-                    else _foreign(named, partial(find, need, "dataset"))
-                )
-                found.setdefault(grant_name(named), asked)
-    return found
+            if not isinstance(value, Mapping):
+                continue
+            named = value["dataset"]
+            name = grant_name(named)
+            if name in questions:
+                continue
+            if isinstance(named, str) and named in own:
+                entry = own[named]
+                questions[name] = _Asked(_request(entry, entry.name), entry.at)
+            else:
+                questions[name] = _foreign(named, partial(place_of, need, "dataset"))
+    return questions
 
 
-def _foreign(named: Any, find: Find) -> tuple[Request, Find]:
-    """A grant's dataset that is no entry of the grid."""
-    from harness.components import Reference
-    from harness.registry.resolved import Request
-
+def _foreign(named: Any, place_of: PlaceOf) -> _Asked:
+    """Ask for a grant's dataset that is no entry of the grid."""
     reference = Reference.read("dataset", named)
-    params, base = dict(reference.params), find().file.parent
-    return Request("dataset", reference.name, reference.preset, params, base, reference.name), find
+    request = Request(
+        "dataset",
+        reference.name,
+        reference.preset,
+        dict(reference.params),
+        place_of().file.parent,
+        reference.name,
+    )
+    return _Asked(request, place_of)
 
 
 def grant_name(named: Any) -> str:
-    """How a grant's dataset is looked up in `Binding.grants`."""
-    from harness.keys import canonical
-
+    """Return the name by which a grant's dataset is looked up in `Binding.grants`."""
     return canonical(named).decode()
 
 
-def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Problem]:
-    """Entries that come to the same: two columns with one number, or one paid for under two names."""
-    from harness.keys import digest
+def _established_questions(cells: Sequence[Cell]) -> dict[str, _Asked]:
+    """Ask for the metrics that `established` speaks of."""
+    questions: dict[str, _Asked] = {}
+    for cell in cells:
+        for metric in cell.attack.established:
+            questions[metric] = _Asked(
+                Request("metric", metric), _place_of_bound(cell.attack, metric)
+            )
+    return questions
 
+
+def _place_of_bound(attack: Entry, metric: str) -> PlaceOf:
+    def place_of(*path: str | int) -> Place:
+        # Of a metric that only `established` names, the grid sets no parameter.
+        return attack.at("established", metric)
+
+    return place_of
+
+
+# --- problems that only all answers together show -------------------------------------------------
+
+
+def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Problem]:
+    """Find entries that come to the same: two columns with one number, or one paid for under two
+    names.
+    """
     seen: dict[str, Entry] = {}
     problems = []
     for (entry, dataset), resolved in components.items():
         on = entry.on.label if entry.on else None
-        same = digest([_told(resolved), dataset, on, dict(entry.training), dict(entry.grant or {})])
-        twin = seen.setdefault(same, entry)
-        if twin is not entry:
-            same_file = twin.place.file == entry.place.file
-            where = (
-                f"line {twin.place.line}" if same_file else f"{twin.place.file}:{twin.place.line}"
-            )
-            problems.append(
-                entry.place.problem(
-                    f"{entry.kind} {entry.label!r} has the same settings as {twin.label!r} ({where})",
-                    "remove one, or change a parameter",
-                )
-            )
+        settings = [
+            _with_uses(resolved),
+            dataset,
+            on,
+            dict(entry.training),
+            dict(entry.grant or {}),
+        ]
+        twin = seen.setdefault(digest(settings), entry)
+        if twin is entry:
+            continue
+        line = twin.place.line
+        if twin.place.file == entry.place.file:
+            where = f"line {line}"
+        else:
+            where = f"{twin.place.file}:{line}"
+        complaint = (
+            f"{entry.kind} {entry.label!r} has the same settings as {twin.label!r} ({where})"
+        )
+        problems.append(entry.place.problem(complaint, "remove one, or change a parameter"))
     return problems
 
 
-def _told(resolved: Resolved) -> list[Any]:
-    """A component and all that fills its parameters."""
-    return [resolved.key_entry, {name: _told(used) for name, used in resolved.uses.items()}]
+def _with_uses(resolved: Resolved) -> list[Any]:
+    """Return the entries in keys of a component and of all that fills its parameters."""
+    uses = {name: _with_uses(used) for name, used in resolved.uses.items()}
+    return [resolved.key_entry, uses]
 
 
-def _sizes(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
-    """Splits that do not fit the data."""
+def _split_problems(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
+    """Find splits that do not fit the data."""
     problems = []
-    for dataset in dict.fromkeys(cell.dataset for cell in cells if binding.found(cell.dataset)):
+    for dataset in dict.fromkeys(cell.dataset for cell in cells):
+        if not binding.found(dataset, dataset):
+            continue
         try:
             binding.sizes(dataset)
         except ValueError as error:
-            named = [word for word in re.findall(r"\w+", str(error)) if word in dataset.params]
+            complaint = str(error)
+            named = [word for word in re.findall(r"\w+", complaint) if word in dataset.params]
             hint = "take less, or set smaller `pool`, `validation`, `take`"
-            problems.append(dataset.at(*named[:1]).problem(str(error), hint))
+            problems.append(dataset.at(*named[:1]).problem(complaint, hint))
     return problems
+
+
+def _own_recipes(
+    binding: Binding, cells: Sequence[Cell]
+) -> dict[Trio, Mapping[str, Any] | str | None]:
+    """Return the recipes that attacks bring themselves, by victim; victims whose dataset or attack
+    is unknown are left out.
+    """
+    recipes: dict[Trio, Mapping[str, Any] | str | None] = {}
+    for cell in cells:
+        trio = (cell.dataset, cell.model, cell.attack)
+        if binding.found(cell.dataset, cell.dataset) and binding.found(cell.attack, cell.dataset):
+            recipes[trio] = binding.component(cell.attack, cell.dataset).recipe
+    return recipes

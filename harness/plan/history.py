@@ -1,5 +1,5 @@
-"""What the store's manifests tell of stages like those of a plan: how long they took, and how close
-they come.
+"""Stages of the past, after the store's manifests: how long they took, and how close they come to
+those of a plan.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness.keys import digest
 
 if TYPE_CHECKING:
-    from harness.stages import Stage
+    from harness.stages.stage import Stage
     from harness.store.manifest import Manifest
     from harness.store.objects import Store
 
@@ -29,7 +29,7 @@ _CANDIDATES = 500
 Spec = Mapping[str, Any]
 
 
-class History:
+class PastStages:
     """Objects of a store, by what they are: `most` of them, None for all. Reads the manifest of
     each.
     """
@@ -40,80 +40,101 @@ class History:
         self._alike: dict[Hashable, deque[str]] = defaultdict(partial(deque, maxlen=_CANDIDATES))
         for key in islice(store.keys(), most):
             manifest = store.manifest(key)
-            if manifest is None or "stage" not in manifest.spec:
-                continue
-            seconds = manifest.record.get("seconds")
-            for likeness in _likenesses(manifest.spec):
-                if isinstance(seconds, int | float):
-                    self._seconds[likeness].append(seconds)
-            for name in (_names(manifest.spec), manifest.spec["stage"]):
-                self._alike[name].append(key)
+            if manifest is not None and "stage" in manifest.spec:
+                self._note(key, manifest)
+
+    def _note(self, key: str, manifest: Manifest) -> None:
+        spec = manifest.spec
+        seconds = manifest.record.get("seconds")
+        if isinstance(seconds, int | float):
+            for likeness in _likenesses(spec):
+                self._seconds[likeness].append(seconds)
+        self._alike[_names(spec)].append(key)
+        self._alike[spec["stage"]].append(key)
 
     def expected(self, stage: Stage) -> float | None:
-        """Seconds that `stage` may take: the mean of the stored ones most like it. None if none is
-        of its kind.
+        """Return the seconds that `stage` may take: the mean of the stored ones most like it. None
+        if none is of its kind.
         """
         if stage.kind not in self._seconds:
             return None
-        lengths = (self._seconds.get(likeness) for likeness in _likenesses(stage.spec))
-        return next((fmean(seconds) for seconds in lengths if seconds), None)
+        for likeness in _likenesses(stage.spec):
+            seconds = self._seconds.get(likeness)
+            if seconds:
+                return fmean(seconds)
+        return None
 
     def nearest(self, stage: Stage) -> Manifest | None:
-        """The stored object of the same kind whose spec differs least; of the same components if
-        there is one.
+        """Return the stored object of the same kind whose spec differs least; of the same
+        components if there is one.
         """
         keys = self._alike.get(_names(stage.spec)) or self._alike.get(stage.kind) or ()
-        found = (manifest for key in keys if (manifest := self._store.manifest(key)) is not None)
         mine = flat(stage.spec)
 
         def distance(manifest: Manifest) -> tuple[bool, int, str]:
             theirs = flat(manifest.spec)
-            apart = sum(mine.get(name) != theirs.get(name) for name in mine.keys() | theirs.keys())
-            return manifest.spec.get("seed") != stage.spec.get("seed"), apart, manifest.key
+            names = mine.keys() | theirs.keys()
+            differing = sum(mine.get(name) != theirs.get(name) for name in names)
+            other_seed = manifest.spec.get("seed") != stage.spec.get("seed")
+            return other_seed, differing, manifest.key
 
-        return min(found, key=distance, default=None)
+        candidates = []
+        for key in keys:
+            manifest = self._store.manifest(key)
+            if manifest is not None:
+                candidates.append(manifest)
+        return min(candidates, key=distance, default=None)
 
 
 def differences(stage: Stage, manifest: Manifest) -> Iterator[str]:
-    """What a stage has otherwise than a stored object, an entry a line; sources by module."""
-    mine, theirs = flat(stage.spec), flat(manifest.spec)
+    """Say in what a stage differs from a stored object, an entry a line; sources by module."""
+    mine = flat(stage.spec)
+    theirs = flat(manifest.spec)
     for name in sorted(mine.keys() | theirs.keys()):
         if name == "code" or mine.get(name) == theirs.get(name):
             continue
         if name.startswith("inputs."):
             yield f"{name}: another object"
         else:
-            yield f"{name}: {_told(mine, name)} here, {_told(theirs, name)} there"
+            yield f"{name}: {_value(mine, name)} here, {_value(theirs, name)} there"
     for module in sorted(stage.code.keys() | manifest.code.keys()):
-        here, there = (code.get(module, "not a source") for code in (stage.code, manifest.code))
+        here = stage.code.get(module, "not a source")
+        there = manifest.code.get(module, "not a source")
         if here != there:
             yield f"source {module}: {here} here, {there} there"
 
 
 def flat(spec: Spec, above: str = "") -> dict[str, Any]:
-    """A nested table by dotted names; lists are values."""
-    found: dict[str, Any] = {}
+    """Return a nested table by dotted names; lists are values."""
+    entries: dict[str, Any] = {}
     for name, value in spec.items():
         if isinstance(value, Mapping) and value:
-            found |= flat(value, f"{above}{name}.")
+            entries |= flat(value, f"{above}{name}.")
+        elif isinstance(value, tuple):
+            entries[above + name] = list(value)
         else:
-            found[above + name] = list(value) if isinstance(value, tuple) else value
-    return found
+            entries[above + name] = value
+    return entries
 
 
 def _likenesses(spec: Spec) -> list[Hashable]:
-    """From equal but for seed, inputs and sources to merely of one kind."""
-    names, dataset = _names(spec), (spec.get("seed") or {}).get("dataset")
+    """Return descriptions of a stage, from equal but for seed, inputs and sources to merely of one
+    kind.
+    """
+    names = _names(spec)
+    seed = spec.get("seed") or {}
+    dataset = seed.get("dataset")
     settings = {name: spec.get(name) for name in ("stage", "components", "choices")}
     return [(digest(settings), dataset), (names, dataset), names, spec["stage"]]
 
 
 def _names(spec: Spec) -> Hashable:
     components = spec.get("components", {})
-    return spec["stage"], *sorted(
-        (role, component["name"]) for role, component in components.items()
-    )
+    by_role = sorted((role, component["name"]) for role, component in components.items())
+    return spec["stage"], *by_role
 
 
-def _told(entries: Mapping[str, Any], name: str) -> str:
-    return json.dumps(entries[name], ensure_ascii=False) if name in entries else "nothing"
+def _value(entries: Mapping[str, Any], name: str) -> str:
+    if name not in entries:
+        return "nothing"
+    return json.dumps(entries[name], ensure_ascii=False)

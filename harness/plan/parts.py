@@ -1,117 +1,141 @@
-"""What fills the parameters that are components: their stages, and how the owner's process opens
-them.
-"""
+"""The stages of what fills parameters that are components, as the owner's process opens them."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.components import Task
 from harness.errors import PluginError
-from harness.stages import Input, Stage
-from harness.stages.defend import FILES as DEFENDED
+from harness.plan.graph import Graph, Setting, Suspect
+from harness.plan.titles import SEPARATOR
+from harness.registry.resolved import Resolved
+from harness.stages.artefacts import DEFENDED
+from harness.stages.payloads import Filling, PartPayload, Structure
+from harness.stages.stage import Input, Stage
 
-if TYPE_CHECKING:
-    from harness.plan.graph import Graph, Setting, Suspect
-    from harness.registry.resolved import Resolved
+
+@dataclass(frozen=True)
+class Owner:
+    """A component with parts, and what it can pass on to them.
+
+    `granted` has its inputs by their names in `needs`; `title` and `seed` are those of its stage;
+    `structure` is that of the suspect it works on; `defend` lays out another defense of the same
+    suspect with the same grants.
+    """
+
+    component: Resolved
+    granted: Mapping[str, Input]
+    title: str
+    seed: int
+    structure: Structure | None = None
+    defend: Callable[[Resolved, str], Suspect] | None = None
 
 
 @dataclass(frozen=True)
 class Filled:
-    """The parts of one owner: upstream files, what its body opens, and those that enter the key as
-    they stand.
+    """The parts of one owner: upstream files, what its body opens, and those that enter the key by
+    themselves.
 
     A model that fills a parameter is built afresh where it is used, so it has no stage and is in
     the key by itself.
     """
 
     inputs: tuple[Input, ...]
-    opened: Mapping[str, Any]
+    opened: Mapping[str, Filling]
     components: Mapping[str, Resolved]
 
 
-def fill(
-    graph: Graph,
-    owner: Resolved,
-    at: Setting,
-    granted: Mapping[str, Input],
-    seed: int,
-    suspect: Suspect | None = None,
-    grants: Mapping[str, Input] | None = None,
-) -> Filled:
-    """Lay out the parts of `owner`, which is granted `granted` and works on `suspect`.
+NOTHING = Filled((), {}, {})
+"""The parts of a component that has none."""
+
+
+def fill(graph: Graph, owner: Owner, at: Setting) -> Filled:
+    """Lay out the parts of `owner`.
 
     Raises PluginError where a part asks for more than its owner has.
     """
+    if not owner.component.uses:
+        return NOTHING
     inputs: list[Input] = []
-    opened: dict[str, Any] = {}
+    opened: dict[str, Filling] = {}
     components: dict[str, Resolved] = {}
-    for name, used in owner.uses.items():
-        opened[name] = {"kind": used.kind, "component": used.body}
+    for name, used in owner.component.uses.items():
         role = f"part.{name}"
+        structure = None
         if used.kind == "dataset":
-            inputs.append(Input(role, graph.data(used).key, ("train.safetensors",)))
+            inputs.append(graph.split(used, "train", role))
         elif used.kind == "model":
             components[role] = used
         elif used.kind == "part":
-            stage = _part(graph, used, owner, at, granted, seed, suspect)
+            stage = _part(graph, used, name, owner, at)
             inputs.append(Input(role, stage.key, DEFENDED))
-        elif used.kind == "defense" and suspect is not None and grants is not None:
-            _check(used, owner, owner.needs)
-            mine = {need: grant for need, grant in grants.items() if need in used.needs}
-            made = graph.defend(at, used, mine, suspect, seed)
-            inputs.append(Input(role, made.stage.key, DEFENDED))
-            opened[name]["structure"] = made.structure
+        elif used.kind == "defense" and owner.defend is not None:
+            _check(used, owner.component, owner.component.needs)
+            defended = owner.defend(used, _title(owner, name))
+            structure = defended.structure
+            inputs.append(Input(role, defended.stage.key, DEFENDED))
         else:
             raise PluginError(
-                f"{owner.kind} {owner.name}: a {used.kind} cannot fill its parameter {name!r}"
+                f"{owner.component.kind} {owner.component.name}: "
+                f"a {used.kind} cannot fill its parameter {name!r}"
             )
+        opened[name] = Filling(used.body, structure)
     return Filled(tuple(inputs), opened, components)
 
 
-def _part(
-    graph: Graph,
-    part: Resolved,
-    owner: Resolved,
-    at: Setting,
-    granted: Mapping[str, Input],
-    seed: int,
-    suspect: Suspect | None,
-) -> Stage:
-    """The stage of a part, made from at most what its owner is granted."""
-    _check(part, owner, {"model", *granted})
-    taken = {need: granted[need] for need in part.needs if need in granted}
+def _part(graph: Graph, part: Resolved, name: str, owner: Owner, at: Setting) -> Stage:
+    """Lay out the stage of a part, made from at most what its owner is granted."""
+    _check(part, owner.component, {"model", *owner.granted})
+    taken = [owner.granted[need] for need in part.needs if need in owner.granted]
     components = {"component": part}
-    payload: dict[str, Any] = {"granted": sorted(part.needs), "model": None}
-    task = at.task
+    model = None
+    recipe = None
     if "model" in part.needs:
         components["model"] = at.model
-        payload.update(recipe=at.recipe, model=at.model.body)
+        model = at.model.body
+        recipe = at.recipe
+    task = at.task
     if not part.needs:
         # Made from nothing but its parameters: one for all datasets of this shape.
         task = Task("", task.classes, task.height, task.width, task.channels, 0)
-    if suspect is not None:
-        payload["structure"] = suspect.structure
-    filled = fill(graph, part, at, granted, seed, suspect)
+    title = _title(owner, name)
+    # Whatever fills a part's own parameters is granted what the owner is.
+    inner = Owner(part, owner.granted, title, owner.seed, owner.structure)
+    filled = fill(graph, inner, at)
+    context = graph.context(
+        "part", part, owner.seed, task, model=model, recipe=recipe, parts=filled.opened
+    )
+    granted = tuple(sorted(part.needs))
+    choices: dict[str, Any] = {"task": asdict(task), "recipe": recipe}
     return graph.add(
-        "part",
-        f"part {part.name} of {owner.name}",
+        title,
+        PartPayload(part.body, context, granted, owner.structure),
         components={**components, **filled.components},
-        inputs=(*taken.values(), *filled.inputs),
-        choices={"task": asdict(task), "recipe": payload.get("recipe")},
-        **graph.seeded("part", part, seed, task, {**payload, "parts": filled.opened}),
+        inputs=(*taken, *filled.inputs),
+        choices=choices,
+        seed=graph.seed(context),
     )
 
 
+def _title(owner: Owner, name: str) -> str:
+    return f"{owner.title}{SEPARATOR}{name}"
+
+
 def _check(used: Resolved, owner: Resolved, has: Collection[str]) -> None:
-    if missing := sorted(set(used.needs) - set(has)):
+    missing = sorted(set(used.needs) - set(has))
+    if missing:
         raise PluginError(
-            f"{used.kind} {used.name!r} needs {', '.join(missing)}, which {owner.kind} {owner.name!r} is not granted"
+            f"{used.kind} {used.name!r} needs {', '.join(missing)}, "
+            f"which {owner.kind} {owner.name!r} is not granted"
         )
 
 
 def needs_model(component: Resolved) -> bool:
-    """Whether it, or a component that fills its parameters, works with the cell's architecture."""
-    return "model" in component.needs or any(map(needs_model, component.uses.values()))
+    """Tell whether it, or a component that fills its parameters, works with the cell's
+    architecture.
+    """
+    if "model" in component.needs:
+        return True
+    return any(map(needs_model, component.uses.values()))

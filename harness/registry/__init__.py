@@ -1,1 +1,1 @@
-"""What is installed under which name, and what a name with parameters stands for."""
+"""The names of installed components, and the components that names with parameters stand for."""

@@ -25,13 +25,20 @@ TIMEOUT = 60.0
 """Seconds that a child may take for all its questions."""
 
 _TAIL = 4000
+"""Bytes of what a silent child printed that are kept."""
 _LONGEST = 500
+"""Characters of a message that fit in a line."""
 _AT_ONCE = 4
+"""Children that run side by side."""
+
+_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
+_NEEDS_NO_TYPE = frozenset({"timeout", "died", "problems", "PluginError"})
+"""Types of trouble whose message says it all."""
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """Why a question has no answer.
+    """The reason why a question has no answer.
 
     `type` is the exception's class name, or `timeout`, or `died`; `traceback` the traceback, or the
     tail of what the child printed; `problems` pairs parameter paths with (what is wrong, what would
@@ -45,31 +52,29 @@ class Trouble:
 
     @property
     def reason(self) -> str:
-        """One line."""
+        """The message in one line."""
         message = " ".join(self.message.split())
-        message = message if len(message) <= _LONGEST else message[: _LONGEST - 3] + "..."
-        return (
-            message
-            if self.type in _SPOKEN or not self.type
-            else f"{self.type}: {message}".removesuffix(": ")
-        )
+        if len(message) > _LONGEST:
+            message = message[: _LONGEST - 3] + "..."
+        if not self.type or self.type in _NEEDS_NO_TYPE:
+            return message
+        return f"{self.type}: {message}".removesuffix(": ")
 
     @property
     def place(self) -> str:
-        """Where it was raised; of a child that said nothing, the last line that it printed."""
+        """The place where it was raised; of a silent child, the last line that it printed."""
         if self.silent:
             return self.traceback.rpartition("\n")[2]
         places: list[tuple[str, str]] = _PLACE.findall(self.traceback)
-        return f"raised at {places[-1][0]}:{places[-1][1]}" if places else ""
+        if not places:
+            return ""
+        file, line = places[-1]
+        return f"raised at {file}:{line}"
 
     @property
     def silent(self) -> bool:
-        """Whether the child was gone before it could answer."""
+        """True if the child was gone before it could answer."""
         return self.type in ("timeout", "died")
-
-
-_PLACE = re.compile(r'File "([^"]+)", line (\d+)')
-_SPOKEN = frozenset({"timeout", "died", "problems", "PluginError"})
 
 
 def ask(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) -> list[Any]:
@@ -80,29 +85,30 @@ def ask(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) -> lis
     """
     if not questions:
         return []
-    answers = _ask_child(questions, timeout)
-    left = [
-        number
-        for number, answer in enumerate(answers)
-        if isinstance(answer, Trouble) and answer.silent
-    ]
-    if not left or len(questions) == 1:
+    answers = _ask_child(questions, timeout, set())
+    if len(questions) == 1:
         return answers
-    for number, answer in zip(
-        left, ask_apart([questions[number] for number in left], timeout), strict=True
-    ):
+    unanswered = []
+    for number, answer in enumerate(answers):
+        if isinstance(answer, Trouble) and answer.silent:
+            unanswered.append(number)
+    second_answers = ask_apart([questions[number] for number in unanswered], timeout)
+    for number, answer in zip(unanswered, second_answers, strict=True):
         answers[number] = answer
     return answers
 
 
 def ask_apart(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) -> list[Any]:
-    """As `ask`, with a child for each question."""
+    """Do as `ask`, with a child for each question."""
     running: set[int] = set()
+
+    def ask_alone(question: Mapping[str, Any]) -> Any:
+        (answer,) = _ask_child([question], timeout, running)
+        return answer
+
     pool = ThreadPoolExecutor(max_workers=_AT_ONCE)
     try:
-        return list(
-            pool.map(lambda question: _ask_child([question], timeout, running)[0], questions)
-        )
+        return list(pool.map(ask_alone, questions))
     except BaseException:
         # Ctrl-C must not wait for a child that hangs.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -113,32 +119,41 @@ def ask_apart(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) 
         pool.shutdown()
 
 
+def read_reply(reply: Mapping[str, Any]) -> Any:
+    """Return the answer that a reply of `harness.introspect` holds, or its `Trouble`."""
+    if "ok" in reply:
+        return reply["ok"]
+    error = reply["error"]
+    problems = []
+    for path, wrong, hint in error.get("problems", ()):
+        problems.append((tuple(path), wrong, hint))
+    return Trouble(error["type"], error["message"], error.get("traceback", ""), tuple(problems))
+
+
 def _ask_child(
-    questions: Sequence[Mapping[str, Any]], timeout: float, running: set[int] | None = None
+    questions: Sequence[Mapping[str, Any]], timeout: float, running: set[int]
 ) -> list[Any]:
+    """Ask one child, whose process group is in `running` as long as it lives."""
     with tempfile.TemporaryDirectory(prefix="doorbench-ask-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(list(questions)), encoding="utf-8")
-        end = _run(folder, timeout, set() if running is None else running)
-        answers = _read(folder / "reply.jsonl")
-        silent = _silence(end, timeout, folder / "log.txt")
-    return [answers.get(number, silent) for number in range(len(questions))]
+        status = _run(folder, timeout, running)
+        answers = _read_replies(folder / "reply.jsonl")
+        trouble = _why_silent(status, timeout, folder / "log.txt")
+    return [answers.get(number, trouble) for number in range(len(questions))]
 
 
 def _run(folder: Path, timeout: float, running: set[int]) -> int | None:
-    """The child's exit status (negative: the signal that killed it), or None if its time was up."""
-    command = [
-        sys.executable,
-        "-m",
-        "harness.introspect",
-        str(folder / "request.json"),
-        str(folder / "reply.jsonl"),
-    ]
+    """Return the child's exit status (negative: the signal that killed it), or None if its time was
+    up.
+    """
+    command = [sys.executable, "-m", "harness.introspect"]
+    command += [str(folder / "request.json"), str(folder / "reply.jsonl"), str(timeout)]
     with (folder / "log.txt").open("wb") as log:
         child = subprocess.Popen(
-            [*command, str(timeout)],
+            command,
             cwd=folder,
-            env=_surroundings(),
+            env=_child_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -162,44 +177,43 @@ def _kill(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def _surroundings() -> dict[str, str]:
-    """The child finds what this process finds, and no module by the accident of a working
+def _child_environment() -> dict[str, str]:
+    """Let the child find what this process finds, and no module by the accident of a working
     directory.
     """
     path = [str(Path(entry).absolute()) for entry in sys.path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(dict.fromkeys(path)), "PYTHONSAFEPATH": "1"}
+    environment = dict(os.environ)
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(path))
+    environment["PYTHONSAFEPATH"] = "1"
+    return environment
 
 
-def _read(file: Path) -> dict[int, Any]:
+def _read_replies(file: Path) -> dict[int, Any]:
+    """Read answers by the number of their question."""
     answers: dict[int, Any] = {}
-    with contextlib.suppress(OSError):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            # A line that the child had no time to finish is no answer.
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                reply = json.loads(line)
-                answers[reply["number"]] = (
-                    reply["ok"] if "ok" in reply else _trouble(reply["error"])
-                )
+    try:
+        text = file.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return answers
+    for line in text.splitlines():
+        # A line that the child had no time to finish is no answer.
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            reply = json.loads(line)
+            answers[reply["number"]] = read_reply(reply)
     return answers
 
 
-def _trouble(error: Mapping[str, Any]) -> Trouble:
-    problems = tuple((tuple(path), what, hint) for path, what, hint in error.get("problems", ()))
-    return Trouble(error["type"], error["message"], error.get("traceback", ""), problems)
-
-
-def _silence(end: int | None, timeout: float, log: Path) -> Trouble:
+def _why_silent(status: int | None, timeout: float, log: Path) -> Trouble:
+    """Say why a child left questions unanswered; `status` as `_run` returns it."""
     tail = ""
     with contextlib.suppress(OSError):
         tail = log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip()
-    if end is None:
+    if status is None:
         return Trouble("timeout", f"did not finish within {timeout:g} s", tail)
-    if end < 0:
-        with contextlib.suppress(ValueError):
-            return Trouble(
-                "died",
-                f"the process was killed by signal {-end} ({signal.Signals(-end).name})",
-                tail,
-            )
-        return Trouble("died", f"the process was killed by signal {-end}", tail)
-    return Trouble("died", f"the process ended itself (exit status {end}) before it answered", tail)
+    if status >= 0:
+        message = f"the process ended itself (exit status {status}) before it answered"
+        return Trouble("died", message, tail)
+    signal_name = f"signal {-status}"
+    with contextlib.suppress(ValueError):
+        signal_name = f"signal {-status} ({signal.Signals(-status).name})"
+    return Trouble("died", f"the process was killed by {signal_name}", tail)

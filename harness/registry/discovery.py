@@ -1,6 +1,6 @@
 """Finding plugins by entry point and asking each, in a child of its own, what it registers.
 
-No plugin module is imported here. What a plugin answered is remembered until one of its files, its
+No plugin module is imported here. A plugin's answer is remembered until one of its files, its
 version or the installed packages change. A plugin that raises, hangs or kills its process is listed
 as broken; the others go on.
 """
@@ -11,7 +11,7 @@ import importlib.metadata
 import importlib.util
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,9 @@ from harness import environment
 from harness.errors import PluginError
 from harness.registry.ask import Trouble, ask_apart
 from harness.registry.memo import Memo
-from harness.registry.names import Broken, Origin, Recipe, Registered, Registry
+from harness.registry.names import Broken, NamedRecipe, Origin, Registered, Registry
 from harness.sources import locate
-
-GROUP = "bench.plugins"
-"""The entry-point group, as in `harness.hookspecs`, which would import pluggy here."""
+from harness.vocabulary import PLUGINS
 
 TIMEOUT = 20.0
 """Seconds that a plugin may take to import and register."""
@@ -37,37 +35,36 @@ _HANGS_AGAIN = 3600.0
 is.
 """
 
+_Answer = dict[str, Any] | Trouble
+"""The table that `harness.introspect.register.register` returns, or why it did not."""
+
 _log = logging.getLogger(__name__)
 
 
 def discover(memo: Memo | None = None, timeout: float = TIMEOUT) -> Registry:
-    """Everything that installed plugins register.
+    """Return everything that installed plugins register.
 
     Raises PluginError where the import name `plugins` does not lead to the package beside this one.
     """
     check_neighbour()
-    memo = memo or Memo()
-    found = {point: _origin(point) for point in importlib.metadata.entry_points(group=GROUP)}
-    points = sorted(found, key=lambda point: (found[point].distribution, point.name, point.value))
-    answers = _answers(points, found, memo, timeout)
+    origins: dict[EntryPoint, Origin] = {}
+    for point in importlib.metadata.entry_points(group=PLUGINS):
+        origins[point] = _origin(point)
+    points = sorted(
+        origins, key=lambda point: (origins[point].distribution, point.name, point.value)
+    )
+    answers = _answers(points, origins, memo or Memo(), timeout)
     components: list[Registered] = []
-    recipes: list[Recipe] = []
+    recipes: list[NamedRecipe] = []
     broken: list[Broken] = []
-    for point, answer in zip(points, answers, strict=True):
-        origin = found[point]
+    for point in points:
+        origin = origins[point]
+        answer = answers[point]
         if isinstance(answer, Trouble):
             broken.append(Broken(origin, answer.reason, answer.traceback))
             continue
-        recipes += [Recipe(entry["name"], entry["fields"], origin) for entry in answer["recipes"]]
-        components += [
-            Registered(
-                **entry,
-                distribution=origin.distribution,
-                dist_version=origin.version,
-                entry_point=origin.entry_point,
-            )
-            for entry in answer["components"]
-        ]
+        recipes += [NamedRecipe(**recipe, origin=origin) for recipe in answer["recipes"]]
+        components += [_registered(component, origin) for component in answer["components"]]
     return Registry(components, recipes, broken)
 
 
@@ -78,27 +75,42 @@ def check_neighbour() -> None:
     naming both paths.
     """
     expected = Path(__file__).resolve().parents[2] / "plugins"
-    # A top-level name is looked up without importing anything.
-    spec = importlib.util.find_spec("plugins")
-    places = (
-        [Path(place).resolve() for place in (spec.submodule_search_locations or [])] if spec else []
-    )
-    if spec and not places and spec.origin:
-        places = [Path(spec.origin).resolve()]
-    if not places or places[0] != expected:
-        found = str(places[0]) if places else "nothing"
+    place = _place_of_plugins()
+    if place != expected:
         raise PluginError(
-            f"`import plugins` finds {found}, where the built-in methods in {expected} are wanted; "
-            "rename that folder, or take its parent off PYTHONPATH"
+            f"`import plugins` finds {place or 'nothing'}, where the built-in methods in "
+            f"{expected} are expected; rename that folder, or take its parent off PYTHONPATH"
         )
 
 
+def _place_of_plugins() -> Path | None:
+    # A top-level name is looked up without importing anything.
+    spec = importlib.util.find_spec("plugins")
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or ())
+    if folders:
+        return Path(folders[0]).resolve()
+    if spec.origin:
+        return Path(spec.origin).resolve()
+    return None
+
+
 def _answers(
-    points: Sequence[EntryPoint], origins: dict[EntryPoint, Origin], memo: Memo, timeout: float
-) -> list[dict[str, Any] | Trouble]:
-    """One answer for each entry point, remembered or from a child of its own."""
-    answers = {point: _remembered(point, origins[point], memo) for point in points}
-    unknown = [point for point in points if answers[point] is None]
+    points: Sequence[EntryPoint],
+    origins: Mapping[EntryPoint, Origin],
+    memo: Memo,
+    timeout: float,
+) -> dict[EntryPoint, _Answer]:
+    """Return the answer of each entry point, remembered or from a child of its own."""
+    answers: dict[EntryPoint, _Answer] = {}
+    unknown = []
+    for point in points:
+        remembered = _remembered(point, origins[point], memo)
+        if remembered is None:
+            unknown.append(point)
+        else:
+            answers[point] = remembered
     questions = [
         {"op": "register", "module": point.module, "attribute": point.attr} for point in unknown
     ]
@@ -107,12 +119,13 @@ def _answers(
         _remember(point, origins[point], answer, memo)
         if not isinstance(answer, Trouble) and answer["seconds"] > SLOW:
             _log.warning(
-                "%s takes %.1f s to import %s and register; keep that module light (targets are strings)",
+                "%s takes %.1f s to import %s and register; "
+                "keep that module light (targets are strings)",
                 origins[point],
                 answer["seconds"],
                 point.module,
             )
-    return [answer for point in points if (answer := answers[point]) is not None]
+    return answers
 
 
 def _origin(point: EntryPoint) -> Origin:
@@ -121,28 +134,47 @@ def _origin(point: EntryPoint) -> Origin:
     return Origin(point.dist.name, point.dist.version, point.name)
 
 
+def _registered(component: Mapping[str, Any], origin: Origin) -> Registered:
+    return Registered(
+        **component,
+        distribution=origin.distribution,
+        dist_version=origin.version,
+        entry_point=origin.entry_point,
+    )
+
+
 def _question(point: EntryPoint, origin: Origin) -> list[str]:
+    """Return what the answer of an entry point is remembered under."""
     file = locate.find(point.module)
     return ["register", origin.distribution, origin.version, point.name, point.value, str(file)]
 
 
-def _remembered(point: EntryPoint, origin: Origin, memo: Memo) -> dict[str, Any] | Trouble | None:
+def _remembered(point: EntryPoint, origin: Origin, memo: Memo) -> _Answer | None:
     answer = memo.get(_question(point, origin))
     if not isinstance(answer, dict):
         return None
     if "until" not in answer:
         return answer
-    return Trouble(**answer["trouble"]) if answer["until"] > time.time() else None
+    if answer["until"] <= time.time():
+        return None
+    return Trouble(**answer["trouble"])
 
 
-def _remember(
-    point: EntryPoint, origin: Origin, answer: dict[str, Any] | Trouble, memo: Memo
-) -> None:
+def _remember(point: EntryPoint, origin: Origin, answer: _Answer, memo: Memo) -> None:
     if not isinstance(answer, Trouble):
         memo.put(_question(point, origin), answer, files=answer["files"])
-    elif answer.silent and (file := locate.find(point.module)):
-        # Each command would wait for it in vain. One that raised is asked again: the cause may lie
-        # anywhere.
-        kept = {"type": answer.type, "message": answer.message, "traceback": answer.traceback}
-        again = {"trouble": kept, "until": time.time() + _HANGS_AGAIN}
-        memo.put(_question(point, origin), again, files={str(file): environment.file_state(file)})
+        return
+    file = locate.find(point.module)
+    if not answer.silent or file is None:
+        # One that raised is asked again: the cause may lie anywhere.
+        return
+    # Each command would wait for it in vain.
+    kept = {
+        "trouble": {
+            "type": answer.type,
+            "message": answer.message,
+            "traceback": answer.traceback,
+        },
+        "until": time.time() + _HANGS_AGAIN,
+    }
+    memo.put(_question(point, origin), kept, files={str(file): environment.file_state(file)})

@@ -1,26 +1,18 @@
-"""What the plugins registered: a name of a kind leads to `module:Class`, without importing it."""
+"""The names that plugins registered: each leads to `module:Class`, without importing it."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.errors import PluginError, UnknownName
-
-KINDS = ("attack", "defense", "model", "dataset", "metric", "part")
-"""As in `harness.components`, which the parent does not import: pydantic would cost half of a quick
-command.
-"""
-
-KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-"""What a component's or a recipe's name looks like."""
+from harness.vocabulary import KINDS
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Who registered something: a distribution and the name of its entry point."""
+    """The distribution that registered something, and the name of its entry point."""
 
     distribution: str
     version: str
@@ -54,12 +46,12 @@ class Registered:
 
     @property
     def origin(self) -> Origin:
-        """Who registered it."""
+        """The distribution and entry point that registered it."""
         return Origin(self.distribution, self.dist_version, self.entry_point)
 
 
 @dataclass(frozen=True)
-class Recipe:
+class NamedRecipe:
     """A named training recipe: some fields of `harness.Recipe`."""
 
     name: str
@@ -84,51 +76,52 @@ class Registry:
     def __init__(
         self,
         components: Iterable[Registered] = (),
-        recipes: Iterable[Recipe] = (),
+        recipes: Iterable[NamedRecipe] = (),
         broken: Iterable[Broken] = (),
     ) -> None:
         self.broken = tuple(broken)
         self._components: dict[tuple[str, str], list[Registered]] = {}
-        self._recipes: dict[str, list[Recipe]] = {}
+        self._recipes: dict[str, list[NamedRecipe]] = {}
         for component in components:
             self._components.setdefault((component.kind, component.name), []).append(component)
         for recipe in recipes:
             self._recipes.setdefault(recipe.name, []).append(recipe)
 
     def entries(self, kind: str | None = None) -> list[Registered]:
-        """Every usable component, of one kind or of all, sorted by kind and name."""
-        found = [
-            same[0]
-            for same in self._components.values()
-            if len(same) == 1 and kind in (None, same[0].kind)
-        ]
-        return sorted(found, key=lambda entry: (KINDS.index(entry.kind), entry.name))
+        """Return every usable component, of one kind or of all, sorted by kind and name."""
+        usable = []
+        for same in self._components.values():
+            component = same[0]
+            if len(same) == 1 and kind in (None, component.kind):
+                usable.append(component)
+        return sorted(usable, key=lambda entry: (KINDS.index(entry.kind), entry.name))
 
     @property
     def collisions(self) -> list[tuple[str, str, list[Origin]]]:
         """(kind, name, who) of what more than one entry point registered: not usable until one is
         gone.
         """
-        claims: list[tuple[str, str, list[Registered] | list[Recipe]]] = [
-            *((kind, name, same) for (kind, name), same in sorted(self._components.items())),
-            *(("recipe", name, recipes) for name, recipes in sorted(self._recipes.items())),
-        ]
-        return [
-            (kind, name, [one.origin for one in same])
-            for kind, name, same in claims
-            if len(same) > 1
-        ]
+        collisions = []
+        for (kind, name), components in sorted(self._components.items()):
+            if len(components) > 1:
+                collisions.append((kind, name, [component.origin for component in components]))
+        for name, recipes in sorted(self._recipes.items()):
+            if len(recipes) > 1:
+                collisions.append(("recipe", name, [recipe.origin for recipe in recipes]))
+        return collisions
 
     @property
     def recipes(self) -> dict[str, Mapping[str, Any]]:
         """The fields of every usable recipe, by name."""
-        return {
-            name: same[0].fields for name, same in sorted(self._recipes.items()) if len(same) == 1
-        }
+        usable = {}
+        for name, same in sorted(self._recipes.items()):
+            if len(same) == 1:
+                usable[name] = same[0].fields
+        return usable
 
     def find(self, kind: str, name: str) -> Registered:
-        """The component that `name` stands for: `resnet18`, or `timm:resnet18` where `timm` takes
-        an argument.
+        """Return the component that `name` stands for: `resnet18`, or `timm:resnet18` where `timm`
+        takes an argument.
 
         Raises UnknownName (with near names, and a word on broken plugins), and PluginError for a
         name that two distributions claim.
@@ -138,46 +131,52 @@ class Registry:
         if len(same) > 1:
             raise PluginError(collision(f"{kind} {base!r}", [entry.origin for entry in same]))
         if not same:
-            raise self._unknown(kind, name, self._names(kind))
-        found = same[0]
-        if colon and not found.argument:
-            raise self._unknown(
-                kind, name, self._names(kind), f"{kind} {base!r} takes no argument after a colon."
-            )
-        if colon and not value:
-            raise self._unknown(
-                kind, name, self._names(kind), f'Say which: "{base}:<{found.argument}>".'
-            )
-        return replace(found, argument_value=value) if colon else found
+            raise self._unknown(kind, name)
+        component = same[0]
+        if not colon:
+            return component
+        if not component.argument:
+            raise self._unknown(kind, name, f"{kind} {base!r} takes no argument after a colon.")
+        if not value:
+            raise self._unknown(kind, name, f'Say which: "{base}:<{component.argument}>".')
+        return replace(component, argument_value=value)
 
-    def recipe(self, name: str) -> Recipe:
-        """The recipe of that name. Raises UnknownName, and PluginError for a name that two
-        distributions claim.
+    def recipe(self, name: str) -> NamedRecipe:
+        """Return the recipe of that name.
+
+        Raises UnknownName, and PluginError for a name that two distributions claim.
         """
         same = self._recipes.get(name, [])
         if len(same) > 1:
             raise PluginError(collision(f"recipe {name!r}", [recipe.origin for recipe in same]))
         if not same:
-            raise self._unknown("recipe", name, self.recipes)
+            raise self._unknown("recipe", name)
         return same[0]
 
     def kinds_of(self, name: str) -> list[str]:
-        """The kinds in which a name (or what stands before its colon) is registered, usable or not."""
-        return [kind for kind in KINDS if (kind, name.partition(":")[0]) in self._components]
+        """Return the kinds in which a name (or what stands before its colon) is registered, usable
+        or not.
+        """
+        base = name.partition(":")[0]
+        return [kind for kind in KINDS if (kind, base) in self._components]
 
-    def _names(self, kind: str) -> list[str]:
-        return [entry.name for entry in self.entries(kind)]
-
-    def _unknown(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> UnknownName:
+    def _unknown(self, kind: str, name: str, hint: str = "") -> UnknownName:
+        if kind == "recipe":
+            known = list(self.recipes)
+        else:
+            known = [entry.name for entry in self.entries(kind)]
         error = UnknownName(kind, name, known)
-        notes = [str(error), *([hint] if hint else [])]
+        sentences = [str(error)]
+        if hint:
+            sentences.append(hint)
         if self.broken:
             listed = "; ".join(f"{broken.origin}: {broken.reason}" for broken in self.broken)
-            notes.append(f"It may belong to a plugin that is broken: {listed}")
-        error.args = (" ".join(notes),)
+            sentences.append(f"It may belong to a plugin that is broken: {listed}")
+        error.args = (" ".join(sentences),)
         return error
 
 
-def collision(what: str, origins: Iterable[Origin]) -> str:
-    """The message for a name that several entry points claim."""
-    return f"{what} is registered by {' and by '.join(map(str, origins))}; uninstall one of them to use the name"
+def collision(subject: str, origins: Iterable[Origin]) -> str:
+    """Return the message for a name that several entry points claim."""
+    claimants = " and by ".join(map(str, origins))
+    return f"{subject} is registered by {claimants}; uninstall one of them to use the name"

@@ -7,12 +7,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
+# In `typing` from Python 3.13 on; pydantic, which `harness.components` needs, brings it.
+from typing_extensions import TypeVar
+
+from harness.components.facts import AnyFacts
+from harness.components.spec import ComponentSpec
 from harness.keys import Shared
 
 Fault = tuple[tuple[str | int, ...], str, str]
-"""Where in the parameters (empty: the entry itself), what is wrong, what would be right."""
+"""The place in the parameters (empty: the entry itself), what is wrong there, and what would be
+right.
+"""
+
+F = TypeVar("F", bound=AnyFacts, default=Any)
+"""The facts of one kind. A plain `Resolved` may be of any kind, and its facts are not checked."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +46,17 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """A component whose parameters are known to be right; everything but `uses` is JSON.
+class Resolved(Generic[F]):
+    """A component whose parameters are known to be right; everything but `uses` and `facts` is
+    JSON.
 
     `params` are complete, with absolute paths: a child rebuilds the component from them. `identity`
     is what enters keys: without paths (files by SHA-256), without `NotInKey` fields, and without
     `uses`, which enter by keys of their own. An attack that fills a parameter is in `params` and
     `identity`, and what it needs and uses counts as the owner's. `changed` are the entries of
     `identity` that differ from their defaults. `code` maps the modules behind the component to
-    revisions or digests. `facts` are those of `harness.components.Traits`, for a dataset the fields
-    of `Facts`, for a metric `unit`, `higher_is_better`, `combines`, `measured`, for a defense
-    `rebuilds`. `checks`: it overrides `compatible`.
+    revisions or digests. `facts` are of the class that `FACTS_BY_KIND` has for the kind. `checks`:
+    it overrides `compatible`.
     """
 
     kind: str
@@ -63,7 +73,7 @@ class Resolved:
     needs: list[str]
     seeded: bool
     recipe: dict[str, Any] | str | None
-    facts: dict[str, Any]
+    facts: F
     checks: bool
     summary: str
     citation: str
@@ -73,27 +83,29 @@ class Resolved:
 
     @cached_property
     def key_entry(self) -> Shared:
-        """How the component stands in a key."""
+        """The component's entry in a key."""
         return Shared(kind=self.kind, name=self.name, version=self.version, params=self.identity)
 
     @cached_property
-    def body(self) -> dict[str, Any]:
-        """What a child needs to build the component again."""
-        return {"kind": self.kind, "name": self.name, "target": self.target, "params": self.params}
+    def body(self) -> ComponentSpec:
+        """All it takes to build the component again."""
+        return ComponentSpec(self.target, self.params, self.kind, self.name)
 
     @cached_property
     def called(self) -> str:
         """Name and non-default parameters, whatever the grid calls it: in titles, and what metrics
         are stored under.
         """
-        changed = ",".join(f"{name}={_told(value)}" for name, value in sorted(self.changed.items()))
-        return f"{self.name}[{changed}]" if changed else self.name
+        if not self.changed:
+            return self.name
+        settings = []
+        for name, value in sorted(self.changed.items()):
+            settings.append(f"{name}={_short(value)}")
+        return f"{self.name}[{','.join(settings)}]"
 
 
-def _told(value: Any) -> str:
-    """A parameter as JSON; a file by the first digits of its SHA-256."""
-    return (
-        value["sha256"][:8]
-        if isinstance(value, dict) and set(value) == {"sha256"}
-        else json.dumps(value)
-    )
+def _short(value: Any) -> str:
+    """Write a parameter as JSON; a file as the first digits of its SHA-256."""
+    if isinstance(value, dict) and set(value) == {"sha256"}:
+        return str(value["sha256"][:8])
+    return json.dumps(value)

@@ -11,39 +11,47 @@ if TYPE_CHECKING:
     from harness.plan.plan import Plan
     from harness.registry.resolve import Resolver
     from harness.report.results import Row
-    from harness.report.table import Sheet
+    from harness.report.table import TextTable
+
+# Modules that draw tables are imported inside the functions: whoever only reads rows, from
+# `harness.report.results`, need not wait for them.
 
 FORMATS = ("terminal", "markdown", "csv")
 
 
-def sheets(plan: Plan, rows: Sequence[Row], resolver: Resolver) -> list[Sheet]:
-    """The grid's tables over the rows that `harness.report.results.rows` gave. Raises BenchError
-    for one that cannot be.
+def tables(plan: Plan, rows: Sequence[Row], resolver: Resolver) -> list[TextTable]:
+    """Return the grid's tables over the rows that `harness.report.results.rows` gave. Raises
+    BenchError for one that cannot be.
     """
     from harness.report.table import lay_out
 
-    metrics = {want.label: want.metric for cell in plan.cells for want in cell.wants}
-    return [
-        lay_out(
-            table, rows, metrics, resolver, table.title or (plan.grid.title if number == 0 else "")
-        )
-        for number, table in enumerate(plan.grid.tables)
-    ]
+    metrics = {}
+    for cell in plan.cells:
+        for want in cell.wants:
+            metrics[want.label] = want.metric
+    laid_out = []
+    for number, table in enumerate(plan.grid.tables):
+        title = table.title or ""
+        if number == 0 and not title:
+            title = plan.grid.title
+        laid_out.append(lay_out(table, rows, metrics, resolver, title))
+    return laid_out
 
 
 def text(
     plan: Plan, rows: Sequence[Row], resolver: Resolver, form: str = "terminal", width: int = 100
 ) -> str:
-    """All tables of a grid in one of `FORMATS`, ending in a newline; `csv` is the long rows. Raises
-    BenchError.
+    """Return all tables of a grid in one of `FORMATS`, ending in a newline; `csv` is the long rows.
+    Raises BenchError.
     """
     from harness.report import long, markdown, terminal
 
     if form == "csv":
         return long.render(rows)
-    drawn = sheets(plan, rows, resolver)
-    parts = [
-        markdown.render(sheet) if form == "markdown" else terminal.render(sheet, width)
-        for sheet in drawn
-    ]
+    parts = []
+    for table in tables(plan, rows, resolver):
+        if form == "markdown":
+            parts.append(markdown.render(table))
+        else:
+            parts.append(terminal.render(table, width))
     return "\n".join(parts)

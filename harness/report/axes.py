@@ -5,137 +5,179 @@ without being named.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from harness.errors import BenchError
 from harness.grid import Table
-from harness.grid.model import KINDS, label_of, text
+from harness.grid.model import label_of, text
 from harness.outcomes import Outcome
 from harness.report.results import Row
+from harness.vocabulary import ENTRY_KINDS
 
 SEEDS = ("victim-seed", "defense-seed")
 UNSET = "–"
 """Stands where a row's component has no such parameter."""
+LISTED = 8
+"""Values that an error message names at most."""
 
 Header = tuple[str, ...]
 
 
 class Axes:
-    """What a table's axes mean for its rows."""
+    """The meaning of a table's axes for its rows."""
 
     def __init__(self, table: Table, rows: Sequence[Row]) -> None:
         self.table = table
         self.named = {*table.rows, *table.columns, *table.over}
-        self.apart = {axis for axis in self.named if "." in axis}
-        """Swept parameters that are axes of their own: the labels of their components go without
+        self.apart: dict[str, set[str]] = {}
+        """By kind of component, the swept parameters that are axes of their own: labels go without
         them.
         """
-        self.shown = list(dict.fromkeys((*table.rows, *table.columns)))
-        self.order = {axis: _numbered(self.value(row, axis) for row in rows) for axis in self.shown}
+        for axis in self.named:
+            kind, dot, parameter = axis.partition(".")
+            if dot:
+                self.apart.setdefault(kind, set()).add(parameter)
+        self.order: dict[str, dict[str, int]] = {}
+        """By axis, the place of each value, as the rows have them one after another."""
+        for axis in (*table.rows, *table.columns):
+            places: dict[str, int] = {}
+            for row in rows:
+                places.setdefault(self.value(row, axis), len(places))
+            self.order[axis] = places
 
     def value(self, row: Row, axis: str) -> str:
-        """The text of a row's value on an axis."""
+        """Return the text of a row's value on an axis."""
         if axis == "seed":
-            pair = row.victim_seed, row.defense_seed
-            return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}.{pair[1]}"
-        if axis in SEEDS:
-            return str(row.victim_seed if axis == "victim-seed" else row.defense_seed)
-        if axis not in KINDS:
+            if row.victim_seed == row.defense_seed:
+                return str(row.victim_seed)
+            return f"{row.victim_seed}.{row.defense_seed}"
+        if axis == "victim-seed":
+            return str(row.victim_seed)
+        if axis == "defense-seed":
+            return str(row.defense_seed)
+        if axis not in ENTRY_KINDS:
             return _parameter(row, axis)
-        swept = _swept(row, axis)
-        hidden = {name.partition(".")[2] for name in self.apart if name.startswith(f"{axis}.")}
-        label = str(getattr(row, axis))
-        if hidden & swept.keys():
-            label = label_of(
-                row.bases[axis], {key: value for key, value in swept.items() if key not in hidden}
-            )
-        return f"{label} ({row.part})" if axis == "metric" and row.part else label
+        label = self._label(row, axis)
+        if axis == "metric":
+            return _and_part(label, row)
+        return label
 
     def header(self, row: Row, axes: Iterable[str]) -> Header:
-        """The row's values on several axes."""
+        """Return the row's values on several axes."""
         return tuple(self.value(row, axis) for axis in axes)
 
     def sorted(self, headers: Iterable[Header], axes: Sequence[str]) -> list[Header]:
-        """Each header once, as the grid lists the values of each axis."""
+        """Return each header once, in the order in which the grid lists the values of each axis."""
 
         def rank(header: Header) -> list[int]:
-            return [self.order[axis][value] for axis, value in zip(axes, header, strict=True)]
+            ranks = []
+            for axis, value in zip(axes, header, strict=True):
+                ranks.append(self.order[axis][value])
+            return ranks
 
         return sorted(set(headers), key=rank)
 
     def check(self, group: Sequence[Row]) -> None:
-        """Raise BenchError where rows that one number is to stand for differ in something the table
-        does not name.
+        """Raise BenchError if rows that share one place of the table differ in something that the
+        table does not name.
         """
-        for kind in KINDS:
-            if kind in self.named:
-                continue
-            self._same(
-                group, kind, [row.bases.get(kind) or str(getattr(row, kind)) for row in group]
-            )
-            for key in dict.fromkeys(key for row in group for key in _swept(row, kind)):
-                if f"{kind}.{key}" not in self.named:
-                    self._same(
-                        group,
-                        f"{kind}.{key}",
-                        [text(_swept(row, kind).get(key, UNSET)) for row in group],
-                    )
-            if kind == "metric":
-                self._same(
-                    group,
-                    kind,
-                    [f"{row.metric} ({row.part})" if row.part else row.metric for row in group],
-                )
+        for kind in ENTRY_KINDS:
+            if kind not in self.named:
+                self._check_kind(group, kind)
+        if "seed" in self.named:
+            return
         for axis in SEEDS:
-            if not self.named & {axis, "seed"}:
-                self._same(group, axis, [self.value(row, axis) for row in group])
+            if axis not in self.named:
+                self._check_same(group, axis, [self.value(row, axis) for row in group])
 
-    def _same(self, group: Sequence[Row], axis: str, values: Sequence[str]) -> None:
+    def _check_kind(self, group: Sequence[Row], kind: str) -> None:
+        bases = []
+        parameters: dict[str, None] = {}
+        for row in group:
+            bases.append(row.bases.get(kind) or str(getattr(row, kind)))
+            parameters.update(dict.fromkeys(_swept(row, kind)))
+        self._check_same(group, kind, bases)
+        for parameter in parameters:
+            axis = f"{kind}.{parameter}"
+            if axis in self.named:
+                continue
+            values = []
+            for row in group:
+                value = _swept(row, kind).get(parameter, UNSET)
+                values.append(text(value))
+            self._check_same(group, axis, values)
+        if kind == "metric":
+            self._check_same(group, kind, [_and_part(row.metric, row) for row in group])
+
+    def _check_same(self, group: Sequence[Row], axis: str, values: Sequence[str]) -> None:
         distinct = list(dict.fromkeys(values))
-        if len(distinct) > 1:
-            listed = ", ".join(distinct[:8]) + (", ..." if len(distinct) > 8 else "")
-            roles = "rows or columns" if axis == "metric" else "rows, columns or over"
-            problem = self.table.place.problem(
-                f"averages over {axis}, which it does not name",
-                f'add "{axis}" to {roles}; its values here: {listed}',
-            )
-            raise BenchError(str(problem))
+        if len(distinct) < 2:
+            return
+        listed = ", ".join(distinct[:LISTED])
+        if len(distinct) > LISTED:
+            listed += ", ..."
+        roles = "rows or columns" if axis == "metric" else "rows, columns or over"
+        problem = self.table.place.problem(
+            f"averages over {axis}, which it does not name",
+            f'add "{axis}" to {roles}; its values here: {listed}',
+        )
+        raise BenchError(str(problem))
+
+    def _label(self, row: Row, kind: str) -> str:
+        """Return the label of a row's component, without the parameters that have an axis of their
+        own.
+        """
+        label = str(getattr(row, kind))
+        swept = _swept(row, kind)
+        apart = self.apart.get(kind, set())
+        if apart.isdisjoint(swept):
+            return label
+        for parameter in apart:
+            swept.pop(parameter, None)
+        return label_of(row.bases[kind], swept)
 
 
 def with_parts(rows: Sequence[Row]) -> list[Row]:
-    """Rows in which a metric that gives several numbers has them all in every cell, also where it
-    has none yet.
+    """Return rows in which a metric that gives several numbers has them all in every cell, even
+    where it has none yet.
     """
-    from dataclasses import replace
-
     parts: dict[str, dict[str, None]] = {}
     for row in rows:
         if row.status is Outcome.DONE:
             parts.setdefault(row.metric, {})[row.part] = None
-    return [
-        row if row.status is Outcome.DONE else replace(row, part=part)
-        for row in rows
-        for part in (
-            [row.part] if row.status is Outcome.DONE else parts.get(row.metric, {"": None})
-        )
-    ]
+    completed = []
+    for row in rows:
+        if row.status is Outcome.DONE:
+            completed.append(row)
+            continue
+        for part in parts.get(row.metric, {"": None}):
+            with_part = replace(row, part=part)
+            completed.append(with_part)
+    return completed
+
+
+def _and_part(metric: str, row: Row) -> str:
+    return f"{metric} ({row.part})" if row.part else metric
 
 
 def _swept(row: Row, kind: str) -> dict[str, object]:
-    return {
-        name.partition(".")[2]: value
-        for name, value in row.swept.items()
-        if name.startswith(f"{kind}.")
-    }
+    """Return the parameters of one component that sweeps set, by their own names."""
+    swept: dict[str, object] = {}
+    for axis, value in row.swept.items():
+        owner, _, parameter = axis.partition(".")
+        if owner == kind:
+            swept[parameter] = value
+    return swept
 
 
 def _parameter(row: Row, axis: str) -> str:
-    """A swept parameter; one that this version of a grid only sets is looked up in the settings."""
+    """Return a parameter as text. If no sweep set it, as in another version of the grid, it is
+    looked up in the settings.
+    """
     if axis in row.swept:
         return text(row.swept[axis])
     kind, _, name = axis.partition(".")
     params = row.settings.get(kind, {}).get("params", {})
-    return text(params[name]) if name in params else UNSET
-
-
-def _numbered(values: Iterable[str]) -> dict[str, int]:
-    return {value: number for number, value in enumerate(dict.fromkeys(values))}
+    if name not in params:
+        return UNSET
+    return text(params[name])

@@ -1,4 +1,4 @@
-"""The long form: every row with every column, so written that two runs can be compared line by
+"""The long form: every row with every column, written so that two runs can be compared line by
 line.
 """
 
@@ -14,17 +14,17 @@ from harness.report.results import Row, columns
 
 
 def render(rows: Sequence[Row]) -> str:
-    """What `write` writes."""
+    """Return the text that `write` writes."""
     stream = io.StringIO()
     write(rows, stream)
     return stream.getvalue()
 
 
 def write(rows: Sequence[Row], stream: TextIO) -> None:
-    """CSV with a header; tables as JSON with sorted keys. What varies from run to run is in the
-    last columns.
+    """Write CSV with a header, tables as JSON with sorted keys. The last columns are those that
+    vary from run to run.
 
-    Line by line: the text of a large grid takes more memory than all that it is made of.
+    Rows are written one by one: the text of a large grid takes more memory than all the rows.
     """
     names = columns(rows)
     writer = csv.writer(stream, lineterminator="\n")
@@ -36,19 +36,22 @@ def write(rows: Sequence[Row], stream: TextIO) -> None:
 
 
 def _field(value: Any, memo: dict[int, str]) -> str:
-    """Numbers so that they read back the same; `memo` holds the text of tables that many rows
-    share.
+    """Return a value as text, numbers so that they read back the same.
+
+    `memo` holds the text of tables that many rows share, by their identity.
     """
     if value is None:
         return ""
     if isinstance(value, str):
         return value
-    if isinstance(value, Mapping):
-        if id(value) not in memo:
-            memo[id(value)] = json.dumps(value, sort_keys=True, ensure_ascii=False) if value else ""
-        return memo[id(value)]
-    return (
-        repr(value)
-        if isinstance(value, float)
-        else json.dumps(value, sort_keys=True, ensure_ascii=False)
-    )
+    if isinstance(value, float):
+        return repr(value)
+    if not isinstance(value, Mapping):
+        return _json(value)
+    if id(value) not in memo:
+        memo[id(value)] = _json(value) if value else ""
+    return memo[id(value)]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)

@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
-from harness.report.table import Sheet, Shown
+from tabulate import tabulate
+
+from harness.report.table import TableCell, TextTable
 from harness.report.terminal import headed
 
 
-def render(sheet: Sheet) -> str:
-    """A heading, the table, its caption, footnotes as a list."""
-    from tabulate import tabulate
-
-    lines = [f"### {_escaped(sheet.title)}", ""] if sheet.title else []
-    if sheet.rows:
-        names = [
-            *sheet.row_axes,
-            *(" ".join(headed(sheet, sheet.column_axes, column)) for column in sheet.columns),
-        ]
-        body = [
-            [_escaped(text) for text in headed(sheet, sheet.row_axes, row)]
-            + [_escaped(_cell(sheet.cells.get((row, column), Shown()))) for column in sheet.columns]
-            for row in sheet.rows
-        ]
-        sides = ["left"] * len(sheet.row_axes) + ["right"] * len(sheet.columns)
-        lines.append(
-            tabulate(body, [*map(_escaped, names)], "pipe", disable_numparse=True, colalign=sides)
-        )
+def render(table: TextTable) -> str:
+    """Return a heading, the table, its caption, footnotes as a list."""
+    lines = []
+    if table.title:
+        lines += [f"### {_escaped(table.title)}", ""]
+    if table.rows:
+        lines.append(_body(table))
     else:
         lines.append("(nothing to show)")
-    for number, text in enumerate(
-        [*sheet.caption, *(f"**Warning:** {warning}" for warning in sheet.warnings)]
-    ):
-        lines += ([""] if number == 0 else []) + [_escaped(text) + "  "]
-    lines += (
-        ["", *(f"- {sign} {_escaped(text)}" for sign, text in sheet.notes)] if sheet.notes else []
-    )
-    return "\n".join(line.rstrip() if line.strip() == "" else line for line in lines) + "\n"
+    below = [*table.caption, *(f"**Warning:** {warning}" for warning in table.warnings)]
+    if below:
+        lines.append("")
+    for text in below:
+        lines.append(f"{_escaped(text)}  ")  # two blanks break the line
+    if table.notes:
+        lines.append("")
+    for sign, text in table.notes:
+        lines.append(f"- {sign} {_escaped(text)}")
+    return "\n".join(lines) + "\n"
 
 
-def _cell(shown: Shown) -> str:
-    text = f"{shown.text} ({shown.reference})" if shown.reference else shown.text
-    return f"{text} {''.join(shown.signs)}" if shown.signs else text
+def _body(table: TextTable) -> str:
+    header = [_escaped(axis) for axis in table.row_axes]
+    for column in table.columns:
+        name = " ".join(headed(table, table.column_axes, column))
+        header.append(_escaped(name))
+    lines = []
+    for row in table.rows:
+        line = [_escaped(text) for text in headed(table, table.row_axes, row)]
+        for column in table.columns:
+            text = _text(table.cell(row, column))
+            line.append(_escaped(text))
+        lines.append(line)
+    sides = ["left"] * len(table.row_axes) + ["right"] * len(table.columns)
+    return tabulate(lines, header, "pipe", disable_numparse=True, colalign=sides)
+
+
+def _text(cell: TableCell) -> str:
+    text = cell.text
+    if cell.reference:
+        text += f" ({cell.reference})"
+    if cell.signs:
+        text += f" {''.join(cell.signs)}"
+    return text
 
 
 def _escaped(text: str) -> str:

@@ -1,23 +1,43 @@
-"""Where a number comes from: the settings, versions, sources and machine behind it, as a reviewer
+"""The origin of a number: the settings, versions, sources and machine behind it, as a reviewer
 wants to see them.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
 
 from harness.keys import digest
 
 if TYPE_CHECKING:
     from harness.grid import Entry
-    from harness.plan.plan import Plan, PlannedCell
+    from harness.plan.cells import PlannedCell
+    from harness.plan.plan import Plan
     from harness.registry.resolved import Resolved
-    from harness.stages import Stage
+    from harness.stages.payloads import DefendPayload
+    from harness.stages.stage import Stage
 
 _MOVING = frozenset({"poison", "victim", "export", "part", "defend", "evaluate", "measure"})
 """Stage kinds whose numbers may depend on torch, device and threads."""
 _GRANTS = ("clean", "unlabelled")
+
+Members = dict[str, dict[str, Any]]
+"""`settings`, `versions` and `sources` of a row, each by role."""
+
+
+@dataclass(frozen=True)
+class _Described:
+    settings: dict[str, Any]
+    version: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    environment: Mapping[str, Any]
+    seconds: float | None
 
 
 class Settings:
@@ -27,95 +47,173 @@ class Settings:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._cells: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._rows: dict[tuple[Any, ...], dict[str, Any]] = {}
-        self._told: dict[int, tuple[dict[str, Any], str, str]] = {}
+        self._cells: dict[tuple[Entry, ...], Members] = {}
+        self._rows: dict[tuple[tuple[Entry, ...], int], Members] = {}
+        self._components: dict[int, _Described] = {}
 
-    def of(self, planned: PlannedCell, metric: Resolved | None = None) -> dict[str, Any]:
-        """The three members of a row of this cell, by name."""
-        name = planned.cell.entries  # replicates have the same
-        if name not in self._cells:
-            self._cells[name] = self._cell(planned)
-        cell = self._cells[name]
+    def of(self, planned: PlannedCell, metric: Resolved | None = None) -> Members:
+        """Return the three members of a row of this cell, by name."""
+        entries = planned.cell.entries  # replicates have the same
+        if entries not in self._cells:
+            self._cells[entries] = self._of_cell(planned)
         if metric is None:
-            return cell
-        if (*name, id(metric)) not in self._rows:
-            told = zip(cell.items(), self._tell(metric), strict=True)
-            self._rows[*name, id(metric)] = {
-                key: {**table, "metric": about} for (key, table), about in told
-            }
-        return self._rows[*name, id(metric)]
+            return self._cells[entries]
+        name = (entries, id(metric))
+        if name not in self._rows:
+            self._rows[name] = self._with_metric(self._cells[entries], metric)
+        return self._rows[name]
 
-    def _cell(self, planned: PlannedCell) -> dict[str, Any]:
-        told = {role: self._tell(component) for role, component in planned.components.items()}
-        settings: dict[str, Any] = {role: table for role, (table, _, _) in told.items()}
-        chain = self._chain(planned)
+    def _of_cell(self, planned: PlannedCell) -> Members:
+        settings: dict[str, Any] = {}
+        versions: dict[str, Any] = {}
+        sources: dict[str, Any] = {}
+        for role, component in planned.components.items():
+            described = self._described(component)
+            settings[role] = described.settings
+            versions[role] = described.version
+            sources[role] = described.source
         settings["recipe"] = dict(planned.recipe)
-        settings["grants"] = chain[-1]["grants"] if chain else {}
+        settings["grants"] = {}
+        chain = self._chain(planned)
+        if chain:
+            settings["grants"] = chain[-1]["grants"]
         if len(chain) > 1:
             settings["on"] = chain[:-1]
+        return {"settings": settings, "versions": versions, "sources": sources}
+
+    def _with_metric(self, cell: Members, metric: Resolved) -> Members:
+        described = self._described(metric)
         return {
-            "settings": settings,
-            "versions": {role: version for role, (_, version, _) in told.items()},
-            "sources": {role: code for role, (_, _, code) in told.items()},
+            "settings": {**cell["settings"], "metric": described.settings},
+            "versions": {**cell["versions"], "metric": described.version},
+            "sources": {**cell["sources"], "metric": described.source},
         }
 
-    def _tell(self, component: Resolved) -> tuple[dict[str, Any], str, str]:
-        known = self._told.get(id(component))
-        if known is None:
-            version = f"{component.distribution} {component.dist_version}, {component.name} {component.version}"
-            known = self._told[id(component)] = (
-                describe(component),
-                version,
-                digest(component.code)[:16],
+    def _described(self, component: Resolved) -> _Described:
+        described = self._components.get(id(component))
+        if described is None:
+            distribution = f"{component.distribution} {component.dist_version}"
+            described = _Described(
+                settings=describe(component),
+                version=f"{distribution}, {component.name} {component.version}",
+                source=digest(component.code)[:16],
             )
-        return known
+            self._components[id(component)] = described
+        return described
 
     def _chain(self, planned: PlannedCell) -> list[dict[str, Any]]:
-        """The defenses that led to the defended model, first to last, each with what it was
+        """Return the defenses that led to the defended model, first to last, each with what it was
         granted.
         """
-        found: list[dict[str, Any]] = []
+        chain = []
         key = planned.defended
         while key is not None:
             stage = self.plan.graph.stages[key]
-            told = {name: stage.payload["component"][name] for name in ("name", "params")}
-            found.append({**told, "grants": self._grants(stage, planned.cell.dataset)})
-            above = (item.key for item in stage.inputs if item.role == "victim")
-            key = next((one for one in above if self.plan.graph.stages[one].kind == "defend"), None)
-        return found[::-1]
+            payload = cast("DefendPayload", stage.payload)
+            defense = payload.component
+            link: dict[str, Any] = {"name": defense.name, "params": defense.params}
+            link["grants"] = self._grants(stage, planned.cell.dataset)
+            chain.append(link)
+            key = self._defense_before(stage)
+        chain.reverse()
+        return chain
+
+    def _defense_before(self, stage: Stage) -> str | None:
+        """Return the key of the defense whose model this one started from, if it was one."""
+        for item in stage.inputs:
+            if item.role == "victim" and self.plan.graph.stages[item.key].kind == "defend":
+                return item.key
+        return None
 
     def _grants(self, stage: Stage, dataset: Entry) -> dict[str, Any]:
-        """The images a defense got: of which data set and split, how many, and of how many it could
-        have had.
+        """Return the images a defense got: of which data set and split, how many, and of how many
+        it could have had.
         """
-        specs = {
-            item.role: self.plan.graph.stages[item.key].spec
-            for item in stage.inputs
-            if item.role in _GRANTS
-        }
-        if not specs:
-            return {}
-        total = self.plan.graph.binding.sizes(dataset).training
+        grants = {}
+        for item in stage.inputs:
+            if item.role in _GRANTS:
+                spec = self.plan.graph.stages[item.key].spec
+                total = self.plan.graph.binding.sizes(dataset).training
+                granted = {"dataset": spec["seed"]["dataset"], **spec["choices"], "of": total}
+                grants[item.role] = granted
+        return grants
+
+
+class Circumstances:
+    """Circumstances in which stages ran, after their manifests, as far as the store still knows."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._ran: dict[str, _Ran] = {}
+        self._environments: dict[str, Mapping[str, Any]] = {}
+        self._latest: Mapping[str, Any] = {}
+        self._places: dict[str, frozenset[str]] = {}
+
+    def of(self, key: str) -> dict[str, Any]:
+        """Return the members of a row that tell how its stage ran, by name."""
+        ran = self._run_of(key)
         return {
-            role: {"dataset": spec["seed"]["dataset"], **spec["choices"], "of": total}
-            for role, spec in specs.items()
+            "stage": key,
+            "environment": ran.environment,
+            "seconds": ran.seconds,
+            "places": self._places_of(key),
         }
+
+    def _places_of(self, key: str) -> frozenset[str]:
+        """Return the places where a stage and all that it depends on were made."""
+        if key not in self._places:
+            stage = self.plan.graph.stages[key]
+            places = set()
+            own = place(stage.kind, self._run_of(key).environment)
+            if own:
+                places.add(own)
+            for item in stage.inputs:
+                places.update(self._places_of(item.key))
+            self._places[key] = frozenset(places)
+        return self._places[key]
+
+    def _run_of(self, key: str) -> _Ran:
+        if key not in self._ran:
+            manifest = self.plan.manifest(key)
+            record = manifest.record if manifest else {}
+            environment = self._one_object(record.get("environment") or {})
+            self._ran[key] = _Ran(environment, record.get("seconds"))
+        return self._ran[key]
+
+    def _one_object(self, environment: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the same object for equal environments: tens of thousands of stages ran in a
+        few.
+        """
+        if environment != self._latest:
+            text = json.dumps(environment)
+            self._latest = self._environments.setdefault(text, environment)
+        return self._latest
 
 
 def describe(component: Resolved) -> dict[str, Any]:
-    """Name and parameters of a component and of those that it uses."""
-    uses = {name: describe(used) for name, used in component.uses.items()}
-    return {"name": component.name, "params": component.params, **({"uses": uses} if uses else {})}
+    """Return name and parameters of a component and of those that it uses."""
+    description: dict[str, Any] = {"name": component.name, "params": component.params}
+    if component.uses:
+        description["uses"] = {name: describe(used) for name, used in component.uses.items()}
+    return description
 
 
 def place(kind: str, environment: Mapping[str, Any]) -> str:
-    """`torch 2.11.0, cpu, 1 thread`; "" for a stage that gives the same numbers everywhere."""
+    """Return `torch 2.11.0, cpu, 1 thread`; "" for a stage that gives the same numbers
+    everywhere.
+    """
     if kind not in _MOVING or not environment:
         return ""
+    facts = []
     torch = environment.get("packages", {}).get("torch")
+    if torch:
+        facts.append(f"torch {torch}")
     device = environment.get("gpu") or environment.get("device")
+    if device:
+        facts.append(device)
     threads = environment.get("threads")
-    told = [f"torch {torch}" if torch else "", device or ""]
-    told += [f"{threads} thread{'s' * (threads != 1)}"] if threads else []
-    return ", ".join(filter(None, told))
+    if threads == 1:
+        facts.append("1 thread")
+    elif threads:
+        facts.append(f"{threads} threads")
+    return ", ".join(facts)

@@ -1,4 +1,4 @@
-"""What a grid has come to: one row for each metric of each cell, also for those that failed or have
+"""The results of a grid: one row for each metric of each cell, also for those that failed or have
 not run.
 
 Reads the plan, and JSON files of the store; no torch, no plugin. The store may lack anything.
@@ -6,21 +6,22 @@ Reads the plan, and JSON files of the store; no torch, no plugin. The store may 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.outcomes import Outcome
-from harness.report.provenance import Settings, place
-from harness.store.manifest import Manifest
+from harness.report.provenance import Circumstances, Settings
+from harness.report.standings import Standing, Standings
 from harness.store.objects import Damaged, Store
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.plan.plan import Plan, PlannedCell, Want
+    from harness.grid import Entry
+    from harness.plan.cells import PlannedCell, Want
+    from harness.plan.plan import Plan
 
 ROWS = "rows.json"
 RESULT = "result.json"
@@ -30,7 +31,7 @@ HEAD = ("dataset", "model", "attack", "defense", "on", "victim_seed", "defense_s
 BODY = ("metric", "part", "value", "unit", "status", "reason", "marks", "source")
 SMALL_PRINT = ("settings", "versions", "sources", "victim", "defended", "stage")
 VOLATILE = ("seconds", "log", "environment")
-"""The last columns: what may differ between two runs that give the same numbers."""
+"""The last columns, which may differ between two runs that give the same numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,240 +79,181 @@ class Row:
     places: frozenset[str] = frozenset()
 
     def flat(self) -> dict[str, Any]:
-        """The columns of a long table by name; swept parameters under their own names."""
-        told = {name: getattr(self, name) for name in (*HEAD, *BODY, *SMALL_PRINT, *VOLATILE)}
-        return {**told, **self.swept, "status": self.status.value, "marks": ", ".join(self.marks)}
+        """Return the columns of a long table by name; swept parameters under their own names."""
+        values = {name: getattr(self, name) for name in (*HEAD, *BODY, *SMALL_PRINT, *VOLATILE)}
+        values.update(self.swept)
+        values["status"] = self.status.value
+        values["marks"] = ", ".join(self.marks)
+        return values
 
 
 def rows(plan: Plan, store: Store) -> list[Row]:
-    """The rows of all cells of a plan, in the grid's order, as the plan's last `refresh` found the
-    store.
+    """Return the rows of all cells of a plan, in the grid's order, as the plan's last `refresh`
+    found the store.
     """
-    reader = _Reader(plan, store)
-    return [row for cell in plan.cells for row in reader.rows(cell)]
+    reader = _RowReader(plan, store)
+    table: list[Row] = []
+    for cell in plan.cells:
+        table += reader.rows(cell)
+    return table
 
 
 def columns(table: Iterable[Row]) -> list[str]:
-    """The names of the columns that `Row.flat` fills, in their order."""
-    swept = dict.fromkeys(name for row in table for name in row.swept)
+    """Return the names of the columns that `Row.flat` fills, in their order."""
+    swept: dict[str, None] = {}
+    for row in table:
+        swept.update(dict.fromkeys(row.swept))
     return [*HEAD, *swept, *BODY, *SMALL_PRINT, *VOLATILE]
 
 
 def frame(table: Iterable[Row]) -> pd.DataFrame:
-    """Rows as a long pandas table; settings, versions, sources and environment are dicts in it."""
+    """Return rows as a long pandas table, in which settings, versions, sources and environment are
+    dicts.
+    """
+    # The other verbs do without pandas.
     import pandas as pd
 
     table = list(table)
     return pd.DataFrame([row.flat() for row in table], columns=columns(table))
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How a stage stands for whoever waits for its result; `log` is the path of a log, or "".
-
-    `source` is the key of the stage that failed, where this one is blocked by it.
-    """
-
-    outcome: Outcome
-    reason: str = ""
-    log: str = ""
-    source: str = ""
+JsonTable = Mapping[str, Any]
+"""The content of a JSON file of the store."""
 
 
-class Standings:
-    """How stages stand, after the store's notes of failures. Asks the store once for each."""
-
-    def __init__(self, plan: Plan, store: Store) -> None:
-        self.plan, self.store = plan, store
-        self._known: dict[str, Standing] = {}
-
-    def of(self, key: str) -> Standing:
-        """DONE, or what keeps the stage from it."""
-        if key not in self._known:
-            self._known[key] = self._look(key)
-        return self._known[key]
-
-    def _look(self, key: str) -> Standing:
-        outcome = self.plan.outcome.get(key, Outcome.TO_RUN)
-        reason = self.plan.reason.get(key, "")
-        if outcome is not Outcome.TO_RUN:
-            return Standing(Outcome.DONE if outcome is Outcome.CACHED else outcome, reason)
-        note = self.store.failure(key)
-        if note is not None:
-            late = note.get("status") == "timeout"
-            kind = Outcome.TIMED_OUT if late else Outcome.FAILED
-            return Standing(kind, str(note.get("message", "")), str(note.get("log", "")))
-        for item in self.plan.graph.stages[key].inputs:
-            above = self.of(item.key) if self.plan.outcome.get(item.key) is Outcome.TO_RUN else None
-            if above is not None and above.outcome.is_failure:
-                if above.outcome is Outcome.BLOCKED:
-                    return above
-                told = f"{self.plan.graph.stages[item.key].title} {above.outcome.value}: {above.reason}"
-                return Standing(Outcome.BLOCKED, told, above.log, item.key)
-        return Standing(Outcome.TO_RUN, reason)
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    environment: Mapping[str, Any]
-    seconds: float | None
-
-
-class _Reader:
+class _RowReader:
     """Rows of cells; what several cells share is read once."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
-        self.plan, self.store = plan, store
+        self.plan = plan
+        self.store = store
         self.standings = Standings(plan, store)
         self.settings = Settings(plan)
-        self._tables: dict[tuple[str, str], Mapping[str, Any] | Standing] = {}
-        self._made: dict[str, _Made] = {}
-        self._environments: dict[str, Mapping[str, Any]] = {}
-        self._latest: Mapping[str, Any] = {}
-        self._places: dict[str, frozenset[str]] = {}
+        self.circumstances = Circumstances(plan)
+        self._metric_entries = {entry.label: entry for entry in plan.grid.metrics}
+        self._files: dict[tuple[str, str], JsonTable | Standing] = {}
 
-    def rows(self, planned: PlannedCell) -> Iterator[Row]:
-        """The metrics of one cell in the grid's order, then what its defense recorded."""
-        common = self._common(planned)
+    def rows(self, planned: PlannedCell) -> list[Row]:
+        """Return the metrics of one cell in the grid's order, then what its defense recorded."""
+        shared = self._shared(planned)
+        found: list[Row] = []
         for want in planned.wants:
-            yield from self._metric(planned, want, common)
+            found += self._metric_rows(planned, want, shared)
         if planned.defended:
-            yield from self._record(planned.defended, planned, common)
+            found += self._record_rows(planned.defended, planned, shared)
+        return found
 
-    def _record(
-        self, defended: str, planned: PlannedCell, common: Mapping[str, Any]
-    ) -> Iterator[Row]:
-        if self.standings.of(defended).outcome is not Outcome.DONE:
-            return
-        result = self._read(defended, RESULT)
-        told = {**common, **self._how(defended), **self.settings.of(planned), "source": "defense"}
-        if isinstance(result, Standing):
-            yield Row(
-                **told, metric="record", status=result.outcome, reason=result.reason, log=result.log
-            )
-            return
-        for name, value in _recorded(result):
-            yield Row(**told, metric=name, value=value)
-
-    def _common(self, planned: PlannedCell) -> dict[str, Any]:
+    def _shared(self, planned: PlannedCell) -> dict[str, Any]:
+        """Return the members that all rows of a cell have in common."""
         cell = planned.cell
-        entries = {entry.kind: entry for entry in cell.entries}
-        missed = ("not established",) if self._misses(planned) else ()
-        return {
-            **{kind: entry.label for kind, entry in entries.items()},
+        members: dict[str, Any] = {
             "on": cell.defense.on.label if cell.defense.on else "",
             "victim_seed": cell.victim_seed,
             "defense_seed": cell.defense_seed,
-            "bases": {kind: entry.base for kind, entry in entries.items()},
-            "swept": {
-                f"{kind}.{key}": value
-                for kind, entry in entries.items()
-                for key, value in entry.swept.items()
-            },
-            "marks": (*missed, *planned.marks),
             "victim": planned.victim or "",
             "defended": planned.defended or "",
+            "marks": planned.marks,
         }
+        if self._misses(planned):
+            members["marks"] = ("not established", *planned.marks)
+        bases = {}
+        swept = {}
+        for entry in cell.entries:
+            members[entry.kind] = entry.label
+            bases[entry.kind] = entry.base
+            swept.update(_axes_swept(entry))
+        return {**members, "bases": bases, "swept": swept}
 
-    def _metric(self, planned: PlannedCell, want: Want, common: Mapping[str, Any]) -> Iterator[Row]:
-        entry = next((entry for entry in self.plan.grid.metrics if entry.label == want.label), None)
-        told = {**common, **self.settings.of(planned, want.metric), "metric": want.label}
-        told["unit"] = want.metric.facts["unit"]
+    def _metric_rows(
+        self, planned: PlannedCell, want: Want, shared: Mapping[str, Any]
+    ) -> Iterator[Row]:
+        members = {**shared, **self.settings.of(planned, want.metric)}
+        members["metric"] = want.label
+        members["unit"] = want.metric.facts.unit
+        entry = self._metric_entries.get(want.label)
         if entry is not None:
-            told["bases"] = {**common["bases"], "metric": entry.base}
-            told["swept"] = {
-                **common["swept"],
-                **{f"metric.{key}": value for key, value in entry.swept.items()},
-            }
+            members["bases"] = {**shared["bases"], "metric": entry.base}
+            members["swept"] = {**shared["swept"], **_axes_swept(entry)}
         if want.stage is None:
-            yield Row(**told, status=Outcome.INCOMPATIBLE, reason=want.reason or "")
+            yield Row(**members, status=Outcome.INCOMPATIBLE, reason=want.reason or "")
             return
         numbers = self._read(want.stage, ROWS)
         if isinstance(numbers, Standing):
-            standing = self._own(planned, numbers)
-            yield Row(
-                **told,
-                stage=want.stage,
-                status=standing.outcome,
-                reason=standing.reason,
-                log=standing.log,
-            )
+            members["stage"] = want.stage
+            yield _without_number(members, self._own(planned, numbers))
             return
-        told.update(self._how(want.stage))
+        members.update(self.circumstances.of(want.stage))
         for part, value in numbers.get(want.metric.called, {}).items():
-            yield Row(**told, part=part, value=float(value))
+            yield Row(**members, part=part, value=float(value))
+
+    def _record_rows(
+        self, defended: str, planned: PlannedCell, shared: Mapping[str, Any]
+    ) -> Iterator[Row]:
+        if self.standings.of(defended).outcome is not Outcome.DONE:
+            return
+        members = {**shared, **self.circumstances.of(defended), **self.settings.of(planned)}
+        members["source"] = "defense"
+        result = self._read(defended, RESULT)
+        if isinstance(result, Standing):
+            members["metric"] = "record"
+            yield _without_number(members, result)
+            return
+        for name, value in _recorded(result):
+            yield Row(**members, metric=name, value=value)
 
     def _own(self, planned: PlannedCell, standing: Standing) -> Standing:
-        """A cell whose own defense, victim or evaluation failed has failed; `blocked` is for
-        somebody else's fault.
+        """Return the standing as this cell shows it: a cell whose own defense, victim or evaluation
+        failed has failed; `blocked` is for somebody else's fault.
         """
-        own = standing.source in (planned.defended or planned.victim, *planned.stages)
-        if standing.source and (own or self.plan.graph.stages[standing.source].kind == "evaluate"):
+        if not standing.source:
+            return standing
+        own_stages = (planned.defended or planned.victim, *planned.stages)
+        is_evaluation = self.plan.graph.stages[standing.source].kind == "evaluate"
+        if is_evaluation or standing.source in own_stages:
             return self.standings.of(standing.source)
         return standing
 
     def _misses(self, planned: PlannedCell) -> bool:
-        """Whether the undefended victim is known to miss a bound of its attack entry. Bounds are
-        fractions of 100 %.
+        """Tell whether the undefended victim is known to miss a bound of its attack entry. Bounds
+        are fractions of 100 %.
         """
         for name, (key, bound) in planned.established.items():
             numbers = self._read(key, ROWS)
-            value = {} if isinstance(numbers, Standing) else numbers.get(name, {})
-            if value.get("", math.inf) < 100 * bound:
+            if isinstance(numbers, Standing):
+                continue
+            value = numbers.get(name, {}).get("", math.inf)
+            if value < 100 * bound:
                 return True
         return False
 
-    def _how(self, key: str) -> dict[str, Any]:
-        """What the manifest of a stage in the store says of how it came about."""
-        made = self._made_of(key)
-        return {
-            "stage": key,
-            "environment": made.environment,
-            "seconds": made.seconds,
-            "places": self._made_where(key),
-        }
+    def _read(self, key: str, name: str) -> JsonTable | Standing:
+        """Return a JSON file of a stage, or how the stage stands."""
+        if (key, name) not in self._files:
+            self._files[key, name] = self._read_anew(key, name)
+        return self._files[key, name]
 
-    def _made_where(self, key: str) -> frozenset[str]:
-        """Where a stage and all that it depends on were made, as far as the store still knows."""
-        if key not in self._places:
-            stage = self.plan.graph.stages[key]
-            own = place(stage.kind, self._made_of(key).environment)
-            above = {self._made_where(item.key) for item in stage.inputs}
-            self._places[key] = frozenset[str]({own} if own else ()).union(*above)
-        return self._places[key]
-
-    def _made_of(self, key: str) -> _Made:
-        if key not in self._made:
-            self._made[key] = self._looked_up(self.plan.manifest(key))
-        return self._made[key]
-
-    def _looked_up(self, manifest: Manifest | None) -> _Made:
-        """What rows tell of an object; tens of thousands were made in a few environments."""
-        record = manifest.record if manifest else {}
-        environment = record.get("environment") or {}
-        if environment != self._latest:
-            self._latest = self._environments.setdefault(json.dumps(environment), environment)
-        return _Made(self._latest, record.get("seconds"))
-
-    def _read(self, key: str, name: str) -> Mapping[str, Any] | Standing:
-        """A JSON file of a stage, or how the stage stands."""
-        if (key, name) not in self._tables:
-            self._tables[key, name] = self._fresh(key, name)
-        return self._tables[key, name]
-
-    def _fresh(self, key: str, name: str) -> Mapping[str, Any] | Standing:
+    def _read_anew(self, key: str, name: str) -> JsonTable | Standing:
         standing = self.standings.of(key)
         if standing.outcome is not Outcome.DONE:
             return standing
         try:
-            found: Mapping[str, Any] = self.store.read_json(key, name, self.plan.manifest(key))
+            table: JsonTable = self.store.read_json(key, name, self.plan.manifest(key))
         except Damaged as error:  # set aside since the plan looked: the next run makes it again
             return Standing(Outcome.TO_RUN, str(error))
-        return found
+        return table
 
 
-def _recorded(result: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Verdict and record of a defense; what it cost is a matter of metrics."""
+def _axes_swept(entry: Entry) -> dict[str, Any]:
+    """Return the parameters that a sweep set, by the names that they have as axes of tables."""
+    return {f"{entry.kind}.{name}": value for name, value in entry.swept.items()}
+
+
+def _without_number(members: Mapping[str, Any], standing: Standing) -> Row:
+    return Row(**members, status=standing.outcome, reason=standing.reason, log=standing.log)
+
+
+def _recorded(result: JsonTable) -> Iterator[tuple[str, float]]:
+    """Yield verdict and record of a defense; what it cost is a matter of metrics."""
     for name in ("flagged", "score"):
         if result.get(name) is not None:
             yield name, float(result[name])

@@ -1,4 +1,4 @@
-"""How numbers are written: percent and seconds with two decimals, counts whole, everything in one
+"""The writing of numbers: percent and seconds with two decimals, counts whole, everything in one
 column alike.
 """
 
@@ -18,34 +18,43 @@ class Style:
 
     @classmethod
     def of(cls, unit: str, values: Sequence[float]) -> Style:
-        """For a metric with this unit and these values in a table."""
+        """Return the style of a metric with this unit and these values in a table."""
         if unit in ("%", "s"):
             return cls(2, 2)
         if all(value == int(value) for value in values):
             return cls(0, 1)
-        small = max(map(abs, values), default=1.0) < 1
-        return cls(4, 4) if small else cls(2, 2)
+        largest = max(map(abs, values))
+        if largest < 1:
+            return cls(4, 4)
+        return cls(2, 2)
 
     def write(self, values: Sequence[float]) -> str:
-        """`91.23`, or `91.23 ± 0.45`: mean and standard deviation (n-1)."""
+        """Return `91.23`, or `91.23 ± 0.45`: mean and standard deviation (n-1)."""
         if len(values) == 1:
             return f"{values[0]:.{self.single}f}"
-        return (
-            f"{statistics.fmean(values):.{self.mean}f} ± {statistics.stdev(values):.{self.mean}f}"
-        )
+        deviation = statistics.stdev(values)
+        return f"{self.write_mean(values)} ± {deviation:.{self.mean}f}"
 
     def write_mean(self, values: Sequence[float]) -> str:
-        """The mean alone."""
-        return f"{statistics.fmean(values):.{self.mean}f}"
+        """Return the mean alone."""
+        return self._write_one(statistics.fmean(values))
 
-    def write_combined(self, told: Mapping[str, float]) -> str:
-        """What a metric's own `combine` gave: `mean` with `std`, one number as it is, others by
-        name.
+    def write_combined(self, combined: Mapping[str, float]) -> str:
+        """Return the text of what a metric's own `combine` gave: `mean` with `std`, a single number
+        without its name, others by name.
         """
-        if "mean" in told and told.keys() <= {"mean", "std", "n"}:
-            spread = f" ± {told['std']:.{self.mean}f}" if "std" in told else ""
-            return f"{told['mean']:.{self.mean}f}{spread}"
-        others = {name: value for name, value in told.items() if name != "n"}
-        if len(others) == 1:
-            return f"{next(iter(others.values())):.{self.mean}f}"
-        return ", ".join(f"{name} {value:.{self.mean}f}" for name, value in others.items())
+        if "mean" in combined and combined.keys() <= {"mean", "std", "n"}:
+            text = self._write_one(combined["mean"])
+            if "std" in combined:
+                text += f" ± {self._write_one(combined['std'])}"
+            return text
+        texts = {}
+        for name, value in combined.items():
+            if name != "n":
+                texts[name] = self._write_one(value)
+        if len(texts) == 1:
+            return texts.popitem()[1]
+        return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+    def _write_one(self, number: float) -> str:
+        return f"{number:.{self.mean}f}"

@@ -4,42 +4,43 @@ number does not say.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
 
 from harness.errors import BenchError
 from harness.grid import Table
 from harness.outcomes import Outcome
 from harness.report.axes import Axes, Header, with_parts
-from harness.report.reference import Reference
+from harness.report.footnotes import Footnotes, signs_of_marks, warnings
+from harness.report.groups import Group
+from harness.report.reference import PaperNumber, PaperTable
 from harness.report.results import Row
 from harness.report.style import Style
 
 if TYPE_CHECKING:
+    from harness.components import MetricFacts
     from harness.registry.resolve import Resolver
     from harness.registry.resolved import Resolved
 
 AVERAGE = "average"
-WORDS = {Outcome.FAILED: "failed", Outcome.TIMED_OUT: "timed out", Outcome.BLOCKED: "blocked"}
-WORDS |= {Outcome.TO_RUN: "…", Outcome.INCOMPATIBLE: "–"}
-"""What stands in place of a number, the gravest first."""
-
-SIGNS = {
-    "not established": (
-        "†",
-        "not established: the undefended victim misses the bounds that its attack entry sets",
-    ),
-    "oracle": ("‡", "oracle: the defense was given the trigger and test data"),
-    "static": ("§", "static: the training set was stamped after the attack had trained"),
+WORDS = {
+    Outcome.FAILED: "failed",
+    Outcome.TIMED_OUT: "timed out",
+    Outcome.BLOCKED: "blocked",
+    Outcome.TO_RUN: "…",
+    Outcome.INCOMPATIBLE: "–",
 }
+"""Words in place of a number, the gravest first."""
 
-Group = tuple[Header, Header]
+Position = tuple[Header, Header]
+"""A row header and a column header."""
+
+_Key = TypeVar("_Key")
 
 
 @dataclass(frozen=True)
-class Shown:
+class TableCell:
     """One place of a table: `text` with its `signs` (footnotes), and the paper's number, or ""."""
 
     text: str = ""
@@ -48,7 +49,7 @@ class Shown:
 
 
 @dataclass
-class Sheet:
+class TextTable:
     """A table ready to be drawn. `cells` by (row header, column header); headers have a text for
     each axis.
     """
@@ -58,268 +59,269 @@ class Sheet:
     column_axes: tuple[str, ...]
     rows: list[Header]
     columns: list[Header]
-    cells: dict[Group, Shown]
+    cells: dict[Position, TableCell]
     units: dict[str, str]
     """Units by metric, as headers name it."""
     averaged: bool = False
-    """Whether the last row is the average of the others."""
+    """True if the last row is the average of the others."""
     caption: list[str] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+
+    def cell(self, row: Header, column: Header) -> TableCell:
+        """Return the cell at a place, an empty one where the table has none."""
+        return self.cells.get((row, column), TableCell())
 
 
 def lay_out(
     table: Table,
     rows: Sequence[Row],
-    metrics: Mapping[str, Resolved],
+    metrics: Mapping[str, Resolved[MetricFacts]],
     resolver: Resolver,
     title: str = "",
-) -> Sheet:
-    """The table over `rows`; `metrics` are the resolved ones by label. Raises BenchError for what
-    has no average.
+) -> TextTable:
+    """Return the table over `rows`; `metrics` are the resolved ones by label. Raises BenchError for
+    what has no average.
     """
-    return _Layout(table, rows, metrics, resolver).sheet(title)
+    return _Layout(table, rows, metrics, resolver).text_table(title)
 
 
 class _Layout:
-    def __init__(
-        self, table: Table, rows: Sequence[Row], metrics: Mapping[str, Resolved], resolver: Resolver
-    ) -> None:
-        self.table, self.metrics, self.resolver = table, metrics, resolver
-        place = {label: number for number, label in enumerate(table.metrics)}
-        mine = [row for row in rows if row.source == "metric" and row.metric in place]
-        # Metrics in the table's order; sorting is stable, so cells keep the grid's.
-        self.rows = sorted(with_parts(mine), key=lambda row: place[row.metric])
-        self.axes = Axes(table, self.rows)
-        self.reference = Reference.read(table.reference) if table.reference else None
-        self.groups: dict[Group, list[Row]] = defaultdict(list)
-        for row in self.rows:
-            self.groups[
-                self.axes.header(row, table.rows), self.axes.header(row, table.columns)
-            ].append(row)
-        self.styles = {label: self._style(label) for label in table.metrics}
-        self.notes: dict[str, str] = {}
-        """Signs of footnotes by their text."""
-        self.counts = {len(done) for group in self.groups.values() if (done := _done(group))}
+    """The steps from the rows of one table to its text."""
 
-    def sheet(self, title: str) -> Sheet:
+    def __init__(
+        self,
+        table: Table,
+        rows: Sequence[Row],
+        metrics: Mapping[str, Resolved[MetricFacts]],
+        resolver: Resolver,
+    ) -> None:
+        self.table = table
+        self.metrics = metrics
+        self.resolver = resolver
+        self.rows = _rows_of(table, rows)
+        self.axes = Axes(table, self.rows)
+        self.paper = PaperTable.read(table.reference) if table.reference else None
+        self.footnotes = Footnotes()
+        self.groups = self._groups()
+        self.replicates: set[int] = set()
+        """Numbers of replicates that cells of the table stand for."""
         for group in self.groups.values():
-            self.axes.check(group)
-        rows = self.axes.sorted((row for row, _ in self.groups), self.table.rows)
-        columns = self.axes.sorted((column for _, column in self.groups), self.table.columns)
-        combined = self._combined({name: _done(group) for name, group in self.groups.items()})
-        names = [
-            (row, column) for row in rows for column in columns if (row, column) in self.groups
-        ]
-        cells = {name: self._shown(self.groups[name], combined.get(name)) for name in names}
-        if self.table.average and len(rows) > 1:
-            cells |= self._average(rows, columns)
-            rows = [*rows, _average_header(self.table)]
-        return Sheet(
-            title,
-            self.table.rows,
-            self.table.columns,
-            rows,
-            columns,
-            cells,
-            {self.axes.value(row, "metric"): row.unit for row in self.rows if row.unit},
-            self.table.average and len(rows) > 1,
-            self._caption(cells),
-            self._footnotes(),
-            warnings(self.rows),
+            if group.computed:
+                self.replicates.add(len(group.computed))
+        self.styles = {label: self._style(label) for label in table.metrics}
+
+    def text_table(self, title: str) -> TextTable:
+        """Return the table. Raises BenchError for what has no average."""
+        row_headers = []
+        column_headers = []
+        for (row_header, column_header), group in self.groups.items():
+            self.axes.check(group.rows)
+            row_headers.append(row_header)
+            column_headers.append(column_header)
+        rows = self.axes.sorted(row_headers, self.table.rows)
+        columns = self.axes.sorted(column_headers, self.table.columns)
+        cells = self._cells(rows, columns)
+        is_averaged = self.table.average and len(rows) > 1
+        if is_averaged:
+            averages = self._averages(rows, columns)
+            header = (AVERAGE, *[""] * (len(self.table.rows) - 1))
+            for column, cell in averages.items():
+                cells[header, column] = cell
+            rows.append(header)
+        return TextTable(
+            title=title,
+            row_axes=self.table.rows,
+            column_axes=self.table.columns,
+            rows=rows,
+            columns=columns,
+            cells=cells,
+            units=self._units(),
+            averaged=is_averaged,
+            caption=self._caption(cells),
+            notes=self.footnotes.listed(self.rows),
+            warnings=warnings(self.rows),
         )
+
+    def _groups(self) -> dict[Position, Group]:
+        rows_at: dict[Position, list[Row]] = {}
+        for row in self.rows:
+            row_header = self.axes.header(row, self.table.rows)
+            column_header = self.axes.header(row, self.table.columns)
+            rows_at.setdefault((row_header, column_header), []).append(row)
+        return {position: Group.of(rows) for position, rows in rows_at.items()}
 
     def _style(self, label: str) -> Style:
-        rows = [row for row in self.rows if row.metric == label]
-        return Style.of(
-            rows[0].unit if rows else "", [row.value for row in rows if row.value is not None]
-        )
+        unit = ""
+        values = []
+        for row in self.rows:
+            if row.metric != label:
+                continue
+            unit = row.unit
+            if row.value is not None:
+                values.append(row.value)
+        return Style.of(unit, values)
 
-    def _combined(self, groups: Mapping[Group, Sequence[Row]]) -> dict[Group, str]:
-        """The text of the groups whose metric combines replicates in its own way: one question for
-        all of them.
+    def _units(self) -> dict[str, str]:
+        units = {}
+        for row in self.rows:
+            if row.unit:
+                heading = self.axes.value(row, "metric")
+                units[heading] = row.unit
+        return units
+
+    # --- the cells --------------------------------------------------------------------------------
+
+    def _cells(
+        self, rows: Sequence[Header], columns: Sequence[Header]
+    ) -> dict[Position, TableCell]:
+        """Return the cells in the order of reading, in which footnotes are numbered."""
+        combined = self._combined(self.groups)
+        cells = {}
+        for row in rows:
+            for column in columns:
+                position = (row, column)
+                if position in self.groups:
+                    group = self.groups[position]
+                    cells[position] = self._cell(group, combined.get(position))
+        return cells
+
+    def _cell(self, group: Group, combined: str | None) -> TableCell:
+        """Return the cell of a group; `combined` is its text if the metric has its own way."""
+        paper = self._paper_number(group)
+        reasons = self._footnotes_of(paper)
+        failures = self.footnotes.add_failures(group.rows)
+        if not group.computed:
+            return TableCell(_word(group), (*failures, *reasons), paper.text)
+        text = combined or self.styles[group.metric].write(group.values)
+        if len(self.replicates) > 1:
+            text += f" (n={len(group.computed)})"
+        marks = signs_of_marks(group.rows)
+        return TableCell(text, (*marks, *failures, *reasons), paper.text)
+
+    def _combined(self, groups: Mapping[_Key, Group]) -> dict[_Key, str]:
+        """Return the texts of the groups whose metric combines replicates in its own way: one
+        question for all of them.
         """
-        own = {name: group for name, group in groups.items() if group and self._combines(group[0])}
-        if not own:
+        keys = []
+        questions = []
+        for key, group in groups.items():
+            if group.computed and self._combines(group.metric):
+                keys.append(key)
+                questions.append((self.metrics[group.metric], group.values))
+        if not questions:
             return {}
-        asked = [
-            (self.metrics[group[0].metric], [row.value or 0.0 for row in group])
-            for group in own.values()
-        ]
-        answers = zip(own.items(), self.resolver.combine_all(asked), strict=True)
-        return {
-            name: self.styles[group[0].metric].write_combined(told)
-            for (name, group), told in answers
-        }
+        texts = {}
+        answers = self.resolver.combine_all(questions)
+        for key, answer in zip(keys, answers, strict=True):
+            style = self.styles[groups[key].metric]
+            texts[key] = style.write_combined(answer)
+        return texts
 
-    def _combines(self, row: Row) -> bool:
-        return row.metric in self.metrics and bool(self.metrics[row.metric].facts.get("combines"))
+    def _combines(self, label: str) -> bool:
+        return label in self.metrics and self.metrics[label].facts.combines
 
-    def _shown(self, group: Sequence[Row], combined: str | None) -> Shown:
-        done = _done(group)
-        known = self._paper(group)
-        if not done:
-            worst = next(
-                outcome for outcome in WORDS if any(row.status is outcome for row in group)
+    def _paper_number(self, group: Group) -> PaperNumber:
+        """Return the paper's number for a cell, or the reason why there is none among several."""
+        if self.paper is None:
+            return PaperNumber()
+        numbers = {self.paper.find(row) for row in group.rows}
+        if len(numbers) > 1:
+            return PaperNumber(reason="the paper's numbers differ over what is averaged here")
+        return numbers.pop()
+
+    def _footnotes_of(self, paper: PaperNumber) -> list[str]:
+        return [self.footnotes.add(paper.reason)] if paper.reason else []
+
+    # --- the average row --------------------------------------------------------------------------
+
+    def _averages(
+        self, rows: Sequence[Header], columns: Sequence[Header]
+    ) -> dict[Header, TableCell]:
+        """Return the last row by column: the mean of the column's means, each row counting once."""
+        metrics = {row.metric for row in self.rows}
+        if "metric" in self.table.rows and len(metrics) > 1:
+            problem = self.table.place.problem(
+                "different metrics have no average", 'put "metric" into columns'
             )
-            return replace(known, text=WORDS[worst], signs=(*self._failures(group), *known.signs))
-        text = combined or self.styles[group[0].metric].write([row.value or 0.0 for row in done])
-        if len(self.counts) > 1:
-            text += f" (n={len(done)})"
-        return replace(
-            known, text=text, signs=(*self._marks(group), *self._failures(group), *known.signs)
-        )
+            raise BenchError(str(problem))
+        stacks = {}
+        whole = {}
+        for column in columns:
+            stack = [self.groups[row, column] for row in rows if (row, column) in self.groups]
+            stacks[column] = stack
+            whole[column] = Group.together(stack)
+        combined = self._combined(whole)
+        cells = {}
+        for column in columns:
+            if whole[column].computed:
+                cells[column] = self._average(stacks[column], combined.get(column))
+        return cells
 
-    def _marks(self, group: Sequence[Row]) -> list[str]:
-        return [
-            sign for mark, (sign, _) in SIGNS.items() if any(mark in row.marks for row in group)
-        ]
+    def _average(self, stack: Sequence[Group], combined: str | None) -> TableCell:
+        whole = Group.together(stack)
+        means = []
+        for group in stack:
+            if group.computed:
+                mean = sum(group.values) / len(group.computed)
+                means.append(mean)
+        text = combined or self.styles[whole.metric].write_mean(means)
+        signs = signs_of_marks(whole.rows)
+        if len(means) < len(stack):
+            signs.append(self.footnotes.add(f"over {len(means)} of {len(stack)} rows"))
+        paper = PaperNumber()
+        if self.paper is not None:
+            paper = self.paper.average(whole.rows, self.table.rows)
+        signs += self._footnotes_of(paper)
+        return TableCell(text, tuple(signs), paper.text)
 
-    def _failures(self, group: Sequence[Row]) -> list[str]:
-        """Footnotes for the replicates without a number. Of what has not run at all the text says
-        enough.
-        """
-        lacking = Counter(
-            (row.status, _first(row.reason), row.log)
-            for row in group
-            if row.status is not Outcome.DONE
-        )
-        signs = []
-        for (status, reason, log), count in lacking.items():
-            share = f"{count} of {len(group)} " if count < len(group) else ""
-            if status is Outcome.TO_RUN and not share:
-                continue
-            told = "not run yet" if status is Outcome.TO_RUN else f"{status.value}: {reason}"
-            signs.append(self._note(share + told + (f" (log: {log})" if log else "")))
-        return list(dict.fromkeys(signs))
+    # --- the caption ------------------------------------------------------------------------------
 
-    def _paper(self, group: Sequence[Row], averaged: bool = False) -> Shown:
-        """The paper's number, or the reason why there is none among several."""
-        if self.reference is None:
-            return Shown()
-        if averaged:
-            found = [self.reference.average(group, self.table.rows)]
-        else:
-            found = list(dict.fromkeys(self.reference.find(row) for row in group))
-        if len(found) > 1:
-            return Shown(
-                signs=(self._note("the paper's numbers differ over what is averaged here"),)
-            )
-        ((value, reason),) = found
-        return Shown(reference=value, signs=(self._note(reason),) if reason else ())
-
-    def _note(self, text: str) -> str:
-        return self.notes.setdefault(text, f"[{len(self.notes) + 1}]")
-
-    def _average(self, rows: Sequence[Header], columns: Sequence[Header]) -> dict[Group, Shown]:
-        """The last row: the mean of each column's means, each row counting once."""
-        if "metric" in self.table.rows and len({row.metric for row in self.rows}) > 1:
-            raise BenchError(
-                str(
-                    self.table.place.problem(
-                        "different metrics have no average", 'put "metric" into columns'
-                    )
-                )
-            )
-        header = _average_header(self.table)
-        stacks = {
-            column: [self.groups[row, column] for row in rows if (row, column) in self.groups]
-            for column in columns
-        }
-        combined = self._combined(
-            {
-                (header, column): [row for group in groups for row in _done(group)]
-                for column, groups in stacks.items()
-            }
-        )
-        found = {}
-        for column, groups in stacks.items():
-            means = [
-                sum(row.value or 0.0 for row in done) / len(done)
-                for group in groups
-                if (done := _done(group))
-            ]
-            if not means:
-                continue
-            every = [row for group in groups for row in group]
-            text = combined.get((header, column)) or self.styles[every[0].metric].write_mean(means)
-            lacking = (
-                [self._note(f"over {len(means)} of {len(groups)} rows")]
-                if len(means) < len(groups)
-                else []
-            )
-            paper = self._paper(every, averaged=True)
-            found[header, column] = replace(
-                paper, text=text, signs=(*self._marks(every), *lacking, *paper.signs)
-            )
-        return found
-
-    def _caption(self, cells: Mapping[Group, Shown]) -> list[str]:
+    def _caption(self, cells: Mapping[Position, TableCell]) -> list[str]:
         lines = []
-        units = {row.metric: row.unit for row in self.rows if row.unit}
-        if "metric" not in _axes(self.table):
-            lines += [
-                f"{label} in {units[label]}" if label in units else label
-                for label in self.table.metrics
-            ]
-        if max(self.counts, default=1) > 1:
-            over = ", ".join(self.table.over)
-            spread = (
-                "as their metric combines them"
-                if all(map(self._combines, self.rows))
-                else "mean ± std (n-1)"
-            )
-            lines.append(
-                f"{spread} over {over}"
-                + (f", n = {max(self.counts)}" if len(self.counts) == 1 else "")
-            )
-        texts = {shown.text for shown in cells.values()}
-        if WORDS[Outcome.TO_RUN] in texts:
-            lines.append(f"{WORDS[Outcome.TO_RUN]} not run yet")
-        if self.reference and any(shown.reference for shown in cells.values()):
-            lines.append(f"in parentheses: {self.reference.path.name}")
+        if "metric" not in self.table.rows and "metric" not in self.table.columns:
+            lines += self._metrics_with_units()
+        if max(self.replicates, default=1) > 1:
+            lines.append(self._spread())
+        word = WORDS[Outcome.TO_RUN]
+        if any(cell.text == word for cell in cells.values()):
+            lines.append(f"{word} not run yet")
+        if self.paper and any(cell.reference for cell in cells.values()):
+            lines.append(f"in parentheses: {self.paper.path.name}")
         return lines
 
-    def _footnotes(self) -> list[tuple[str, str]]:
-        marks = {mark for row in self.rows for mark in row.marks if row.status is Outcome.DONE}
-        return [SIGNS[mark] for mark in SIGNS if mark in marks] + [
-            (sign, text) for text, sign in self.notes.items()
-        ]
+    def _metrics_with_units(self) -> list[str]:
+        units = {row.metric: row.unit for row in self.rows if row.unit}
+        lines = []
+        for label in self.table.metrics:
+            line = f"{label} in {units[label]}" if label in units else label
+            lines.append(line)
+        return lines
+
+    def _spread(self) -> str:
+        """Return a line that says how replicates were combined, over which axes, and their
+        number.
+        """
+        spread = "mean ± std (n-1)"
+        if all(self._combines(row.metric) for row in self.rows):
+            spread = "as their metric combines them"
+        line = f"{spread} over {', '.join(self.table.over)}"
+        if len(self.replicates) == 1:
+            line += f", n = {max(self.replicates)}"
+        return line
 
 
-def warnings(rows: Sequence[Row]) -> list[str]:
-    """A line where the numbers of one table were not all made with the same torch, device and
-    number of threads.
+def _rows_of(table: Table, rows: Sequence[Row]) -> list[Row]:
+    """Return the rows of a table's metrics, metric by metric; those of one metric keep the grid's
+    order.
     """
-    places = Counter(place for row in rows for place in row.places)
-    if len(places) < 2:
-        return []
-    listed = "; ".join(
-        f"{place} ({count} of {len(rows)} values)" for place, count in sorted(places.items())
-    )
-    return [f"these numbers were made in different environments: {listed}"]
+    places = {label: number for number, label in enumerate(table.metrics)}
+    chosen = [row for row in rows if row.source == "metric" and row.metric in places]
+    return sorted(with_parts(chosen), key=lambda row: places[row.metric])
 
 
-def _axes(table: Table) -> tuple[str, ...]:
-    return *table.rows, *table.columns
-
-
-def _done(group: Sequence[Row]) -> list[Row]:
-    """The rows with a number, one for each that was computed.
-
-    Where defense seeds vary and a cell does not depend on them (no defense), several rows are one
-    and the same result: counted apart they would make n too large and the standard deviation too
-    small.
-    """
-    found: dict[tuple[Any, ...], Row] = {}
-    for number, row in enumerate(row for row in group if row.status is Outcome.DONE):
-        found.setdefault((row.stage or number, row.metric, row.part), row)
-    return list(found.values())
-
-
-def _average_header(table: Table) -> Header:
-    return AVERAGE, *("" for _ in table.rows[1:])
-
-
-def _first(text: str) -> str:
-    return text.strip().partition("\n")[0]
+def _word(group: Group) -> str:
+    """Return the word for a group that has no number: that of its gravest outcome."""
+    gravity = list(WORDS)
+    gravest = min((row.status for row in group.rows), key=gravity.index)
+    return WORDS[gravest]

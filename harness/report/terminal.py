@@ -6,28 +6,36 @@ from __future__ import annotations
 
 import textwrap
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from harness.report.axes import Header
-from harness.report.table import Sheet, Shown
+from harness.report.table import TableCell, TextTable
 
 GAP = "  "
 
 
-def render(sheet: Sheet, width: int = 100) -> str:
-    """The table, in lines of at most `width` characters where a column beside the row headers fits
-    into that.
+def render(table: TextTable, width: int = 100) -> str:
+    """Return the table, in lines of at most `width` characters where a column beside the row
+    headers fits into that.
     """
-    lines = [sheet.title, ""] if sheet.title else []
-    if sheet.rows:
-        stub = _stub(sheet)
-        for number, columns in enumerate(_cut(sheet, width - _length(stub[0]))):
-            lines += [""] * (number > 0) + [line.rstrip() for line in _block(sheet, stub, columns)]
+    lines = []
+    if table.title:
+        lines += [table.title, ""]
+    if table.rows:
+        lines += _body(table, width)
     else:
         lines.append("(nothing to show)")
-    tail = [*sheet.caption, *(f"{sign} {text}" for sign, text in sheet.notes)]
-    tail += [f"Warning: {warning}" for warning in sheet.warnings]
-    lines += [""] * bool(tail) + [line for text in tail for line in _wrapped(text, width)]
+    below = list(table.caption)
+    for sign, text in table.notes:
+        below.append(f"{sign} {text}")
+    below += [f"Warning: {warning}" for warning in table.warnings]
+    if below:
+        lines.append("")
+    for text in below:
+        # Paths in footnotes stay in one piece, to be copied.
+        lines += textwrap.wrap(
+            text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
     return "\n".join(lines) + "\n"
 
 
@@ -36,111 +44,179 @@ class _Column:
     header needs.
     """
 
-    def __init__(self, sheet: Sheet, column: Header) -> None:
-        shown = [sheet.cells.get((row, column), Shown()) for row in sheet.rows]
-        numbers = _padded([one.text for one in shown], left=True)
-        tails = _padded(
-            [(f" ({one.reference})" if one.reference else "") + "".join(one.signs) for one in shown]
-        )
-        self.lines = [number + tail for number, tail in zip(numbers, tails, strict=True)]
-        self.header = headed(sheet, sheet.column_axes, column)
-        self.width = max(map(_length, (self.header[-1], *self.lines)))
+    def __init__(self, table: TextTable, column: Header) -> None:
+        numbers = []
+        tails = []
+        for row in table.rows:
+            cell = table.cell(row, column)
+            numbers.append(cell.text)
+            tails.append(_tail(cell))
+        self.lines = []
+        for number, tail in zip(_right_aligned(numbers), _left_aligned(tails), strict=True):
+            self.lines.append(number + tail)
+        self.header = headed(table, table.column_axes, column)
+        self.width = _widest([self.header[-1], *self.lines])
+
+    def aligned(self, text: str) -> str:
+        """Return `text` at the right of the column."""
+        return _blanks(self.width - _width(text)) + text
 
 
-def headed(sheet: Sheet, axes: Sequence[str], header: Header) -> Header:
-    """A header with the units of its metrics."""
-    return tuple(
-        f"{text} [{sheet.units[text]}]" if axis == "metric" and text in sheet.units else text
-        for axis, text in zip(axes, header, strict=True)
-    )
+def headed(table: TextTable, axes: Sequence[str], header: Header) -> Header:
+    """Return a header with the units of its metrics."""
+    texts = []
+    for axis, text in zip(axes, header, strict=True):
+        if axis == "metric" and text in table.units:
+            texts.append(f"{text} [{table.units[text]}]")
+        else:
+            texts.append(text)
+    return tuple(texts)
 
 
-def _stub(sheet: Sheet) -> list[str]:
-    """The row headers, below the names of their axes."""
-    table = [sheet.row_axes, *(headed(sheet, sheet.row_axes, row) for row in sheet.rows)]
-    columns = [_padded(texts) for texts in zip(*table, strict=True)]
-    return [GAP.join(texts) for texts in zip(*columns, strict=True)]
+def _tail(cell: TableCell) -> str:
+    """Return what stands after a number: the paper's, and footnotes."""
+    tail = "".join(cell.signs)
+    if cell.reference:
+        tail = f" ({cell.reference}){tail}"
+    return tail
 
 
-def _cut(sheet: Sheet, room: int) -> Iterator[list[_Column]]:
-    """The columns in as many blocks as needed; what the first level of headers holds together stays
-    so if it can.
+def _body(table: TextTable, width: int) -> list[str]:
+    """Return the lines of the table, in as many blocks as needed, below one another."""
+    stub = _stub(table)
+    lines: list[str] = []
+    for columns in _blocks(table, width - _width(stub[0])):
+        if lines:
+            lines.append("")
+        lines += _block(table, stub, columns)
+    return lines
+
+
+def _stub(table: TextTable) -> list[str]:
+    """Return the row headers, below the names of their axes."""
+    lines = [""] * (1 + len(table.rows))
+    headers = [headed(table, table.row_axes, row) for row in table.rows]
+    for level, axis in enumerate(table.row_axes):
+        texts = _left_aligned([axis, *(header[level] for header in headers)])
+        gap = GAP if level > 0 else ""
+        for number, text in enumerate(texts):
+            lines[number] += gap + text
+    return lines
+
+
+def _blocks(table: TextTable, room: int) -> list[list[_Column]]:
+    """Return the columns in as many blocks as needed; what the first level of headers holds
+    together stays so if it can.
     """
     groups: dict[str, list[_Column]] = {}
-    for header in sheet.columns:
-        groups.setdefault(header[0], []).append(_Column(sheet, header))
-    block: list[_Column] = []
+    for header in table.columns:
+        groups.setdefault(header[0], []).append(_Column(table, header))
+    blocks: list[list[_Column]] = [[]]
     for group in groups.values():
-        if block and _width([*block, *group]) > room:
-            yield block
-            block = []
+        if not _fits(blocks[-1], group, room):
+            blocks.append([])
         for column in group:
-            if block and _width([*block, column]) > room:
-                yield block
-                block = []
-            block.append(column)
-    if block:
-        yield block
+            if not _fits(blocks[-1], [column], room):
+                blocks.append([])
+            blocks[-1].append(column)
+    return blocks
 
 
-def _block(sheet: Sheet, stub: Sequence[str], columns: Sequence[_Column]) -> Iterator[str]:
-    spans = [_spans(columns, level) for level in range(len(sheet.column_axes) - 1)]
-    for level in spans:  # a long title of several columns widens the last of them
-        for text, members in level:
-            members[-1].width += max(0, _length(text) - _width(members) + len(GAP))
-    for level in spans:
-        titles = (_filled(f"{text} ", _width(members) - len(GAP)) for text, members in level)
-        yield " " * _length(stub[0]) + GAP + GAP.join(titles)
-    yield GAP.join([stub[0], *(_aligned(column.header[-1], column) for column in columns)])
-    rule = GAP.join(["-" * _length(stub[0]), *("-" * column.width for column in columns)])
-    yield rule
-    for number, (row, head) in enumerate(zip(sheet.rows, stub[1:], strict=True)):
-        if sheet.averaged and row == sheet.rows[-1]:
-            yield rule
-        yield GAP.join([head, *(_aligned(column.lines[number], column) for column in columns)])
+def _fits(block: Sequence[_Column], more: Sequence[_Column], room: int) -> bool:
+    """Return True if a block has room for more columns. An empty one takes what it gets."""
+    return not block or _total_width(block) + _total_width(more) <= room
 
 
-def _aligned(text: str, column: _Column) -> str:
-    return " " * (column.width - _length(text)) + text
-
-
-def _filled(text: str, width: int) -> str:
-    return text + "-" * (width - _length(text))
+def _block(table: TextTable, stub: Sequence[str], columns: Sequence[_Column]) -> list[str]:
+    """Return the lines of one block: headers, a rule, and the rows; a second rule goes before the
+    average.
+    """
+    levels = [_spans(columns, level) for level in range(len(table.column_axes) - 1)]
+    for spans in levels:
+        for text, members in spans:
+            # A long title of several columns widens the last of them.
+            lacking = _width(text) - _total_width(members) + len(GAP)
+            members[-1].width += max(0, lacking)
+    lines = []
+    for spans in levels:
+        line = _blanks(_width(stub[0]))
+        for text, members in spans:
+            line += GAP + _with_dashes(f"{text} ", _total_width(members) - len(GAP))
+        lines.append(line)
+    header = stub[0]
+    rule = "-" * _width(stub[0])
+    for column in columns:
+        header += GAP + column.aligned(column.header[-1])
+        rule += GAP + "-" * column.width
+    lines += [header, rule]
+    for number, row in enumerate(table.rows):
+        if table.averaged and row == table.rows[-1]:
+            lines.append(rule)
+        line = stub[1 + number]
+        for column in columns:
+            line += GAP + column.aligned(column.lines[number])
+        lines.append(line)
+    return [line.rstrip() for line in lines]
 
 
 def _spans(columns: Sequence[_Column], level: int) -> list[tuple[str, list[_Column]]]:
-    """Neighbouring columns that share a header down to a level, with its text there."""
-    spans: list[tuple[Header, list[_Column]]] = []
+    """Return neighbouring columns that share a header down to a level, with its text there."""
+    spans: list[tuple[str, list[_Column]]] = []
+    header_before: Header = ()
     for column in columns:
         header = column.header[: level + 1]
-        if not spans or spans[-1][0] != header:
-            spans.append((header, []))
-        spans[-1][1].append(column)
-    return [(header[-1], members) for header, members in spans]
+        if header != header_before:
+            spans.append((header[-1], []))
+            header_before = header
+        _, members = spans[-1]
+        members.append(column)
+    return spans
 
 
-def _width(columns: Sequence[_Column]) -> int:
-    """Characters that columns take, with a gap before each."""
-    return sum(len(GAP) + column.width for column in columns)
+# --- widths ---------------------------------------------------------------------------------------
 
 
-def _padded(texts: Sequence[str], left: bool = False) -> list[str]:
-    """All as wide as the widest, filled on the right or on the left."""
-    width = max(map(_length, texts), default=0)
-    filled = [" " * (width - _length(text)) for text in texts]
-    return [fill + text if left else text + fill for text, fill in zip(texts, filled, strict=True)]
+def _total_width(columns: Sequence[_Column]) -> int:
+    """Return the characters that columns take, with a gap before each."""
+    total = 0
+    for column in columns:
+        total += len(GAP) + column.width
+    return total
 
 
-def _length(text: str) -> int:
-    """Cells that a terminal needs."""
+def _widest(texts: Sequence[str]) -> int:
+    return max(map(_width, texts), default=0)
+
+
+def _width(text: str) -> int:
+    """Return the cells that a terminal needs for a text."""
     if text.isascii():
         return len(text)
-    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in text)
-    return len(text) + wide - sum(unicodedata.combining(sign) > 0 for sign in text)
+    width = 0
+    for character in text:
+        width += 1
+        if unicodedata.east_asian_width(character) in "WF":
+            width += 1
+        if unicodedata.combining(character) > 0:
+            width -= 1
+    return width
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    # Paths in footnotes stay in one piece, to be copied.
-    return textwrap.wrap(
-        text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-    )
+def _left_aligned(texts: Sequence[str]) -> list[str]:
+    """Return texts all as wide as the widest, filled on the right."""
+    width = _widest(texts)
+    return [text + _blanks(width - _width(text)) for text in texts]
+
+
+def _right_aligned(texts: Sequence[str]) -> list[str]:
+    """Return texts all as wide as the widest, filled on the left."""
+    width = _widest(texts)
+    return [_blanks(width - _width(text)) + text for text in texts]
+
+
+def _blanks(count: int) -> str:
+    return " " * count
+
+
+def _with_dashes(text: str, width: int) -> str:
+    return text + "-" * (width - _width(text))

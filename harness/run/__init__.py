@@ -1,1 +1,1 @@
-"""Carry out a plan: which stage next, in which process, and what became of it."""
+"""Carry out a plan: choose the next stage, run it in a process of its own, account for the end."""

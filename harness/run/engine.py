@@ -5,27 +5,23 @@ future comes back.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Protocol
 
 from harness.errors import BenchError, suggest
+from harness.run.host import Attempt, Notify
 from harness.run.slots import Slot
-
-if TYPE_CHECKING:
-    from harness.run.host import Attempt, Options
-    from harness.stages import Stage
-    from harness.store.objects import Store
-
-Notify = Callable[[Mapping[str, Any] | None], None]
-"""Gets a running stage's progress about once a second."""
+from harness.run.state import Options
+from harness.stages.stage import Stage
+from harness.store.objects import Store
 
 ENGINES = {"local": "harness.run.local:LocalEngine"}
 """Factories by name, called with (store, options)."""
 
 
 class Engine(Protocol):
-    """What `execute` needs of a host of stages."""
+    """A host of stages, as `execute` needs it."""
 
     slots: Sequence[Slot]
 
@@ -33,20 +29,22 @@ class Engine(Protocol):
         """Run a stage in a slot. The future raises only what must stop the run (StoreError, our own
         bugs).
         """
-        ...
 
     def stop(self) -> None:
         """Kill what runs, wait for it, and clean up. Futures come to an end; calling it twice is
         harmless.
         """
-        ...
 
 
 def start(name: str, store: Store, options: Options) -> Engine:
-    """The engine called `name`. Raises BenchError for an unknown one, and for slots that cannot be
-    had.
+    """Start the engine called `name`.
+
+    Raises BenchError for an unknown one, and for slots that cannot be had.
     """
     if name not in ENGINES:
         raise BenchError(f"--engine {name}: unknown. {suggest(name, sorted(ENGINES))}")
-    module, _, factory = ENGINES[name].partition(":")
-    return cast("Engine", getattr(importlib.import_module(module), factory)(store, options))
+    module, _, class_name = ENGINES[name].partition(":")
+    factory: Callable[[Store, Options], Engine] = getattr(
+        importlib.import_module(module), class_name
+    )
+    return factory(store, options)

@@ -1,5 +1,4 @@
-"""Run what a plan says is to run: one ready queue in the parent, and an engine's slots to empty it
-into.
+"""Run the stages of a plan: one ready queue in the parent, and an engine's slots to empty it into.
 
 A stage starts the moment its inputs exist and a slot is free. What another run is making is asked
 for again later, without holding a slot; an input that turns out missing or damaged is made again
@@ -18,108 +17,32 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 from harness.outcomes import Outcome
 from harness.run.engine import Engine, start
-from harness.run.host import Attempt, Busy, Ended, Missing, Options, Stopped
+from harness.run.host import Attempt, Busy, Missing, Stopped
 from harness.run.observers import Observers
 from harness.run.ready import ReadyQueue
 from harness.run.slots import Slot
-from harness.stages import Stage
+from harness.run.state import Ended, Executable, Options, Run, Running, Summary
 from harness.store.objects import Store
 
-__all__ = ["Ended", "Options", "Plan", "Run", "Running", "Summary", "execute"]
+__all__ = ["Ended", "Options", "Run", "Running", "Summary", "execute"]
 
 BUSY_POLL = 0.5
 """Seconds until a key is asked for again that another run is working on."""
 
 REPAIRS = 3
-"""How often an input is made again for one stage; then something is wrong with the disk or the
-stage.
+"""Times that an input is made again for one stage; after that, something is wrong with the disk or
+the stage.
 """
 
 
-class Plan(Protocol):
-    """What is needed of a plan: stages in topological order, and how each stands. TO_RUN ones are
-    run.
-
-    A stage that is CACHED, or of which the plan says nothing, is run only if it is needed and turns
-    out to be missing.
-    """
-
-    @property
-    def stages(self) -> Mapping[str, Stage]:
-        """Stages by key."""
-        ...
-
-    @property
-    def outcome(self) -> Mapping[str, Outcome]:
-        """How each stage stands in the store, by key."""
-        ...
-
-
-@dataclass
-class Running:
-    """A stage at work: since when (monotonic seconds) and how far it is."""
-
-    stage: Stage
-    slot: Slot
-    since: float
-    progress: Mapping[str, Any] | None = None
-
-
-@dataclass
-class Run:
-    """A run as observers see it; they read, and change nothing.
-
-    `ended` and `running` by key; `wanted` counts the stages that are to run, those included that
-    ended.
-    """
-
-    plan: Plan
-    store: Store
-    options: Options
-    slots: Sequence[Slot] = ()
-    wanted: int = 0
-    ended: dict[str, Ended] = field(default_factory=dict)
-    running: dict[str, Running] = field(default_factory=dict)
-    began: float = field(default_factory=time.monotonic)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a run. `ended` by key, `left` the number of stages that an interruption left
-    unfinished.
-    """
-
-    stages: Mapping[str, Stage]
-    ended: Mapping[str, Ended]
-    seconds: float
-    left: int = 0
-    interrupted: int | None = None
-    """The signal that ended the run, if one did."""
-
-    @property
-    def counts(self) -> Counter[Outcome]:
-        """How many stages came to each end."""
-        return Counter(ended.outcome for ended in self.ended.values())
-
-    @property
-    def failures(self) -> dict[str, Ended]:
-        """What failed, timed out or was blocked, by key."""
-        return {key: ended for key, ended in self.ended.items() if ended.outcome.is_failure}
-
-    @property
-    def exit_code(self) -> int:
-        """0: all is done; 1: something failed or is blocked; 128 + signal: interrupted."""
-        return 128 + self.interrupted if self.interrupted else int(bool(self.failures))
-
-
 def execute(
-    plan: Plan, store: Store, options: Options | None = None, observers: Sequence[object] = ()
+    plan: Executable, store: Store, options: Options | None = None, observers: Sequence[object] = ()
 ) -> Summary:
     """Run the plan's TO_RUN stages.
 
@@ -131,29 +54,52 @@ def execute(
     return _Execution(plan, store, options or Options(), Observers(observers)).go()
 
 
+@dataclass(frozen=True)
+class _AttemptOver:
+    """The event that an attempt at a stage has come to its end, and its slot is free."""
+
+    key: str
+    slot: Slot
+    future: Future[Attempt]
+
+
+@dataclass(frozen=True)
+class _Interrupt:
+    """The event that a signal tells the run to end."""
+
+    number: int
+
+
+_Events = queue.SimpleQueue[_AttemptOver | _Interrupt]
+
+
 class _Execution:
-    def __init__(self, plan: Plan, store: Store, options: Options, observers: Observers) -> None:
-        self.plan, self.store, self.observers = plan, store, observers
+    def __init__(
+        self, plan: Executable, store: Store, options: Options, observers: Observers
+    ) -> None:
+        self.plan = plan
+        self.store = store
+        self.observers = observers
         wanted = [key for key in plan.stages if plan.outcome.get(key) is Outcome.TO_RUN]
         self.queue = ReadyQueue(plan.stages, wanted)
         self.run = Run(plan, store, options, wanted=len(wanted))
-        self.events: queue.SimpleQueue[tuple[str, Slot, Future[Attempt]] | int] = (
-            queue.SimpleQueue()
-        )
+        self.events: _Events = queue.SimpleQueue()
         self.free: list[Slot] = []
         self.later: list[tuple[float, str]] = []
-        """Keys that are busy elsewhere, and when to ask again."""
+        """A heap of keys that are busy elsewhere, and when to ask again (monotonic seconds)."""
         self.repairs: Counter[str] = Counter()
         self.interrupted: int | None = None
 
     def go(self) -> Summary:
+        """Run everything, and return the summary, or raise what ended the run."""
         self.store.tidy()
         engine: Engine | None = None
         try:
             if self.queue:
                 engine = start(self.run.options.engine, self.store, self.run.options)
-                self.run.slots, self.free = engine.slots, list(reversed(engine.slots))
-            self.observers.call("bench_run_start", run=self.run)
+                self.run.slots = engine.slots
+                self.free = list(reversed(engine.slots))
+            self.observers.run_start(self.run)
             if engine is not None:
                 with _signals(self.events):
                     self._loop(engine)
@@ -163,7 +109,7 @@ class _Execution:
                     engine.stop()
             finally:
                 summary = self._summary()
-                self.observers.call("bench_run_end", summary=summary)
+                self.observers.run_end(summary)
         if self.interrupted == signal.SIGINT:
             raise KeyboardInterrupt
         if self.interrupted is not None:
@@ -171,15 +117,18 @@ class _Execution:
         return summary
 
     def _summary(self) -> Summary:
-        seconds = time.monotonic() - self.run.began
         return Summary(
-            self.plan.stages, dict(self.run.ended), seconds, len(self.queue), self.interrupted
+            stages=self.plan.stages,
+            ended=dict(self.run.ended),
+            seconds=time.monotonic() - self.run.began,
+            left=len(self.queue),
+            interrupted=self.interrupted,
         )
 
     def _loop(self, engine: Engine) -> None:
         while self.queue:
             self._dispatch(engine)
-            if not (self.run.running or self.later):
+            if not self.run.running and not self.later:
                 raise RuntimeError(
                     "stages are left, but none can start: the plan's inputs go round in a circle"
                 )
@@ -187,43 +136,59 @@ class _Execution:
                 event = self.events.get(timeout=self._patience())
             except queue.Empty:
                 continue
-            if isinstance(event, int):
-                self.interrupted = event
+            if isinstance(event, _Interrupt):
+                self.interrupted = event.number
                 engine.stop()
                 self._drain()
                 return
-            self._settle(*event)
+            self._settle(event)
 
     def _patience(self) -> float | None:
-        """Seconds until a busy key is due; None while none is, or while it could not have a slot."""
-        return max(0.0, self.later[0][0] - time.monotonic()) if self.later and self.free else None
+        """Return the seconds until a busy key is due; None while none is, or no slot is free."""
+        if not self.later or not self.free:
+            return None
+        due, _ = self.later[0]
+        return max(0.0, due - time.monotonic())
 
     def _dispatch(self, engine: Engine) -> None:
+        """Fill the free slots with ready stages."""
         while self.later and self.later[0][0] <= time.monotonic():
-            self.queue.put_back(heapq.heappop(self.later)[1])
-        while self.free and (key := self.queue.take()) is not None:
-            slot = self.free.pop()
-            running = self.run.running[key] = Running(self.plan.stages[key], slot, time.monotonic())
-            future = engine.submit(
-                running.stage, slot, functools.partial(setattr, running, "progress")
-            )
-            future.add_done_callback(functools.partial(self._report, key, slot))
+            _, key = heapq.heappop(self.later)
+            self.queue.put_back(key)
+        while self.free:
+            next_key = self.queue.take()
+            if next_key is None:
+                return
+            self._submit(engine, next_key, self.free.pop())
+
+    def _submit(self, engine: Engine, key: str, slot: Slot) -> None:
+        running = Running(self.plan.stages[key], slot, time.monotonic())
+        self.run.running[key] = running
+
+        def notify(progress: Mapping[str, Any] | None) -> None:
+            running.progress = progress
+
+        future = engine.submit(running.stage, slot, notify)
+        future.add_done_callback(functools.partial(self._report, key, slot))
 
     def _report(self, key: str, slot: Slot, future: Future[Attempt]) -> None:
-        self.events.put((key, slot, future))
+        self.events.put(_AttemptOver(key, slot, future))
 
     def _drain(self) -> None:
         """Take note of what ended while everything was being stopped."""
-        with contextlib.suppress(queue.Empty):
-            while True:
+        while True:
+            try:
                 event = self.events.get_nowait()
-                if not isinstance(event, int) and not event[2].cancelled():
-                    self._settle(*event)
+            except queue.Empty:
+                return
+            if isinstance(event, _AttemptOver) and not event.future.cancelled():
+                self._settle(event)
 
-    def _settle(self, key: str, slot: Slot, future: Future[Attempt]) -> None:
+    def _settle(self, over: _AttemptOver) -> None:
+        key = over.key
         del self.run.running[key]
-        self.free.append(slot)
-        attempt = future.result()
+        self.free.append(over.slot)
+        attempt = over.future.result()
         if isinstance(attempt, Busy):
             heapq.heappush(self.later, (time.monotonic() + BUSY_POLL, key))
         elif isinstance(attempt, Missing):
@@ -238,69 +203,81 @@ class _Execution:
         """Make inputs again that are gone or damaged, and then this stage."""
         self.repairs[key] += 1
         for item in missing.keys:
-            known = item in self.plan.stages and self._usable(item)
-            spoilt = self.run.ended.get(item)
-            if (
-                self.repairs[key] > REPAIRS
-                or not known
-                or (spoilt is not None and spoilt.outcome.is_failure)
-            ):
-                title = self.plan.stages[item].title if item in self.plan.stages else item
-                again = "" if known else ", and it is no part of this plan: plan again"
-                self._end(
-                    key,
-                    Ended(
-                        Outcome.FAILED, f"its input {title} cannot be used: {missing.reason}{again}"
-                    ),
-                )
-                return
+            if not self._known(item):
+                reason = f"{missing.reason}, and it is no part of this plan: plan again"
+            elif self.repairs[key] > REPAIRS or self._has_failed(item):
+                reason = missing.reason
+            else:
+                continue
+            message = f"its input {self._name(item)} cannot be used: {reason}"
+            self._end(key, Ended(Outcome.FAILED, message))
+            return
         for item in missing.keys:
             self._want(item)
         self.queue.wait_for(key, missing.keys)
 
+    def _name(self, key: str) -> str:
+        """Name a stage in a sentence: by kind and cell, or by key if the plan does not have it."""
+        stage = self.plan.stages.get(key)
+        if stage is None:
+            return key
+        return f"{stage.kind} ({stage.title})"
+
+    def _known(self, key: str) -> bool:
+        return key in self.plan.stages and self._usable(key)
+
     def _usable(self, key: str) -> bool:
         return self.plan.outcome.get(key, Outcome.CACHED) in (Outcome.CACHED, Outcome.TO_RUN)
 
+    def _has_failed(self, key: str) -> bool:
+        ended = self.run.ended.get(key)
+        return ended is not None and ended.outcome.is_failure
+
     def _want(self, key: str) -> None:
         """Put a stage that had ended, or was cached, on the list again."""
-        for item in self.queue.want(key, lambda item: self.store.manifest(item) is not None):
-            # What had ended is counted already.
-            self.run.wanted += self.run.ended.pop(item, None) is None
+        for item in self.queue.want(key, self._is_stored):
+            if item in self.run.ended:
+                del self.run.ended[item]  # it is among those wanted already
+            else:
+                self.run.wanted += 1
+
+    def _is_stored(self, key: str) -> bool:
+        return self.store.manifest(key) is not None
 
     def _end(self, key: str, ended: Ended) -> None:
+        """Take note of the end of a stage, and of what follows for those that depend on it."""
         self._note(key, ended)
         if ended.outcome in (Outcome.DONE, Outcome.CACHED):
             self.queue.finish(key)
-            self._look_after(key)
+            self._renew_dependants(key)
             return
-        title = self.plan.stages[key].title
-        incompatible = ended.outcome is Outcome.INCOMPATIBLE
-        outcome = Outcome.INCOMPATIBLE if incompatible else Outcome.BLOCKED
-        reason = (
-            ended.message
-            if incompatible
-            else f"needs {title}, which {ended.outcome.value}: {ended.message}"
-        )
+        if ended.outcome is Outcome.INCOMPATIBLE:
+            consequence = Ended(Outcome.INCOMPATIBLE, ended.message)
+        else:
+            reason = f"needs {self._name(key)}, which {ended.outcome.value}: {ended.message}"
+            consequence = Ended(Outcome.BLOCKED, reason)
         for lost in self.queue.drop(key):
-            self._note(lost, Ended(outcome, reason))
+            self._note(lost, consequence)
 
-    def _look_after(self, key: str) -> None:
-        """Dependants that exist were made from an older object: if this one differs they are no
-        longer valid.
+    def _renew_dependants(self, key: str) -> None:
+        """Put dependants on the list again that were made from another object than this one.
+
+        They exist in the store, from before this object was made again with other content.
         """
         for dependant in self.queue.dependants(key):
-            if self._usable(dependant) and not self.queue.pending(dependant):
-                manifest = self.store.manifest(dependant)
-                if manifest is not None and self.store.outdated(manifest):
-                    self._want(dependant)
+            if not self._usable(dependant) or self.queue.pending(dependant):
+                continue
+            manifest = self.store.manifest(dependant)
+            if manifest is not None and self.store.outdated(manifest):
+                self._want(dependant)
 
     def _note(self, key: str, ended: Ended) -> None:
         self.run.ended[key] = ended
-        self.observers.call("bench_stage_end", stage=self.plan.stages[key], outcome=ended.outcome)
+        self.observers.stage_end(self.plan.stages[key], ended.outcome)
 
 
 @contextlib.contextmanager
-def _signals(events: queue.SimpleQueue[Any]) -> Iterator[None]:
+def _signals(events: _Events) -> Iterator[None]:
     """Turn the first SIGINT or SIGTERM into an event; the second does what it did before."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -309,11 +286,11 @@ def _signals(events: queue.SimpleQueue[Any]) -> Iterator[None]:
 
     def restore() -> None:
         for number, handler in before.items():
-            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def note(number: int, frame: FrameType | None) -> None:
         restore()
-        events.put(number)
+        events.put(_Interrupt(number))
 
     try:
         for number in before:

@@ -2,25 +2,25 @@
 [MODULE ...]`.
 
 It imports the modules named last (torch) and that of ENTRY, once, and then forks one child for each
-task that it is told of over the inherited socket FD: a stage starts in milliseconds, with torch
-loaded and nothing left from others. It runs in its own session, with a clean environment and in
-`/`, and imports no plugin and touches no GPU itself. FOLDER, where the run's scratch folders lie,
-is named so that a process list shows whose it is.
+task that arrives over the inherited socket FD: a stage starts in milliseconds, with torch loaded
+and nothing left from others. It runs in its own session, with a clean environment and in `/`, and
+imports no plugin and touches no GPU itself. FOLDER, where the run's scratch folders lie, is named
+so that a process list shows whose it is.
 
 Why not `multiprocessing.forkserver`: that one hands a child the arguments, environment, folder and
 re-imported `__main__` of the command line, and talks pickle. Here a child sees its task and nothing
 else, in JSON both ways.
 
-Messages, one JSON object a line. To the nursery: {"id", "scratch", "env"} starts the task in
+Messages, one JSON object a line. To the server: {"id", "scratch", "env"} starts the task in
 `scratch/task.json`; {"kill": id} ends its process group. From it: {"event": "ready"}, or "broken"
 with a message; then for each task "started" (pid), or "refused" (message), and "ended" (code or
 signal, cpu_seconds, peak_memory in bytes).
 
 Nothing outlives its purpose. A child leads a process group, which is killed when the child ends,
-when the command line goes away (end of file on the socket), and when the nursery itself is killed:
-each child holds the reading end of a pipe of which only the nursery holds the other, and has asked
+when the command line goes away (end of file on the socket), and when the server itself is killed:
+each child holds the reading end of a pipe of which only the server holds the other, and has asked
 the kernel to kill its group when that closes. Grandchildren that left the group come back to the
-nursery as orphans (it is a subreaper) and are killed too.
+server as orphans (it is a subreaper) and are killed too.
 """
 
 from __future__ import annotations
@@ -44,40 +44,49 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+# From linux/prctl.h and malloc.h.
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
 _BUG = 70
+"""Exit code of a child that ended before its worker could say anything."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Preload, say so, and serve until the other end of the socket closes."""
-    channel = socket.socket(fileno=int(arguments[0]))
-    entry, modules = arguments[2], arguments[3:]
+    descriptor, _, entry, *modules = arguments
+    channel = socket.socket(fileno=int(descriptor))
+    entry_module, _, _ = entry.partition(":")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
     _keep_memory()
     try:
-        _preload([*modules, entry.partition(":")[0]])
+        _preload([*modules, entry_module])
     except BaseException:
         _send(channel, {"event": "broken", "message": traceback.format_exc()})
         return 1
     _send(channel, {"event": "ready"})
-    Nursery(channel, entry).serve()
+    ForkServer(channel, entry).serve()
     return 0
 
 
 def _keep_memory() -> None:
-    """Let malloc keep what is freed: a training step wants the same buffers as the last one.
+    """Let malloc keep what is freed: a training step needs the same buffers as the last one.
 
-    By default each large one goes back to the kernel, and comes again as thousands of pages to be
-    cleared. The limit is what the C library takes, 1 GiB or in older ones 32 MiB; one that knows no
-    such thing is left alone.
+    By default each large one goes back to the kernel, and comes again as thousands of pages that
+    the kernel must clear. A C library without this function is left alone.
     """
-    with contextlib.suppress(AttributeError):
+    try:
         mallopt = ctypes.CDLL(None).mallopt
-        if mallopt(_M_MMAP_THRESHOLD, 2**30) or mallopt(_M_MMAP_THRESHOLD, 2**25):
-            mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    except AttributeError:
+        return
+    kept = mallopt(_M_MMAP_THRESHOLD, 2**30)
+    if not kept:  # older versions take 32 MiB at most
+        kept = mallopt(_M_MMAP_THRESHOLD, 2**25)
+    if kept:
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _preload(modules: Sequence[str]) -> None:
@@ -94,16 +103,18 @@ def _preload(modules: Sequence[str]) -> None:
     gc.freeze()
 
 
-class Nursery:
+class ForkServer:
     """The serving loop. One thread, so that forking is safe."""
 
     def __init__(self, channel: socket.socket, entry: str) -> None:
-        self.channel, self.entry = channel, entry
+        self.channel = channel
+        self.entry = entry
         self.tasks: dict[int, int | str] = {}
         """Task id by pid of the child that runs it."""
         self.lifelines: dict[int, int] = {}
         """Writing end of a child's lifeline, by its pid."""
         self.scratch: dict[int, str] = {}
+        """Scratch folder of a child's task, by its pid."""
         self.wake_read, self.wake_write = os.pipe()
         self.buffer = b""
 
@@ -111,7 +122,8 @@ class Nursery:
         """Answer messages and bury children until the socket closes; then kill what is left."""
         os.set_blocking(self.wake_read, False)
         os.set_blocking(self.wake_write, False)
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        # Without a handler of Python's, nothing would be written to the descriptor.
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self.wake_write, warn_on_full_buffer=False)
         with contextlib.suppress(ConnectionError), selectors.DefaultSelector() as selector:
             self.selector = selector
@@ -133,11 +145,15 @@ class Nursery:
         for line in lines:
             request = json.loads(line)
             if "kill" in request:
-                for pid in [pid for pid, task in self.tasks.items() if task == request["kill"]]:
-                    _kill_group(pid)
+                self._kill(request["kill"])
             else:
                 self._fork(request)
         return bool(data)
+
+    def _kill(self, number: int | str) -> None:
+        for pid, task in self.tasks.items():
+            if task == number:
+                _kill_group(pid)
 
     def _fork(self, request: Mapping[str, Any]) -> None:
         lifeline = held = -1
@@ -148,10 +164,8 @@ class Nursery:
             for fd in (lifeline, held):
                 if fd >= 0:
                     os.close(fd)
-            _send(
-                self.channel,
-                {"event": "refused", "id": request["id"], "message": f"no process for it: {error}"},
-            )
+            message = f"no process for it: {error}"
+            _send(self.channel, {"event": "refused", "id": request["id"], "message": message})
             return
         if pid == 0:
             self._child(request, lifeline, held)
@@ -159,14 +173,13 @@ class Nursery:
         with contextlib.suppress(OSError):
             # The child does this too: whoever is first, the group exists before anybody kills it.
             os.setpgid(pid, pid)
-        self.tasks[pid], self.lifelines[pid], self.scratch[pid] = (
-            request["id"],
-            held,
-            request["scratch"],
-        )
+        self.tasks[pid] = request["id"]
+        self.lifelines[pid] = held
+        self.scratch[pid] = request["scratch"]
         _send(self.channel, {"event": "started", "id": request["id"], "pid": pid})
 
     def _child(self, request: Mapping[str, Any], lifeline: int, held: int) -> NoReturn:
+        """Be the child: let go of what is the server's, work, and exit."""
         code = _BUG
         try:
             os.setpgid(0, 0)
@@ -185,7 +198,7 @@ class Nursery:
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(Exception):
                     stream.flush()
-            # No exit handlers: they belong to the nursery.
+            # No exit handlers: they belong to the server.
             os._exit(code)
 
     def _bury(self) -> None:
@@ -216,7 +229,7 @@ class Nursery:
         """
         for pid in _children() - self.tasks.keys():
             with contextlib.suppress(OSError):
-                if not self.tasks or str(Path(f"/proc/{pid}/cwd").readlink()).startswith(scratch):
+                if not self.tasks or _folder(pid).startswith(scratch):
                     os.kill(pid, signal.SIGKILL)
 
     def _end(self) -> None:
@@ -237,7 +250,7 @@ class Nursery:
 
 
 def _work(entry: str, scratch: Path, environment: Mapping[str, str]) -> int:
-    """Settle in the scratch folder and call the worker; its exit code."""
+    """Settle in the scratch folder and call the worker; return its exit code."""
     os.chdir(scratch)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for fd in (1, 2):
@@ -252,31 +265,36 @@ def _work(entry: str, scratch: Path, environment: Mapping[str, str]) -> int:
     tempfile.tempdir = None  # what preloading may have looked up is not this task's
     sys.argv = [entry]
     module, _, name = entry.partition(":")
-    function: Callable[[dict[str, Any]], object] = getattr(importlib.import_module(module), name)
-    function(json.loads(Path("task.json").read_bytes()))
+    worker: Callable[[dict[str, Any]], object] = getattr(importlib.import_module(module), name)
+    worker(json.loads(Path("task.json").read_bytes()))
     return 0
 
 
 def _account(status: int, usage: resource.struct_rusage) -> dict[str, Any]:
-    code = os.waitstatus_to_exitcode(status)
+    """Return how a child ended and what it used, from what `wait4` says."""
+    code: int | None = None
+    number: int | None = None
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+    else:
+        code = os.waitstatus_to_exitcode(status)
     return {
-        "code": code if code >= 0 else None,
-        "signal": -code if code < 0 else None,
+        "code": code,
+        "signal": number,
         "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_memory": usage.ru_maxrss * 1024,
     }
 
 
 def _tie(lifeline: int) -> None:
-    """Let the kernel kill this process group when the nursery goes away. It needs no thread and
+    """Let the kernel kill this process group when the server goes away. It needs no thread and
     waits for no lock.
     """
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(
-        lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC | os.O_NONBLOCK
-    )
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC | os.O_NONBLOCK)
     # If it went away before that: an empty pipe would block, one whose other end is closed reads as
     # ended.
     with contextlib.suppress(BlockingIOError):
@@ -294,14 +312,17 @@ def _kill_group(pid: int) -> None:
 
 
 def _children() -> set[int]:
-    """Pids of this process's children; empty where the kernel does not list them."""
+    """Return the pids of this process's children; none where the kernel does not list them."""
     try:
-        return {
-            int(pid)
-            for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()
-        }
+        listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii")
     except OSError:
         return set()
+    return {int(pid) for pid in listed.split()}
+
+
+def _folder(pid: int) -> str:
+    """Return the folder that a process stands in. Raises OSError where it is gone."""
+    return str(Path(f"/proc/{pid}/cwd").readlink())
 
 
 def _send(channel: socket.socket, message: Mapping[str, Any]) -> None:

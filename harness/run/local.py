@@ -8,14 +8,12 @@ import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from harness.run.children import Children
-from harness.run.engine import Notify
-from harness.run.host import Attempt, Host, Options
+from harness.run.host import Attempt, Host, Notify
 from harness.run.scratch import Scratch
 from harness.run.slots import Slot, slots
-from harness.stages import Stage
+from harness.run.state import Options
+from harness.stages.stage import Stage
 from harness.store.objects import Store
-
-__all__ = ["Children", "LocalEngine"]
 
 
 class LocalEngine:
@@ -23,10 +21,9 @@ class LocalEngine:
 
     def __init__(self, store: Store, options: Options) -> None:
         self.slots = slots(options.device, options.jobs, options.threads)
-        scratch = Scratch()
-        children = Children(scratch.base, entry=options.entry, preload=options.preload)
-        self._scratch, self._children = scratch, children
-        self._host = Host(store, children, scratch, options)
+        self._scratch = Scratch()
+        self._children = Children(self._scratch.base, entry=options.entry, preload=options.preload)
+        self._host = Host(store, self._children, self._scratch, options)
         self._pool = ThreadPoolExecutor(len(self.slots), thread_name_prefix="slot")
         self._lock = threading.Lock()
         self._open = True

@@ -1,5 +1,5 @@
-"""Who watches a run: plugin objects with the life-cycle hooks of `harness.hookspecs`, each on its
-own.
+"""The observers of a run: plugin objects with the life-cycle hooks of `harness.hookspecs`, each on
+its own.
 
 One that raises is reported and the run goes on: watching must never cost a result.
 """
@@ -14,18 +14,35 @@ from typing import Any
 import pluggy
 
 from harness import hookspecs
+from harness.hookspecs import RunSummary, WatchedRun, WatchedStage
+from harness.outcomes import Outcome
+from harness.vocabulary import OBSERVERS, PROJECT
 
 _log = logging.getLogger("harness.run.observers")
 
 
 class Observers:
-    """Calls the hooks of several observers, isolated from each other."""
+    """Calls the hooks of several observers, isolated from each other.
+
+    Its methods raise nothing but KeyboardInterrupt.
+    """
 
     def __init__(self, plugins: Sequence[object] = ()) -> None:
         self._managers = [(str(plugin), _manager(plugin)) for plugin in plugins]
 
-    def call(self, hook: str, **arguments: Any) -> None:
-        """Call one hook of every observer that has it. Raises nothing but KeyboardInterrupt."""
+    def run_start(self, run: WatchedRun) -> None:
+        """Call `bench_run_start` of every observer that has it."""
+        self._call("bench_run_start", run=run)
+
+    def stage_end(self, stage: WatchedStage, outcome: Outcome) -> None:
+        """Call `bench_stage_end` of every observer that has it."""
+        self._call("bench_stage_end", stage=stage, outcome=outcome)
+
+    def run_end(self, summary: RunSummary) -> None:
+        """Call `bench_run_end` of every observer that has it."""
+        self._call("bench_run_end", summary=summary)
+
+    def _call(self, hook: str, **arguments: Any) -> None:
         for name, manager in self._managers:
             try:
                 getattr(manager.hook, hook)(**arguments)
@@ -36,18 +53,17 @@ class Observers:
 
 
 def outside() -> list[object]:
-    """The observers that installed distributions bring (entry points of group `bench.observers`),
-    sorted by name.
+    """Return the observers that installed distributions bring (entry points of the group
+    `bench.observers`), sorted by name.
 
     One that cannot be loaded is reported and left out.
     """
-    found: list[object] = []
-    for entry in sorted(
-        importlib.metadata.entry_points(group=hookspecs.OBSERVERS), key=lambda entry: entry.name
-    ):
+    entries = importlib.metadata.entry_points(group=OBSERVERS)
+    observers: list[object] = []
+    for entry in sorted(entries, key=lambda entry: entry.name):
         try:
-            plugin = entry.load()
-            _manager(plugin)
+            observer = entry.load()
+            _manager(observer)  # refuses what has wrong hooks
         except (Exception, SystemExit) as error:
             _log.warning(
                 "observer %s (%s) is left out: %s: %s",
@@ -57,12 +73,13 @@ def outside() -> list[object]:
                 error,
             )
         else:
-            found.append(plugin)
-    return found
+            observers.append(observer)
+    return observers
 
 
 def _manager(plugin: object) -> pluggy.PluginManager:
-    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    """Return a pluggy manager with one observer. Raises PluginValidationError for wrong hooks."""
+    manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(hookspecs)
     manager.register(plugin)
     manager.check_pending()

@@ -1,95 +1,97 @@
-"""What a run shows: bars on a terminal, plain lines elsewhere, and at the end what failed and what
-to do about it.
-"""
+"""The display of a run while it goes on: bars on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.hookspecs import hookimpl
+from harness.hookspecs import RunSummary, StageAtWork, WatchedRun, WatchedStage, hookimpl
 from harness.outcomes import Outcome
+from harness.run.account import conclusion, duration, first_line, label, tally, time_left
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
     from rich.live import Live
-
-    from harness.run.execute import Run, Running, Summary
-    from harness.stages import Stage
+    from rich.table import Table
+    from rich.text import Text
 
 INTERVAL = 30.0
 """Seconds between two plain lines when nothing ends."""
 
-NAMED = 8
-"""Cells that a command names one by one; with more the whole grid is run again, which runs what is
-lacking only.
-"""
+NARROW = 70
+"""Columns of a terminal below which bars and losses of single stages are left out."""
+
+_BAR = 12
+"""Columns of the bar of a single stage."""
+
+_SHORTEST = 8
+"""Columns that a title has at least."""
 
 
 def watcher(stream: TextIO | None = None) -> PlainLog | Bars:
-    """The observer that suits a stream (default: standard error)."""
-    stream = sys.stderr if stream is None else stream
-    return (
-        Bars(stream)
-        if stream.isatty() and os.environ.get("TERM", "") != "dumb"
-        else PlainLog(stream)
-    )
+    """Return the observer that suits a stream (default: standard error)."""
+    if stream is None:
+        stream = sys.stderr
+    if stream.isatty() and os.environ.get("TERM", "") != "dumb":
+        return Bars(stream)
+    return PlainLog(stream)
 
 
 class PlainLog:
     """A line an event, and one now and then: for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = INTERVAL) -> None:
-        self.stream, self.interval = stream or sys.stderr, interval
+        self.stream = stream or sys.stderr
+        self.interval = interval
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._run: Run | None = None
+        self._run: WatchedRun | None = None
         self._thread: threading.Thread | None = None
 
     @hookimpl
-    def bench_run_start(self, run: Run) -> None:
+    def bench_run_start(self, run: WatchedRun) -> None:
         """See hookspecs."""
         self._run = run
         if run.wanted:
-            self._say(f"{run.wanted} stages to run on {_places(run)}")
+            self._print(f"{run.wanted} stages to run on {_places(run)}")
             self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
             self._thread.start()
 
     @hookimpl
-    def bench_stage_end(self, stage: Stage, outcome: Outcome) -> None:
+    def bench_stage_end(self, stage: WatchedStage, outcome: Outcome) -> None:
         """See hookspecs."""
         if self._run is None:
             return
         ended = self._run.ended[stage.key]
-        detail = f": {_first_line(ended.message)}" if ended.message else ""
-        took = f" {duration(ended.seconds)}" if ended.seconds else ""
-        self._say(f"{tally(self._run)}, {stage.title} {outcome.value}{took}{detail}")
+        line = f"{tally(self._run)}; {label(stage)}  {outcome.value}"
+        if ended.seconds:
+            line += f" {duration(ended.seconds)}"
+        if ended.message:
+            line += f": {first_line(ended.message)}"
+        self._print(line)
 
     @hookimpl
-    def bench_run_end(self, summary: Summary) -> None:
+    def bench_run_end(self, summary: RunSummary) -> None:
         """See hookspecs."""
         self._over.set()
         if self._thread is not None:
             self._thread.join()
         if summary.ended or summary.interrupted:
-            self._say(conclusion(summary))
+            self._print(conclusion(summary))
 
     def _beat(self) -> None:
+        """Print a line now and then until the run is over."""
+        assert self._run is not None
         while not self._over.wait(self.interval):
-            assert self._run is not None
-            at_work = [
-                f"{running.stage.title} {_state(running)}"
-                for running in list(self._run.running.values())
-            ]
-            self._say(", ".join([tally(self._run), *at_work]))
+            at_work = list(self._run.running.values())
+            stages = [f"{label(running.stage)}  {_state(running)}" for running in at_work]
+            self._print("; ".join([tally(self._run), *stages]))
 
-    def _say(self, text: str) -> None:
+    def _print(self, text: str) -> None:
         with self._lock:
             print(text, file=self.stream, flush=True)
 
@@ -100,20 +102,20 @@ class Bars:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self._live: Live | None = None
-        self._run: Run | None = None
+        self._run: WatchedRun | None = None
 
     @hookimpl
-    def bench_run_start(self, run: Run) -> None:
+    def bench_run_start(self, run: WatchedRun) -> None:
         """See hookspecs."""
+        # Rich is imported where something is shown: that takes longer than many a command.
         from rich.console import Console
         from rich.live import Live
 
         self._run = run
         if run.wanted:
-            console = Console(file=self.stream)
             self._live = Live(
-                console=console,
-                get_renderable=self._picture,
+                Picture(run),
+                console=Console(file=self.stream),
                 refresh_per_second=4,
                 transient=True,
                 redirect_stdout=False,
@@ -121,174 +123,127 @@ class Bars:
             self._live.start()
 
     @hookimpl
-    def bench_stage_end(self, stage: Stage, outcome: Outcome) -> None:
+    def bench_stage_end(self, stage: WatchedStage, outcome: Outcome) -> None:
         """See hookspecs."""
         from rich.text import Text
 
         if self._run is None or self._live is None or outcome in (Outcome.DONE, Outcome.CACHED):
             return
-        message = _first_line(self._run.ended[stage.key].message)
-        self._live.console.print(
-            Text(f"{outcome.symbol} {stage.title} {outcome.value}: {message}", style=outcome.style)
-        )
+        message = first_line(self._run.ended[stage.key].message)
+        line = f"{outcome.symbol} {label(stage)}  {outcome.value}: {message}"
+        self._live.console.print(Text(line, style=outcome.style))
 
     @hookimpl
-    def bench_run_end(self, summary: Summary) -> None:
+    def bench_run_end(self, summary: RunSummary) -> None:
         """See hookspecs."""
         if self._live is not None:
             self._live.stop()
-            print(conclusion(summary), file=self.stream, flush=True)
+            self._live.console.print(conclusion(summary), markup=False, highlight=False)
 
-    def _picture(self) -> RenderableType:
-        from rich.console import Group
+
+class Picture:
+    """The picture of a run that `Bars` shows, for a terminal of any width."""
+
+    def __init__(self, run: WatchedRun) -> None:
+        self.run = run
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self._head(options.max_width)
+        yield self._lines(options.max_width)
+
+    def _head(self, width: int) -> Table:
+        """Draw the overall bar, how much is done, and the time left."""
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
 
-        run = self._run
-        assert run is not None
-        head = Table.grid(padding=(0, 1))
-        left = time_left(run)
-        text = Text(tally(run) + (f", about {duration(left)} left" if left is not None else ""))
-        head.add_row(
-            ProgressBar(total=max(1, run.wanted), completed=len(run.ended), width=30), text
+        text = tally(self.run)
+        left = time_left(self.run)
+        if left is not None:
+            text += f", about {duration(left)} left"
+        bar = ProgressBar(
+            total=max(1, self.run.wanted), completed=len(self.run.ended), width=min(30, width // 4)
         )
+        head = Table.grid(padding=(0, 1))
+        head.add_row(bar, Text(text))
+        return head
+
+    def _lines(self, width: int) -> Table:
+        """Draw a line for every busy slot."""
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+
+        at_work = sorted(self.run.running.values(), key=_slot_name)
+        slots = [f"  {running.slot.name}" for running in at_work]
+        kinds = [f"{running.stage.kind} " for running in at_work]
+        states = [_state(running, loss=width >= NARROW) for running in at_work]
+        # The title gives way where there is no room for all, with a blank between each.
+        room = width - _longest(slots) - _longest(kinds) - _longest(states) - 3
+        if width >= NARROW:
+            room -= _BAR + 1
         lines = Table.grid(padding=(0, 1))
-        for running in sorted(run.running.values(), key=lambda running: running.slot.name):
-            step, total = _steps(running.progress)
-            bar = ProgressBar(total=total or 1, completed=step, width=12, pulse=not total)
-            lines.add_row(
-                f"  {running.slot.name}",
-                bar,
-                Text(running.stage.title),
-                Text(_state(running), style="dim"),
-            )
-        return Group(head, lines)
+        for running, slot, kind, state in zip(at_work, slots, kinds, states, strict=True):
+            cells: list[Text | ProgressBar] = [_cut(slot)]
+            if width >= NARROW:
+                step, total = _steps(running.progress)
+                cells.append(
+                    ProgressBar(total=total or 1, completed=step, width=_BAR, pulse=not total)
+                )
+            title = _end_of(running.stage.title, max(_SHORTEST, room))
+            cells += [_cut(kind), _cut(title), _cut(state, "dim")]
+            lines.add_row(*cells)
+        return lines
 
 
-def tally(run: Run) -> str:
-    """`12/57 done, 1 failed`: ended well of all that are to run, then the other ends by name."""
-    counts: dict[Outcome, int] = defaultdict(int)
-    for ended in list(run.ended.values()):
-        counts[ended.outcome] += 1
-    return _tally(counts, run.wanted)
+def _longest(texts: Sequence[str]) -> int:
+    return max((len(text) for text in texts), default=0)
 
 
-def conclusion(summary: Summary) -> str:
-    """The last line of a run."""
-    wanted = len(summary.ended) + summary.left
-    text = f"{_tally(summary.counts, wanted)} in {duration(summary.seconds)}"
-    return f"interrupted: {text}; what is done is kept" if summary.interrupted else text
+def _end_of(title: str, room: int) -> str:
+    """Return a title cut at its beginning: its end, defense and seed, tells stages apart."""
+    if len(title) <= room:
+        return title
+    return f"…{title[len(title) - room + 1 :]}"
 
 
-def time_left(run: Run) -> float | None:
-    """Seconds until the run is over, judged by the stages of the same kind that ended in it; None
-    at its start.
+def _cut(text: str, style: str = "") -> Text:
+    """Return text on one line, cut where there is no room."""
+    from rich.text import Text
 
-    A stage kind that has not ended yet is taken to last as long as the mean of all.
-    """
-    seen: dict[str, list[float]] = defaultdict(list)
-    stages, ended = run.plan.stages, dict(run.ended)
-    for key, end in ended.items():
-        if end.outcome is Outcome.DONE:
-            seen[stages[key].kind].append(end.seconds)
-    lengths = [seconds for group in seen.values() for seconds in group]
-    if not lengths:
-        return None
-    mean = {kind: sum(group) / len(group) for kind, group in seen.items()}
-    usual = sum(lengths) / len(lengths)
-    to_run = [
-        key for key in stages if run.plan.outcome.get(key) is Outcome.TO_RUN and key not in ended
-    ]
-    work = sum(mean.get(stages[key].kind, usual) for key in to_run)
-    now = time.monotonic()
-    work -= sum(
-        min(now - item.since, mean.get(item.stage.kind, usual))
-        for item in list(run.running.values())
-    )
-    return max(0.0, work) / max(1, min(len(run.slots), len(to_run)))
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
-def failures(
-    summary: Summary, command: str = "bench run", cells: Mapping[str, Sequence[str]] | None = None
-) -> str:
-    """What failed, by reason, with its log and the command that runs just those cells again; "" if
-    nothing did.
-
-    `command` runs the whole grid; `cells` holds, by stage key, the names of the cells that need the
-    stage, as `-k` understands them.
-    """
-    reasons: dict[str, list[str]] = defaultdict(list)
-    blocked = 0
-    for key, ended in summary.failures.items():
-        if ended.outcome is Outcome.BLOCKED:
-            blocked += 1
-        else:
-            reasons[f"{ended.outcome.value}: {_first_line(ended.message)}"].append(key)
-    if not reasons and not blocked:
-        return ""
-    lines = []
-    for reason, keys in reasons.items():
-        lines.append(reason)
-        for key in keys:
-            log = summary.ended[key].log
-            lines.append(f"  {summary.stages[key].title}" + (f"  (log: {log})" if log else ""))
-    if blocked:
-        lines.append(f"blocked by these: {blocked} more {'stage' if blocked == 1 else 'stages'}")
-    lines += ["To try just these again:", f"  {again(summary, command, cells or {})}"]
-    return "\n".join(lines)
+def _slot_name(running: StageAtWork) -> str:
+    return running.slot.name
 
 
-def again(summary: Summary, command: str, cells: Mapping[str, Sequence[str]]) -> str:
-    """The command that runs the failed cells again."""
-    names = sorted({name for key in summary.failures for name in cells.get(key, ())})
-    return f"{command} -k {shlex.quote(' or '.join(names))}" if 0 < len(names) <= NAMED else command
-
-
-def duration(seconds: float) -> str:
-    """`3.1 s`, `4 min 05 s`, `2 h 07 min`."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"{minutes} min {rest:02d} s"
-        if minutes < 60
-        else f"{minutes // 60} h {minutes % 60:02d} min"
-    )
-
-
-def _tally(counts: Mapping[Outcome, int], wanted: int) -> str:
-    well = counts.get(Outcome.DONE, 0) + counts.get(Outcome.CACHED, 0)
-    shown = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.BLOCKED, Outcome.INCOMPATIBLE)
-    others = [f"{counts[outcome]} {outcome.value}" for outcome in shown if counts.get(outcome)]
-    return ", ".join([f"{well}/{wanted} done", *others])
-
-
-def _places(run: Run) -> str:
+def _places(run: WatchedRun) -> str:
     names = [slot.name for slot in run.slots]
-    return (
-        ", ".join(names) if len(names) <= 4 else f"{len(names)} slots ({names[0]} to {names[-1]})"
-    )
+    if len(names) <= 4:
+        return ", ".join(names)
+    return f"{len(names)} slots ({names[0]} to {names[-1]})"
 
 
 def _steps(progress: Mapping[str, Any] | None) -> tuple[float, float]:
-    """(step, total) where the worker tells them as numbers, else zeros."""
-    step, total = (progress or {}).get("step"), (progress or {}).get("total")
-    return (
-        (step, total)
-        if isinstance(step, int | float) and isinstance(total, int | float)
-        else (0, 0)
-    )
+    """Return (step, total) where the worker gives them as numbers, else zeros."""
+    if progress is None:
+        return 0, 0
+    step = progress.get("step")
+    total = progress.get("total")
+    if isinstance(step, int | float) and isinstance(total, int | float):
+        return step, total
+    return 0, 0
 
 
-def _state(running: Running) -> str:
+def _state(running: StageAtWork, *, loss: bool = True) -> str:
+    """Return `3/10 loss 0.512 1 min 05 s`, as far as the stage reports it, `loss` if asked for."""
+    parts = []
     step, total = _steps(running.progress)
-    loss = (running.progress or {}).get("loss")
-    parts = [f"{step:g}/{total:g}"] if total else []
-    if isinstance(loss, int | float):
-        parts.append(f"loss {loss:.3g}")
-    return " ".join([*parts, duration(time.monotonic() - running.since)])
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0]
+    if total:
+        parts.append(f"{step:g}/{total:g}")
+    if loss and running.progress is not None:
+        value = running.progress.get("loss")
+        if isinstance(value, int | float):
+            parts.append(f"loss {value:.3g}")
+    parts.append(duration(time.monotonic() - running.since))
+    return " ".join(parts)

@@ -1,10 +1,7 @@
-"""What became of a task, as a JSON record: from the exit of its process and from what it wrote
-itself.
-"""
+"""The fate of a task, as a JSON record, after the exit of its process and what it wrote itself."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 from collections.abc import Mapping
@@ -12,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 STATUSES = ("ok", "error", "incompatible", "timeout")
-"""What a worker may say of a task in `record.json`. The host adds "died"."""
+"""Statuses that a worker may give a task in `record.json`. The host adds "died"."""
 
 CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
@@ -25,60 +22,73 @@ PROGRESS_LIMIT = 1 << 16
 """Bytes of `progress.json` that are read."""
 
 
+def bad_record(status: str, kind: str, message: str, **more: Any) -> dict[str, Any]:
+    """Return a record of something that did not go well."""
+    return {"status": status, "type": kind, "message": message, **more}
+
+
 def judge(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[str, Any]:
-    """What the exit of a child and the record it left, if any, amount to."""
+    """Return the record that the exit of a child and the record it left, if any, amount to.
+
+    `event` is the fork server's message about its end; `late` is the time-out in seconds where the
+    child was killed for it.
+    """
     usage = {
         "cpu_seconds": event["cpu_seconds"],
         "peak_memory": event["peak_memory"],
         "signal": event["signal"],
     }
+    # The record is the last thing that a worker writes: with it, the work is done, whatever came
+    # after.
+    record = _written(scratch / "record.json")
+    if record is None:
+        record = _without_record(event, late)
+    return {**usage, **record}
+
+
+def _written(path: Path) -> dict[str, Any] | None:
+    """Return the record that a worker wrote, or what is wrong with it; None if there is none."""
     try:
-        # The record is the last thing that a worker writes: with it, the work is done, whatever
-        # came after.
-        record = json.loads((scratch / "record.json").read_bytes())
-        if isinstance(record, dict) and record.get("status") in STATUSES:
-            return {
-                **usage,
-                **record,
-                "type": str(record.get("type", "")),
-                "message": str(record.get("message", "")),
-            }
-        return {
-            **usage,
-            **bad("error", "BadRecord", f"its record has no status among {', '.join(STATUSES)}"),
-        }
+        record = json.loads(path.read_bytes())
     except FileNotFoundError:
-        pass
+        return None
     except (OSError, ValueError) as error:
-        return {**usage, **bad("error", "BadRecord", f"its record cannot be read: {error}")}
+        return bad_record("error", "BadRecord", f"its record cannot be read: {error}")
+    if not isinstance(record, dict) or record.get("status") not in STATUSES:
+        known = ", ".join(STATUSES)
+        return bad_record("error", "BadRecord", f"its record has no status among {known}")
+    record["type"] = str(record.get("type", ""))
+    record["message"] = str(record.get("message", ""))
+    return record
+
+
+def _without_record(event: Mapping[str, Any], late: float | None) -> dict[str, Any]:
+    """Return a record of a child that ended without leaving one."""
     if late is not None:
-        return {**usage, **bad("timeout", "Timeout", f"no result after {late:g} s")}
+        return bad_record("timeout", "Timeout", f"no result after {late:g} s")
     number = event["signal"]
     if number is None:
-        return {
-            **usage,
-            **bad("error", "Exit", f"it ended with exit code {event['code']} and left no record"),
-        }
+        return bad_record(
+            "error", "Exit", f"it ended with exit code {event['code']} and left no record"
+        )
     status = "error" if number in CRASHES else "died"
-    return {**usage, **bad(status, "Signal", f"killed by signal {number}{_signal_name(number)}")}
-
-
-def progress(scratch: Path) -> dict[str, Any] | None:
-    """What the worker last said of how far it is, if anything."""
-    try:
-        with (scratch / "progress.json").open("rb") as file:
-            found = json.loads(file.read(PROGRESS_LIMIT))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+    return bad_record(status, "Signal", f"killed by signal {number}{_signal_name(number)}")
 
 
 def _signal_name(number: int) -> str:
-    with contextlib.suppress(ValueError):
+    try:
         return f" ({signal.Signals(number).name})"
-    return ""
+    except ValueError:
+        return ""
 
 
-def bad(status: str, kind: str, message: str, **more: Any) -> dict[str, Any]:
-    """A record of something that did not go well."""
-    return {"status": status, "type": kind, "message": message, **more}
+def last_progress(scratch: Path) -> dict[str, Any] | None:
+    """Return the worker's last report of how far it is, or None if there is none."""
+    try:
+        with (scratch / "progress.json").open("rb") as file:
+            progress = json.loads(file.read(PROGRESS_LIMIT))
+    except (OSError, ValueError):
+        return None
+    if isinstance(progress, dict):
+        return progress
+    return None

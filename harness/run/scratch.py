@@ -32,14 +32,13 @@ class Scratch:
         unclaimed = Path(tempfile.mkdtemp(prefix=f".doorbench-{os.getuid()}-", dir=parent))
         self._owner = os.open(unclaimed / _OWNER, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.base = (
-            parent / f"doorbench-{os.getuid()}-{os.getpid()}-{unclaimed.name.rpartition('-')[2]}"
-        )
+        random = unclaimed.name.rpartition("-")[2]
+        self.base = parent / f"doorbench-{os.getuid()}-{os.getpid()}-{random}"
         unclaimed.rename(self.base)
 
     @contextlib.contextmanager
     def folder(self, name: str) -> Iterator[Path]:
-        """An empty folder, removed with all its content at the end."""
+        """Make an empty folder, and remove it with all its content at the end."""
         path = Path(tempfile.mkdtemp(prefix=f"{name[:16]}-", dir=self.base))
         try:
             yield path
@@ -59,13 +58,14 @@ def sweep() -> None:
             remove(path)
     for path in _parent().glob(f".doorbench-{os.getuid()}-*"):
         with contextlib.suppress(OSError):
-            if _is_ours(path) and time.time() - path.stat().st_mtime > _UNCLAIMED:
+            age = time.time() - path.stat().st_mtime
+            if _is_ours(path) and age > _UNCLAIMED:
                 remove(path)
 
 
 def remove(path: Path) -> None:
-    """Delete a folder, whatever rights a stage has set in it, and though a dying process may still
-    write to it.
+    """Delete a folder, whatever rights a stage has set in it, and although a dying process may
+    still write to it.
     """
     for pause in (0.0, 0.05, 0.2, 0.5):
         time.sleep(pause)
@@ -82,12 +82,14 @@ def _parent() -> Path:
 
 
 def _is_ours(path: Path) -> bool:
-    with contextlib.suppress(OSError):
+    try:
         return not path.is_symlink() and path.lstat().st_uid == os.getuid()
-    return False
+    except OSError:
+        return False
 
 
 def _is_dead(path: Path) -> bool:
+    """Tell whether nobody holds the lock on a run's folder any more."""
     try:
         owner = os.open(path / _OWNER, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

@@ -1,5 +1,6 @@
-"""One stage in one child process: run, time, report. `main` never raises; its host commits what it
-left in `out/`.
+"""One stage in one child process: run, time, report.
+
+`main` never raises; its host commits what it left in `out/`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.access.context import Deadline
+from harness.environment import snapshot
 from harness.errors import Incompatible, OutOfTime
-from harness.stages import Job
+from harness.stages.job import Job
+from harness.stages.payloads import Payload
+from harness.stages.wire import read_payload
 
 WATCHED = frozenset(
     {"open", "os.listdir", "os.scandir", "shutil.copyfile", "shutil.move", "os.rename", "os.remove"}
@@ -40,9 +44,13 @@ SYSTEM = (
     "/usr/share/",
     "/etc/",
 )
-"""Where everybody looks. Not all of /dev or /usr: stores lie in /dev/shm and /usr/local too."""
+"""Places that everybody looks at. Not all of /dev or /usr: stores lie in /dev/shm and /usr/local
+too.
+"""
 REPORTED = 5000
 """Paths reported at most."""
+PROGRESS_PAUSE = 0.5
+"""Seconds between two reports of progress, at least."""
 
 
 def main(task: Mapping[str, Any]) -> None:
@@ -54,13 +62,18 @@ def main(task: Mapping[str, Any]) -> None:
     scratch = Path(task["scratch"])
     opened: list[str] = []
     record: dict[str, Any] = {}
-    started, cpu = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
+    processor_started = time.process_time()
     try:
         (scratch / "out").mkdir(exist_ok=True)
         (scratch / "work").mkdir(exist_ok=True)
         job = _job(task, scratch, record)
-        body: Callable[[Job], None] = importlib.import_module(f"harness.stages.{task['kind']}").run
-        with _threads(task["threads"]), _watching(opened if task["guarded"] else None, scratch):
+        body = _body(task["kind"])
+        _set_threads(task["threads"])
+        if task["guarded"]:
+            with _watching(opened, scratch):
+                body(job)
+        else:
             body(job)
         record["status"] = "ok"
     except Incompatible as reason:
@@ -72,7 +85,7 @@ def main(task: Mapping[str, Any]) -> None:
     record["seconds"] = time.perf_counter() - started
     if record.get("images"):
         record["images_per_second"] = record["images"] / record["seconds"]
-    record["cpu_seconds"] = time.process_time() - cpu
+    record["cpu_seconds"] = time.process_time() - processor_started
     record["peak_memory"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     record.update(_device_memory())
     record["opened"] = opened
@@ -85,18 +98,23 @@ def main(task: Mapping[str, Any]) -> None:
         report(scratch / "record.json", record)
 
 
+def _body(kind: str) -> Callable[[Job[Payload]], None]:
+    """Import the body of a stage kind."""
+    body: Callable[[Job[Payload]], None] = importlib.import_module(f"harness.stages.{kind}").run
+    return body
+
+
 def _device_memory() -> dict[str, int]:
-    """Peak bytes that torch took of GPUs, where the stage used one: tensors, recordings, and what
-    was kept for more.
+    """Return the peak of bytes that torch took of GPUs, where the stage used one: tensors,
+    recordings, and what was kept for more.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return {}
-    return {
-        "peak_device_memory": sum(
-            map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count()))
-        )
-    }
+    peak = 0
+    for number in range(torch.cuda.device_count()):
+        peak += torch.cuda.max_memory_reserved(number)
+    return {"peak_device_memory": peak}
 
 
 def report(path: Path, record: Mapping[str, Any]) -> None:
@@ -106,58 +124,62 @@ def report(path: Path, record: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job:
-    """The body's view of the task, with a progress callback that writes at most twice a second."""
+def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job[Payload]:
+    """Return the body's view of the task, with a progress callback that keeps to its pause."""
     last = 0.0
 
     def progress(step: int, total: int, loss: float | None = None) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last > 0.5:
+        if now - last > PROGRESS_PAUSE:
             last = now
             report(scratch / "progress.json", {"step": step, "total": total, "loss": loss})
 
-    timeout = task.get("timeout")
-    # A little before the host's kill, so that a body which asks can end with a sentence.
-    deadline = Deadline(
-        None if timeout is None else time.monotonic() + timeout - min(1.0, timeout / 10)
+    return Job(
+        payload=read_payload(task["kind"], task["payload"]),
+        inputs=scratch / "inputs",
+        out=scratch / "out",
+        scratch=scratch / "work",
+        device=task["device"],
+        deadline=_deadline(task.get("timeout")),
+        progress=progress,
+        record=record,
     )
-    inputs, out, work = scratch / "inputs", scratch / "out", scratch / "work"
-    return Job(task["payload"], inputs, out, work, task["device"], deadline, progress, record)
 
 
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Threads are explicit: their number changes bits. Only where torch is there already (the host
-    preloads it).
+def _deadline(timeout: float | None) -> Deadline:
+    if timeout is None:
+        return Deadline(None)
+    # A little before the host's kill, so that a body which asks can end with a sentence.
+    return Deadline(time.monotonic() + timeout - min(1.0, timeout / 10))
+
+
+def _set_threads(count: int) -> None:
+    """Set the number of threads: it changes bits. Only where torch is there already, which the host
+    preloads.
     """
-    if "torch" in sys.modules:
-        import torch
-
+    torch = sys.modules.get("torch")
+    if torch is not None:
         torch.set_num_threads(count)
-    yield
 
 
 @contextlib.contextmanager
-def _watching(opened: list[str] | None, scratch: Path) -> Iterator[None]:
-    """Collect the paths opened outside Python's own folders, the system's and the scratch folder."""
-    if opened is None:
-        yield
-        return
-    own = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, str(scratch)}
-    allowed = tuple({str(Path(folder).resolve()).rstrip("/") + "/" for folder in own if folder})
-    active, seen = True, set[str]()
+def _watching(opened: list[str], scratch: Path) -> Iterator[None]:
+    """Collect the paths opened outside Python's folders, the system's and the scratch folder."""
+    allowed = _allowed(scratch)
+    seen: set[str] = set()
+    active = True
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        if not active or event not in WATCHED or not args or not isinstance(args[0], str | bytes):
+        if not active or event not in WATCHED:
             return
-        path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100 (resolve() reads links, which are events again)
-        if (
-            path in seen
-            or len(opened) >= REPORTED
-            or (path + "/").startswith(allowed)
-            or path.startswith(SYSTEM)
-        ):
+        if not args or not isinstance(args[0], str | bytes):
+            return
+        # Not resolve(), which reads links: those are events again.
+        path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100
+        if path in seen or len(opened) >= REPORTED:
+            return
+        if (path + "/").startswith(allowed) or path.startswith(SYSTEM):
             return
         seen.add(path)
         opened.append(path)
@@ -170,11 +192,18 @@ def _watching(opened: list[str] | None, scratch: Path) -> Iterator[None]:
         active = False
 
 
+def _allowed(scratch: Path) -> tuple[str, ...]:
+    """Return Python's own folders and the scratch folder, each with a slash at the end."""
+    folders = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, str(scratch)}
+    folders.discard("")
+    return tuple({str(Path(folder).resolve()).rstrip("/") + "/" for folder in folders})
+
+
 def _audit_safetensors() -> None:
-    """Make safetensors tell what it opens: it does so outside Python, and it is how objects of a
-    store are read.
+    """Make safetensors report what it opens: it opens files outside Python, and objects of a store
+    are read with it.
     """
-    import safetensors
+    import safetensors  # here, since only guarded stages need it
 
     opening = safetensors.safe_open
 
@@ -196,15 +225,16 @@ def _described(error: BaseException) -> dict[str, str]:
 
 
 def _environment(task: Mapping[str, Any]) -> dict[str, Any]:
-    """What the numbers were made with."""
-    from harness.environment import snapshot
-
-    found: dict[str, Any] = {**snapshot(), "device": task["device"], "threads": task["threads"]}
-    if "torch" in sys.modules:
-        import torch
-
-        found["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
+    """Return what the numbers were made with: versions, device, threads."""
+    environment: dict[str, Any] = {
+        **snapshot(),
+        "device": task["device"],
+        "threads": task["threads"],
+    }
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        environment["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
         # Asking for a name would start CUDA, which takes longer than a stage that needs no GPU.
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            found["gpu"] = torch.cuda.get_device_name()
-    return found
+        if torch.cuda.is_initialized():
+            environment["gpu"] = torch.cuda.get_device_name()
+    return environment

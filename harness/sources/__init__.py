@@ -1,1 +1,1 @@
-"""Which source text stands behind a component, and in what revision."""
+"""The source text behind a component, and its revision."""

@@ -1,5 +1,4 @@
-"""Which source text stands behind a component or stage, and in what revision: what `code` in a key
-holds.
+"""The source text behind a component or stage, and its revision: what `code` in a key holds.
 
 A module's sources are itself and, transitively, what it imports (inside functions too) of its own
 distribution, of `plugins`, and of the rooms of `harness` that move numbers. A text that its
@@ -15,19 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, MutableMapping
 from pathlib import Path
 from typing import Any
 
 from harness.doors import DOORS
-from harness.errors import BenchError, PluginError
+from harness.errors import PluginError
 from harness.sources import locate
 from harness.sources import text as source_text
-from harness.sources.locate import find
 from harness.sources.text import Import, Text
-
-__all__ = ["Blessed", "Sources", "find", "tracked", "unblessed"]
 
 ROOMS = ("harness.access", "harness.components", "harness.learn", "harness.stages")
 """The rooms of `harness` that move numbers. Its other modules are in no key."""
@@ -35,7 +30,8 @@ ROOMS = ("harness.access", "harness.components", "harness.learn", "harness.stage
 Blessed = dict[str, dict[str, Any]]
 """blessed.json: {module: {"revision": from 1 up, "digest": 64 hex digits}}."""
 
-_Stamp = tuple[int, int]
+_FileState = tuple[int, int]
+"""Modification time in ns, and size in bytes."""
 
 
 class Sources:
@@ -48,14 +44,14 @@ class Sources:
 
     def __init__(self, memo: MutableMapping[str, Any] | None = None) -> None:
         self._memo = memo if memo is not None else {}
-        self._texts: dict[Path, tuple[_Stamp, Text]] = {}
-        self._lists: dict[Path, tuple[_Stamp, Blessed]] = {}
-        self._found: dict[str, locate.Found | None] = {}
-        self._reached: dict[tuple[str, str], tuple[str, ...]] = {}
+        self._texts: dict[Path, tuple[_FileState, Text]] = {}
+        self._lists: dict[Path, tuple[_FileState, Blessed]] = {}
+        self._files: dict[str, locate.ModuleFiles | None] = {}
+        self._imported: dict[tuple[str, str], tuple[str, ...]] = {}
 
     def of(self, module: str, packages: Iterable[str] = ()) -> dict[str, str]:
-        """Revision or digest of each source of `module`, by module name, sorted; empty if it has no
-        source.
+        """Return revision or digest of each source of `module`, by module name, sorted; nothing if
+        it has no source.
 
         `packages`: further top-level names of its own distribution (see `locate.top_levels`).
         Raises PluginError for a blessed.json that cannot be read.
@@ -63,170 +59,147 @@ class Sources:
         return {name: self._value(name) for name in sorted(self.closure(module, packages))}
 
     def closure(self, module: str, packages: Iterable[str] = ()) -> set[str]:
-        """Names of all sources of `module`."""
-        own = frozenset({_top(module), *packages})
+        """Return the names of all sources of `module`."""
         if self._source(module) is None:
             return set()
+        own = {_top(module), *packages}
         reached = {module}
-        waiting = [module, *(name for name in _parents(module) if self._counts(name, own, reached))]
-        reached.update(waiting[1:])
+        waiting = [module]
+        for name in _parents(module):
+            if self._counts(name, own):
+                reached.add(name)
+                waiting.append(name)
         while waiting:
-            for name in self._imported(waiting.pop()):
-                if self._counts(name, own, reached):
+            for name in self._may_load(waiting.pop()):
+                if name not in reached and self._counts(name, own):
                     reached.add(name)
                     waiting.append(name)
         return reached
 
     def text(self, module: str) -> Text | None:
-        """What the module's text says; None if it has no source."""
+        """Return what the module's text says; None if it has no source."""
         path = self._source(module)
         if path is None:
             return None
-        stamp = _stamp(path)
+        state = _file_state(path)
         known = self._texts.get(path)
-        if known is None or known[0] != stamp:
-            known = self._texts[path] = stamp, self._read(path)
+        if known is None or known[0] != state:
+            known = (state, self._read(path))
+            self._texts[path] = known
         return known[1]
 
     def blessed(self, package: str) -> Blessed:
-        """A top-level package's list of blessed texts; empty without one. Raises PluginError if it
-        is unreadable.
+        """Return a top-level package's list of blessed texts; empty without one.
+
+        Raises PluginError if it is unreadable.
         """
         path = self.blessed_path(package)
         if path is None or not path.is_file():
             return {}
-        stamp = _stamp(path)
+        state = _file_state(path)
         known = self._lists.get(path)
-        if known is None or known[0] != stamp:
-            known = self._lists[path] = stamp, _read_list(path)
+        if known is None or known[0] != state:
+            known = (state, _read_list(path))
+            self._lists[path] = known
         return known[1]
 
     def blessed_path(self, package: str) -> Path | None:
-        """Where a package's blessed.json lies or would lie; None for what is no package with a
-        folder.
+        """Return the place of a package's blessed.json, whether it is there or not; None for what
+        is no package with a folder.
         """
-        found = self._locate(package)
-        return found.folders[0] / "blessed.json" if found and found.folders else None
+        files = self._locate(package)
+        if files is None or not files.folders:
+            return None
+        return files.folders[0] / "blessed.json"
 
     def _value(self, module: str) -> str:
         text = self.text(module)
         assert text is not None  # the closure holds modules with source only
         entry = self.blessed(_top(module)).get(module)
-        return (
-            f"r{entry['revision']}"
-            if entry and entry["digest"] == text.digest
-            else f"sha256:{text.digest[:16]}"
-        )
+        if entry and entry["digest"] == text.digest:
+            return f"r{entry['revision']}"
+        return f"sha256:{text.digest[:16]}"
 
-    def _counts(self, name: str, own: frozenset[str], reached: set[str]) -> bool:
-        return name not in reached and _in_scope(name, own) and self._source(name) is not None
+    def _counts(self, name: str, own: Collection[str]) -> bool:
+        """Tell whether a module is a source of those whose distribution has the top-level names
+        `own`.
+        """
+        return _in_scope(name, own) and self._source(name) is not None
 
-    def _imported(self, module: str) -> tuple[str, ...]:
-        """Every name that the module's imports may load, modules or not."""
-        text, found = self.text(module), self._locate(module)
-        if text is None or found is None:
+    def _may_load(self, module: str) -> tuple[str, ...]:
+        """Return every name that the module's imports may load, modules or not."""
+        text = self.text(module)
+        files = self._locate(module)
+        if text is None or files is None:
             return ()
-        known = self._reached.get((module, text.digest))
+        known = self._imported.get((module, text.digest))
         if known is None:
-            package = module if found.folders else module.rpartition(".")[0]
-            names = dict.fromkeys(
-                name for item in text.imports for name in _candidates(item, package)
-            )
-            known = self._reached[module, text.digest] = tuple(names)
+            package = module if files.folders else module.rpartition(".")[0]
+            names: dict[str, None] = {}  # in order, each once
+            for item in text.imports:
+                names.update(dict.fromkeys(_candidates(item, package)))
+            known = tuple(names)
+            self._imported[module, text.digest] = known
         return known
 
     def _read(self, path: Path) -> Text:
         data = path.read_bytes()
         name = hashlib.sha256(data).hexdigest()
         try:
-            digest, imports, targets = self._memo[name]
-            return Text(
-                digest,
-                tuple(Import(level, at, tuple(names)) for level, at, names in imports),
-                tuple(targets),
-            )
+            return _from_json(self._memo[name])
         except (KeyError, TypeError, ValueError):  # not remembered, or not by us
             text = source_text.read(data)
-            self._memo[name] = [
-                text.digest,
-                [list(item) for item in text.imports],
-                list(text.targets),
-            ]
+            self._memo[name] = _as_json(text)
             return text
 
     def _source(self, module: str) -> Path | None:
-        found = self._locate(module)
-        return found.source if found else None
+        files = self._locate(module)
+        if files is None:
+            return None
+        return files.source
 
-    def _locate(self, module: str) -> locate.Found | None:
-        if module not in self._found:
-            self._found[module] = locate.locate(module)
-        return self._found[module]
-
-
-@dataclass(frozen=True)
-class Review:
-    """How a package stands to its blessed.json: names of modules, sorted."""
-
-    new: list[str]
-    changed: list[str]
-    gone: list[str]
+    def _locate(self, module: str) -> locate.ModuleFiles | None:
+        if module not in self._files:
+            self._files[module] = locate.locate(module)
+        return self._files[module]
 
 
 def tracked(package: str) -> list[str]:
-    """The modules of a package that can be in a key, and so stand in its blessed.json."""
-    return [name for name in locate.modules(package) if _in_scope(name, frozenset({package}))]
+    """Return the modules of a package that can be in a key, and so stand in its blessed.json."""
+    return [name for name in locate.modules(package) if _in_scope(name, {package})]
 
 
-def review(package: str, sources: Sources) -> Review:
-    """Compare a package with its list. Raises BenchError if there is no such package."""
-    present = {name: text.digest for name in tracked(package) if (text := sources.text(name))}
-    if sources.blessed_path(package) is None:
-        raise BenchError(
-            f"no package {package!r} with a folder can be found. Run this where it can be imported"
-        )
-    known = sources.blessed(package)
-    return Review(
-        new=sorted(present.keys() - known.keys()),
-        changed=sorted(
-            name
-            for name, digest in present.items()
-            if name in known and known[name]["digest"] != digest
-        ),
-        gone=sorted(known.keys() - present.keys()),
-    )
-
-
-def unblessed(package: str) -> list[str]:
-    """Modules of a package whose text is not the blessed one."""
-    found = review(package, Sources())
-    return sorted(found.new + found.changed)
-
-
-def _in_scope(name: str, own: frozenset[str]) -> bool:
+def _in_scope(name: str, own: Collection[str]) -> bool:
     top = _top(name)
     if top == "harness":
         return any(name == room or name.startswith(f"{room}.") for room in ROOMS)
-    # plugins/__init__.py only registers: a new plugin must not change the keys of all others.
-    return name != "plugins" if top == "plugins" else top in own
+    if top == "plugins":
+        # plugins/__init__.py only registers: a new plugin must not change the keys of all others.
+        return name != "plugins"
+    return top in own
 
 
 def _candidates(item: Import, package: str) -> Iterator[str]:
+    """Yield every name that an import in a module of `package` may load, parents first."""
     name = item.module
     if item.level:
         parts = package.split(".")
         anchor = parts[: len(parts) - item.level + 1]
         if not anchor:  # beyond the top level: Python will say so
             return
-        name = ".".join([*anchor, *filter(None, [name])])
+        name = ".".join([*anchor, name] if name else anchor)
+    targets = [name]
+    # What is imported from a package may be a module of it.
+    targets += [f"{name}.{part}" for part in item.names]
     homes = DOORS.get(name, {})
-    exported = [homes[part] for part in item.names if part in homes]
-    for target in (name, *(f"{name}.{part}" for part in item.names), *exported):
+    targets += [homes[part] for part in item.names if part in homes]
+    for target in targets:
         yield from _parents(target)
         yield target
 
 
 def _parents(name: str) -> list[str]:
+    """Return the packages that a module lies in, outermost first."""
     parts = name.split(".")
     return [".".join(parts[:count]) for count in range(1, len(parts))]
 
@@ -235,9 +208,19 @@ def _top(module: str) -> str:
     return module.partition(".")[0]
 
 
-def _stamp(path: Path) -> _Stamp:
+def _file_state(path: Path) -> _FileState:
     status = path.stat()
     return status.st_mtime_ns, status.st_size
+
+
+def _as_json(text: Text) -> list[Any]:
+    return [text.digest, [list(item) for item in text.imports], list(text.targets)]
+
+
+def _from_json(entry: Any) -> Text:
+    digest, imports, targets = entry
+    read = [Import(level, module, tuple(names)) for level, module, names in imports]
+    return Text(digest, tuple(read), tuple(targets))
 
 
 def _read_list(path: Path) -> Blessed:

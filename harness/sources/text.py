@@ -1,4 +1,4 @@
-"""What a module's text says: its digest apart from comments and blank lines, and what it imports."""
+"""Reading a module's text: its digest apart from comments and blank lines, and what it imports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ _TARGET = re.compile(r"([A-Za-z_][\w.]*):[A-Za-z_]\w*")
 
 
 class Import(NamedTuple):
-    """`from <level dots><module> import <names>`, or `import <module>` with level 0 and no names."""
+    """`from <dots><module> import <names>` with `level` dots, or `import <module>`: no dots, no
+    names.
+    """
 
     level: int
     module: str
@@ -24,8 +26,10 @@ class Import(NamedTuple):
 
 @dataclass(frozen=True)
 class Text:
-    """`digest`: SHA-256 of the essence, 64 hex digits; `targets`: modules of "module:Class" strings
-    in it.
+    """The parts of a module's text that matter to keys.
+
+    `digest`: SHA-256 of the essence, 64 hex digits; `targets`: modules of "module:Class" strings in
+    it.
     """
 
     digest: str
@@ -34,7 +38,7 @@ class Text:
 
 
 def read(data: bytes) -> Text:
-    """From a source file's bytes. A file that is no Python has the digest of its bytes, and imports
+    """Read a source file's bytes. A file that is no Python has the digest of its bytes, and imports
     nothing.
     """
     try:
@@ -44,20 +48,19 @@ def read(data: bytes) -> Text:
         digest = hashlib.sha256(essence(text).encode()).hexdigest()
     except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
         return Text(hashlib.sha256(data).hexdigest(), (), ())
-    nodes = list(_executed(tree))
-    found = dict.fromkeys(item for node in nodes for item in _imports(node))
-    targets = {
-        match[1]
-        for node in nodes
-        if isinstance(node, ast.Constant)
-        and isinstance(node.value, str)
-        and (match := _TARGET.fullmatch(node.value))
-    }
-    return Text(digest, tuple(found), tuple(sorted(targets)))
+    imports: dict[Import, None] = {}  # in the order of the text, each once
+    targets = set()
+    for node in _executed(tree):
+        imports.update(dict.fromkeys(_imports(node)))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            target = _TARGET.fullmatch(node.value)
+            if target:
+                targets.add(target[1])
+    return Text(digest, tuple(imports), tuple(sorted(targets)))
 
 
 def essence(text: str) -> str:
-    """Source text without comments, blank lines and white space at line ends; strings stay
+    """Return source text without comments, blank lines and white space at line ends; strings stay
     untouched.
 
     Lines end in line feeds. Raises tokenize.TokenError or SyntaxError where the text is no Python.
@@ -76,16 +79,17 @@ def essence(text: str) -> str:
             opened.append(row)
         elif kind.endswith("STRING_END"):
             quoted.update(range(opened.pop(), token.end[0]))
-    kept = (
-        line if row in quoted else line.rstrip()
-        for row, line in enumerate(lines, 1)
-        if row in quoted or line.strip()
-    )
+    kept = []
+    for row, line in enumerate(lines, 1):
+        if row in quoted:
+            kept.append(line)
+        elif line.strip():
+            kept.append(line.rstrip())
     return "\n".join(kept)
 
 
 def _executed(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those under `if TYPE_CHECKING:`."""
+    """Yield all nodes but those under `if TYPE_CHECKING:`."""
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -97,19 +101,15 @@ def _executed(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def _for_types_only(test: ast.expr) -> bool:
-    name = (
-        test.attr
-        if isinstance(test, ast.Attribute)
-        else test.id
-        if isinstance(test, ast.Name)
-        else ""
-    )
-    return name == "TYPE_CHECKING"
+    if isinstance(test, ast.Attribute):
+        return test.attr == "TYPE_CHECKING"
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
 
 
-def _imports(node: ast.AST) -> Iterator[Import]:
+def _imports(node: ast.AST) -> list[Import]:
     if isinstance(node, ast.Import):
-        for alias in node.names:
-            yield Import(0, alias.name, ())
-    elif isinstance(node, ast.ImportFrom):
-        yield Import(node.level, node.module or "", tuple(alias.name for alias in node.names))
+        return [Import(0, alias.name, ()) for alias in node.names]
+    if isinstance(node, ast.ImportFrom):
+        names = tuple(alias.name for alias in node.names)
+        return [Import(node.level, node.module or "", names)]
+    return []

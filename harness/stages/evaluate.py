@@ -7,61 +7,56 @@ metric needs no second evaluation.
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING
+import torch
+from safetensors.torch import save_file
+from torch import nn
 
-from harness.stages import Job
+from harness.components import Attack, load_component
+from harness.errors import Incompatible
+from harness.learn.evaluation import predict
+from harness.stages.artefacts import MODEL_FILE, PREDICTIONS_FILE, VARIANT, split_file
+from harness.stages.job import Job
+from harness.stages.materials import open_model, open_oracle, seed_everything, stage_context
+from harness.stages.payloads import EvaluatePayload
 
-if TYPE_CHECKING:
-    from torch import nn
 
-
-def run(job: Job) -> None:
+def run(job: Job[EvaluatePayload]) -> None:
     """Predict the clean test set, then the test set under each trigger."""
-    import torch
-    from safetensors.torch import save_file
-
-    from harness.components import Attack, load_component
-    from harness.errors import Incompatible
-    from harness.learn.evaluation import predict
-    from harness.stages.materials import open_model, open_oracle, seed_everything, stage_context
-    from harness.stages.score import VARIANT
-
-    source = job.inputs / "model" / "model.safetensors"
+    payload = job.payload
+    source = job.inputs / "model" / MODEL_FILE
     if not source.exists():
         raise Incompatible("the defense gave a verdict and no model")
-    context = stage_context(job)
+    context = stage_context(job, payload.context)
     task = context.task
     seed_everything(context.coordinates)
-    model = open_model(source, job.payload["structure"], task, job.device)
-    oracle = open_oracle(
-        job.inputs / "truth",
-        job.inputs / "test" / "test.safetensors",
-        job.payload["attack"],
-        task,
-        job.device,
-    )
+    model = open_model(source, payload.structure, task, job.device)
+    test_file = job.inputs / "test" / split_file("test")
+    oracle = open_oracle(job.inputs / "truth", test_file, payload.component, task, job.device)
     test = oracle.test
     assert test.labels is not None
-    answers = partial(predict, model, test.images, classes=task.classes, device=job.device)
-    clean, logits = answers()
-    tensors = {"labels": test.labels, "clean": clean, "logits": logits}
-    tensors["mapped"] = torch.tensor(oracle.label_table)[test.labels]
+    clean, logits = predict(model, test.images, classes=task.classes, device=job.device)
+    tensors = {
+        "labels": test.labels,
+        "clean": clean,
+        "logits": logits,
+        "mapped": torch.tensor(oracle.label_table)[test.labels],
+    }
     triggers: dict[str, nn.Module] = {}
     if oracle.trigger is not None:
-        attack = load_component(job.payload["attack"])
+        attack = load_component(payload.component)
         assert isinstance(attack, Attack)
         triggers["triggered"] = oracle.trigger
-        triggers.update(
-            {
-                f"{VARIANT}{name}": trigger
-                for name, trigger in attack.variants(oracle.trigger).items()
-            }
-        )
+        for name, variant in attack.variants(oracle.trigger).items():
+            triggers[f"{VARIANT}{name}"] = variant
         for name, trigger in triggers.items():
-            tensors[name], _ = answers(trigger=trigger, quantise=attack.test_quantise)
+            tensors[name], _ = predict(
+                model,
+                test.images,
+                classes=task.classes,
+                device=job.device,
+                trigger=trigger,
+                quantise=attack.test_quantise,
+            )
     job.record["images"] = len(test) * (1 + len(triggers))
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()},
-        job.out / "predictions.safetensors",
-    )
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, job.out / PREDICTIONS_FILE)

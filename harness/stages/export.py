@@ -8,33 +8,35 @@ attack controls training, the set is stamped afterwards with the finished trigge
 
 from __future__ import annotations
 
-from harness.stages import Job
+import torch
+from safetensors.torch import save_file
+
+from harness.learn.poisoning import PoisonedSet
+from harness.stages.artefacts import POISONED_FILE, TRAINING_FILE, TRIGGER_FILE
+from harness.stages.job import Job
+from harness.stages.materials import open_trigger
+from harness.stages.payloads import ExportPayload
+from harness.stages.poison import check, open_attack, stored_poison
 
 
-def run(job: Job) -> None:
+def run(job: Job[ExportPayload]) -> None:
     """Poison (or take what was poisoned), merge, permute, save."""
-    import torch
-    from safetensors.torch import save_file
-
-    from harness.access.context import Coordinates
-    from harness.learn.poisoning import PoisonedSet
-    from harness.stages.materials import open_trigger
-    from harness.stages.poison import check, open_attack
-
-    made = job.inputs / "poison" / "poisoned.safetensors"
-    attack, access = open_attack(job, poisoned=PoisonedSet.load(made) if made.exists() else None)
-    train, mask = access.train, torch.zeros(len(access.train), dtype=torch.bool)
+    payload = job.payload
+    attack, access = open_attack(job, payload.component, payload.context, stored_poison(job))
+    train = access.train
+    mask = torch.zeros(len(train), dtype=torch.bool)
     if attack.has_trigger:
+        poisoned: PoisonedSet
         if attack.training_controlled:
-            final = job.inputs / "truth" / "trigger.safetensors"
-            poisoned = attack.poison(access, open_trigger(final, attack, access.task, job.device))
+            final = job.inputs / "truth" / TRIGGER_FILE
+            trigger = open_trigger(final, attack, access.task, job.device)
+            poisoned = attack.poison(access, trigger)
             check(poisoned, train, access.task.classes)
         else:
             poisoned = access.poisoned
-        train, mask = poisoned.merge(train), poisoned.mask(len(train))
-    generator = torch.Generator().manual_seed(
-        Coordinates(**job.payload["coordinates"]).shared("order")
-    )
-    order = torch.randperm(len(train), generator=generator)
-    train.subset(order).save(job.out / "training.safetensors")
-    save_file({"poisoned": mask[order]}, job.out / "poisoned.safetensors")
+        mask = poisoned.mask(len(train))
+        train = poisoned.merge(train)
+    start = payload.context.coordinates.shared("order")
+    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(start))
+    train.subset(order).save(job.out / TRAINING_FILE)
+    save_file({"poisoned": mask[order]}, job.out / POISONED_FILE)

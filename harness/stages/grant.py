@@ -6,24 +6,26 @@ the first 500. Leaves `images.safetensors`; without labels where the grant is un
 
 from __future__ import annotations
 
-from harness.stages import Job
+import numpy as np
+import torch
+
+from harness.learn.images import ImageSet
+from harness.stages.artefacts import IMAGES_FILE
+from harness.stages.job import Job
+from harness.stages.payloads import GrantPayload
+from harness.stages.sampling import stratified
 
 
-def run(job: Job) -> None:
+def run(job: Job[GrantPayload]) -> None:
     """Order, cut, save."""
-    import numpy as np
-    import torch
-
-    from harness.access.context import Coordinates
-    from harness.learn.images import ImageSet
-    from harness.stages.data import stratified
-    from harness.stages.materials import open_images
-
-    pool = open_images(next(iter((job.inputs / "data").iterdir())))
+    split = next((job.inputs / "data").iterdir())
+    pool = ImageSet.load(split)
     assert pool.labels is not None
-    start = Coordinates(**job.payload["coordinates"]).shared("order")
-    order = stratified(pool.labels.numpy(), np.random.Generator(np.random.PCG64(start)))
-    granted = pool.subset(torch.from_numpy(order[: job.payload["count"]].copy()))
-    if not job.payload["labelled"]:
+    start = job.payload.coordinates.shared("order")
+    generator = np.random.Generator(np.random.PCG64(start))
+    order = stratified(pool.labels.numpy(), generator)
+    chosen = torch.from_numpy(order[: job.payload.count].copy())
+    granted = pool.subset(chosen)
+    if not job.payload.labelled:
         granted = ImageSet(granted.images, None)
-    granted.save(job.out / "images.safetensors")
+    granted.save(job.out / IMAGES_FILE)

@@ -5,98 +5,89 @@ with.
 from __future__ import annotations
 
 import json
+import math
+import numbers
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
 
 from harness.access.context import Coordinates, StageContext
 from harness.access.granted import Oracle
 from harness.components import Attack, Defense, Model, Part, Task, load_component
+from harness.components.spec import ComponentSpec
+from harness.learn.images import ImageSet, resize
+from harness.learn.recipes import Recipe
+from harness.learn.weights import load_state
+from harness.stages.artefacts import MODEL_FILE, TRIGGER_FILE, TRUTH_FILE
+from harness.stages.job import Job
+from harness.stages.payloads import ContextSpec, Filling, Payload, Structure
 
-if TYPE_CHECKING:
-    from torch import nn
 
-    from harness.learn.images import ImageSet
-    from harness.stages import Job
-
-RESULT = "result.json"
-
-
-def stage_context(job: Job) -> StageContext:
-    """What every access object has at hand, from the stage's payload."""
-    from harness.learn.recipes import Recipe
-
-    task = Task(**job.payload["task"])
-    model = load_component(job.payload["model"]) if job.payload.get("model") else None
-    assert model is None or isinstance(model, Model)
-    coordinates = Coordinates(**job.payload["coordinates"])
-    recipe = job.payload.get("recipe")
+def stage_context(job: Job[Payload], spec: ContextSpec) -> StageContext:
+    """Return what every access object has at hand."""
+    model = None if spec.model is None else _model(spec.model)
+    recipe = None
+    if spec.recipe is not None:
+        recipe = Recipe.model_validate_json(json.dumps(spec.recipe))
+    parts = {name: _part_opener(job, spec, name, part) for name, part in spec.parts.items()}
     return StageContext(
-        task=task,
+        task=spec.task,
         model=model,
-        recipe=None if recipe is None else Recipe.model_validate_json(json.dumps(recipe)),
-        coordinates=coordinates,
+        recipe=recipe,
+        coordinates=spec.coordinates,
         device=job.device,
         scratch=job.scratch,
         deadline=job.deadline,
         progress=job.progress,
-        parts={
-            name: _part_opener(job, task, name, part)
-            for name, part in job.payload.get("parts", {}).items()
-        },
+        parts=parts,
     )
 
 
 def seed_everything(coordinates: Coordinates) -> None:
-    """Draws that a component makes without a generator (dropout, a library's) repeat too."""
-    import random
-
-    import numpy as np
-    import torch
-
+    """Seed global generators: draws that a component makes without a generator of its own (dropout,
+    a library's) repeat too.
+    """
     start = coordinates.own("global")
     random.seed(start)
     np.random.seed(start % 2**32)
     torch.manual_seed(start)
 
 
-def open_images(path: Path) -> ImageSet:
-    """The image set in a `.safetensors` file."""
-    from harness.learn.images import ImageSet
-
-    return ImageSet.load(path)
+# --- networks and triggers ------------------------------------------------------------------------
 
 
-def structure(payload: Mapping[str, Any], task: Task) -> nn.Module:
-    """The network that a stored state is loaded into: the model, as every defense since has rebuilt
-    it.
-    """
-    import torch
-
-    model = load_component(payload["model"])
-    assert isinstance(model, Model)
+def network_of(structure: Structure, task: Task) -> nn.Module:
+    """Build the network that a stored state is loaded into; global generators stay as they are."""
+    model = _model(structure.model)
     with torch.random.fork_rng(devices=[]):
         network = model.build(task)
-        for spec in payload["rebuilds"]:
+        for spec in structure.rebuilds:
             defense = load_component(spec)
             assert isinstance(defense, Defense)
             network = defense.rebuild(network)
     return network
 
 
-def open_model(path: Path, payload: Mapping[str, Any], task: Task, device: str) -> nn.Module:
-    """The stored model in eval mode on `device`."""
-    from harness.learn.weights import load_state
+def _model(spec: ComponentSpec) -> Model:
+    model = load_component(spec)
+    assert isinstance(model, Model)
+    return model
 
-    network = structure(payload, task)
+
+def open_model(path: Path, structure: Structure, task: Task, device: str) -> nn.Module:
+    """Return the stored model in eval mode on `device`."""
+    network = network_of(structure, task)
     load_state(network, path)
     return network.to(device).eval()
 
 
 def open_trigger(path: Path, attack: Attack, task: Task, device: str) -> nn.Module | None:
-    """The trigger with its saved state, in eval mode; None for the attack that is none."""
-    from harness.learn.weights import load_state
-
+    """Return the trigger with its saved state, in eval mode; None for the attack that is none."""
     trigger = attack.trigger(task)
     if trigger is None:
         return None
@@ -105,82 +96,86 @@ def open_trigger(path: Path, attack: Attack, task: Task, device: str) -> nn.Modu
 
 
 def open_oracle(
-    folder: Path, test: Path, attack_spec: Mapping[str, Any], task: Task, device: str
+    folder: Path, test: Path, attack_spec: ComponentSpec, task: Task, device: str
 ) -> Oracle:
-    """Trigger, label table and test set."""
+    """Return trigger, label table and test set, from the truth in `folder` and the file `test`."""
     attack = load_component(attack_spec)
     assert isinstance(attack, Attack)
-    trigger = open_trigger(folder / "trigger.safetensors", attack, task, device)
-    truth = json.loads((folder / "truth.json").read_text())
-    return Oracle(trigger, tuple(truth["label_table"]), open_images(test))
+    trigger = open_trigger(folder / TRIGGER_FILE, attack, task, device)
+    truth = json.loads((folder / TRUTH_FILE).read_text())
+    return Oracle(trigger, tuple(truth["label_table"]), ImageSet.load(test))
 
 
-def images_of(folder: Path, task: Task) -> ImageSet:
-    """A granted or part image set, resized to the task where it comes from another dataset."""
-    from harness.learn.images import ImageSet, resize
-
-    found = open_images(next(iter(sorted(folder.glob("*.safetensors")))))
-    return ImageSet(resize(found.images, task.height, task.width, task.channels), found.labels)
-
-
-def part_model(part: Part, payload: Mapping[str, Any], task: Task) -> nn.Module | None:
-    """The network that `Part.build` is handed."""
-    return (
-        structure({"model": payload["model"], "rebuilds": []}, task)
-        if "model" in part.needs
-        else None
-    )
+def granted_images(folder: Path, task: Task) -> ImageSet:
+    """Return the image set in `folder`, granted or a part, resized to the task where it comes from
+    another dataset.
+    """
+    first = min(folder.glob("*.safetensors"))
+    found = ImageSet.load(first)
+    images = resize(found.images, task.height, task.width, task.channels)
+    return ImageSet(images, found.labels)
 
 
-def _part_opener(job: Job, task: Task, name: str, part: Mapping[str, Any]) -> Callable[[], Any]:
-    """What opens the part that fills the parameter `name`."""
+# --- parts ----------------------------------------------------------------------------------------
+
+
+def part_model(part: Part, model: ComponentSpec | None, task: Task) -> nn.Module | None:
+    """Build the network that `Part.build` is handed: of the cell's `model`, where the part asks for
+    one.
+    """
+    if "model" not in part.needs:
+        return None
+    assert model is not None
+    return network_of(Structure(model), task)
+
+
+def _part_opener(
+    job: Job[Payload], spec: ContextSpec, name: str, part: Filling
+) -> Callable[[], Any]:
+    """Return a function that opens what fills the parameter `name`."""
     folder = job.inputs / f"part.{name}"
+    task = spec.task
 
     def open_part() -> Any:
-        from harness.learn.weights import load_state
-
-        if part["kind"] == "dataset":
-            return images_of(folder, task)
-        component = load_component(part["component"])
+        if part.component.kind == "dataset":
+            return granted_images(folder, task)
+        if part.structure is not None:  # the model that a defense left
+            return open_model(folder / MODEL_FILE, part.structure, task, job.device)
+        component = load_component(part.component)
         if isinstance(component, Part):
-            module = component.build(task, part_model(component, job.payload, task))
-            load_state(module, folder / "model.safetensors")
+            module = component.build(task, part_model(component, spec.model, task))
+            load_state(module, folder / MODEL_FILE)
             return module.to(job.device).eval()
-        if isinstance(component, Model):
-            import torch
-
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(Coordinates(**job.payload["coordinates"]).own(f"part.{name}"))
-                return component.build(task).to(job.device)
-        return open_model(folder / "model.safetensors", part["structure"], task, job.device)
+        assert isinstance(component, Model)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(spec.coordinates.own(f"part.{name}"))
+            return component.build(task).to(job.device)
 
     return open_part
 
 
-def finite(values: Mapping[str, Any], source: str) -> dict[str, float]:
-    """`values` as floats. Raises ValueError naming the first that is no finite number."""
-    import math
-    import numbers
+# --- numbers that plugins give --------------------------------------------------------------------
 
+
+def finite(values: Mapping[str, Any], source: str) -> dict[str, float]:
+    """Return `values` as floats. Raises ValueError naming the first that is no finite number."""
     checked: dict[str, float] = {}
     for name, value in values.items():
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Real)
-            or not math.isfinite(value)
-        ):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number or not math.isfinite(value):
             raise ValueError(
-                f"{source} gave {name or 'a value'} = {value!r}; a finite number is wanted"
+                f"{source} gave {name or 'a value'} = {value!r}; a finite number is expected"
             )
         checked[str(name)] = float(value)
     return checked
 
 
 def whole(values: Sequence[Any], limit: int, source: str) -> list[int]:
-    """`values` as ints within 0..limit-1. Raises ValueError naming the first that is not."""
+    """Return `values` as ints within 0..limit-1. Raises ValueError naming the first that is not."""
     for value in values:
-        if isinstance(value, bool) or int(value) != value or not 0 <= int(value) < limit:
+        is_whole = not isinstance(value, bool) and int(value) == value
+        if not is_whole or not 0 <= int(value) < limit:
             raise ValueError(
-                f"{source} holds {value!r}; whole numbers from 0 to {limit - 1} are wanted"
+                f"{source} holds {value!r}; whole numbers from 0 to {limit - 1} are expected"
             )
     return [int(value) for value in values]

@@ -9,71 +9,83 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.stages import Job
+import numpy as np
+from safetensors.numpy import load_file, save_file
 
-if TYPE_CHECKING:
-    from harness.components import Task
+from harness.access.granted import MetricAccess
+from harness.components import Metric, Task, load_component
+from harness.errors import Incompatible
+from harness.learn.images import ImageSet
+from harness.stages.artefacts import (
+    ARRAYS_FILE,
+    MODEL_FILE,
+    POISONED_FILE,
+    RESULT_FILE,
+    ROWS_FILE,
+    TRAINING_FILE,
+    split_file,
+)
+from harness.stages.job import Job
+from harness.stages.materials import open_model, open_oracle, seed_everything, stage_context
+from harness.stages.payloads import MeasurePayload
+from harness.stages.score import checked, open_predictions
 
 
-def run(job: Job) -> None:
+def run(job: Job[MeasurePayload]) -> None:
     """Measure, check, save."""
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    from harness.access.granted import MetricAccess
-    from harness.components import Metric, load_component
-    from harness.errors import Incompatible
-    from harness.stages.materials import seed_everything, stage_context
-    from harness.stages.score import checked
-
-    row = job.payload["row"]
-    metric = load_component(job.payload["component"])
+    payload = job.payload
+    metric = load_component(payload.component)
     assert isinstance(metric, Metric)
-    context = stage_context(job)
+    context = stage_context(job, payload.context)
     seed_everything(context.coordinates)
-    if "model" in metric.needs and not (job.inputs / "model" / "model.safetensors").exists():
+    if "model" in metric.needs and not (job.inputs / "model" / MODEL_FILE).exists():
         raise Incompatible("the defense gave a verdict and no model")
     access = MetricAccess(context, frozenset(metric.needs), openers(job, context.task))
-    rows = {row: checked(metric.measure(access), row)}
-    (job.out / "rows.json").write_text(json.dumps(rows))
+    rows = {payload.row: checked(metric.measure(access), payload.row)}
+    (job.out / ROWS_FILE).write_text(json.dumps(rows))
     if access.arrays:
         arrays = {name: np.ascontiguousarray(array) for name, array in access.arrays.items()}
-        save_file(arrays, job.out / "arrays.safetensors")
+        save_file(arrays, job.out / ARRAYS_FILE)
     job.record.update(access.account())
 
 
-def openers(job: Job, task: Task) -> dict[str, Callable[[], Any]]:
-    """How each granted thing is opened, by its name in `needs`; `poisoned` comes with
-    `training-set`.
+def openers(job: Job[MeasurePayload], task: Task) -> dict[str, Callable[[], Any]]:
+    """Return a function for each thing that can be granted, by its name in `needs`, which opens it;
+    `poisoned` comes with `training-set`.
     """
-    from safetensors.numpy import load_file
-
-    from harness.stages.materials import RESULT, open_images, open_model, open_oracle
-    from harness.stages.score import open_predictions
-
-    inputs, payload = job.inputs, job.payload
-    model, test = inputs / "model" / "model.safetensors", inputs / "test" / "test.safetensors"
+    inputs = job.inputs
+    payload = job.payload
+    test = inputs / "test" / split_file("test")
+    training = inputs / "training"
 
     def reference() -> dict[str, Any] | None:
-        if not (inputs / "reference").exists():
+        folder = inputs / "reference"
+        if not folder.exists():
             return None
-        arrays = inputs / "reference" / "arrays.safetensors"
-        values = json.loads((inputs / "reference" / "rows.json").read_text())[payload["row"]]
-        return {"values": values, "arrays": load_file(arrays) if arrays.exists() else {}}
+        values = json.loads((folder / ROWS_FILE).read_text())[payload.row]
+        arrays = {}
+        if (folder / ARRAYS_FILE).exists():
+            arrays = load_file(folder / ARRAYS_FILE)
+        return {"values": values, "arrays": arrays}
 
     def result() -> dict[str, Any] | None:
-        found = inputs / "result" / RESULT
-        return json.loads(found.read_text()) if found.exists() else None
+        path = inputs / "result" / RESULT_FILE
+        if not path.exists():
+            return None
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
 
     return {
-        "model": lambda: open_model(model, payload["structure"], task, job.device),
-        "validation": lambda: open_images(inputs / "validation" / "validation.safetensors"),
-        "test": lambda: open_images(test),
-        "training-set": lambda: open_images(inputs / "training" / "training.safetensors"),
-        "poisoned": lambda: load_file(inputs / "training" / "poisoned.safetensors")["poisoned"],
-        "trigger": lambda: open_oracle(inputs / "truth", test, payload["attack"], task, job.device),
+        "model": lambda: open_model(
+            inputs / "model" / MODEL_FILE, payload.structure, task, job.device
+        ),
+        "validation": lambda: ImageSet.load(inputs / "validation" / split_file("validation")),
+        "test": lambda: ImageSet.load(test),
+        "training-set": lambda: ImageSet.load(training / TRAINING_FILE),
+        "poisoned": lambda: load_file(training / POISONED_FILE)["poisoned"],
+        "trigger": lambda: open_oracle(inputs / "truth", test, payload.attack, task, job.device),
         "result": result,
         "reference": reference,
         "predictions": lambda: open_predictions(job),

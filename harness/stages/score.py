@@ -8,61 +8,54 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
-from harness.stages import Job
+from safetensors.numpy import load_file
 
-if TYPE_CHECKING:
-    from harness.components import Predictions
+from harness.components import Metric, Predictions, load_component
+from harness.stages.artefacts import PREDICTIONS_FILE, RESULT_FILE, ROWS_FILE, VARIANT
+from harness.stages.job import Job
+from harness.stages.materials import finite
+from harness.stages.payloads import Payload, ScorePayload
 
-VARIANT = "variant."
-"""What the names of further triggers' predictions begin with."""
 
-
-def run(job: Job) -> None:
+def run(job: Job[ScorePayload]) -> None:
     """Score every metric."""
-    from harness.components import Metric, load_component
-
     predictions = open_predictions(job)
     rows = {}
-    for name, spec in job.payload["metrics"].items():
+    for name, spec in job.payload.metrics.items():
         metric = load_component(spec)
         assert isinstance(metric, Metric)
         rows[name] = checked(metric.score(predictions), name)
-    (job.out / "rows.json").write_text(json.dumps(rows))
+    (job.out / ROWS_FILE).write_text(json.dumps(rows))
 
 
 def checked(scored: object, name: str) -> dict[str, float]:
-    """One number or several by name, finite."""
-    from harness.stages.materials import finite
+    """Return one number (under the name "") or several by name. Raises ValueError unless they are
+    finite.
+    """
+    numbers = scored if isinstance(scored, Mapping) else {"": scored}
+    return finite(numbers, f"metric {name}")
 
-    return finite(scored if isinstance(scored, Mapping) else {"": scored}, f"metric {name}")
 
-
-def open_predictions(job: Job) -> Predictions:
-    """What `evaluate` left, and the record of the defense stage (zeros where there was no defense)."""
-    from safetensors.numpy import load_file
-
-    from harness.components import Predictions
-    from harness.stages.materials import RESULT
-
-    arrays = load_file(job.inputs / "predictions" / "predictions.safetensors")
-    result = job.inputs / "result" / RESULT
-    record = (
-        json.loads(result.read_text())["record"]
-        if result.exists()
-        else {"seconds": 0.0, "images": 0.0}
-    )
+def open_predictions(job: Job[Payload]) -> Predictions:
+    """Return what `evaluate` left, and the record of the defense stage (zeros where there was no
+    defense).
+    """
+    arrays = load_file(job.inputs / "predictions" / PREDICTIONS_FILE)
+    variants = {}
+    for name, array in arrays.items():
+        if name.startswith(VARIANT):
+            variants[name.removeprefix(VARIANT)] = array
+    record = {"seconds": 0.0, "images": 0.0}
+    result = job.inputs / "result" / RESULT_FILE
+    if result.exists():
+        record = json.loads(result.read_text())["record"]
     return Predictions(
         labels=arrays["labels"],
         clean=arrays["clean"],
         mapped=arrays["mapped"],
         triggered=arrays.get("triggered"),
-        variants={
-            name[len(VARIANT) :]: array
-            for name, array in arrays.items()
-            if name.startswith(VARIANT)
-        },
+        variants=variants,
         logits=arrays["logits"],
         record=record,
     )

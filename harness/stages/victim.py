@@ -9,58 +9,50 @@ file by file.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 
-from harness.stages import Job
+from torch import nn
 
-if TYPE_CHECKING:
-    from torch import nn
+from harness.components import Task
+from harness.learn.evaluation import check_outputs
+from harness.learn.rules import NOT_ATTACKED
+from harness.learn.weights import same_logits, save_state
+from harness.stages.artefacts import MODEL_FILE, TRIGGER_FILE, TRUTH_FILE
+from harness.stages.job import Job
+from harness.stages.materials import open_model, open_trigger
+from harness.stages.payloads import Payload, Structure, VictimPayload
+from harness.stages.poison import open_attack, stored_poison
 
-    from harness.components import Task
 
-MODEL = ("model.safetensors",)
-TRUTH = ("trigger.safetensors", "truth.json")
-
-
-def run(job: Job) -> None:
+def run(job: Job[VictimPayload]) -> None:
     """Train, prove that the stored state gives the same logits, save."""
-    from torch import nn
-
-    from harness.learn.evaluation import check_outputs
-    from harness.learn.poisoning import PoisonedSet
-    from harness.learn.weights import save_state
-    from harness.stages.materials import open_trigger
-    from harness.stages.poison import open_attack
-
-    source = job.inputs / "poison"
-    made = source / "poisoned.safetensors"
-    attack, access = open_attack(job, poisoned=PoisonedSet.load(made) if made.exists() else None)
-    trigger = open_trigger(source / "trigger.safetensors", attack, access.task, job.device)
+    payload = job.payload
+    attack, access = open_attack(job, payload.component, payload.context, stored_poison(job))
+    crafted = job.inputs / "poison" / TRIGGER_FILE
+    trigger = open_trigger(crafted, attack, access.task, job.device)
     victim = attack.implant(access, trigger)
     if not isinstance(victim, nn.Module):
-        raise TypeError(f"`implant` returned {type(victim).__name__}; a torch module is wanted")
+        raise TypeError(f"`implant` returned {type(victim).__name__}; a torch module is expected")
     victim.eval()
     check_outputs(victim, access.task)
-    save_state(victim, job.out / "model.safetensors")
-    prove_round_trip(job, victim, access.task, job.payload["structure"])
-    table = [-1] * access.task.classes if trigger is None else list(access.label_table)
-    if trigger is not None:
-        save_state(trigger, job.out / "trigger.safetensors")
-    (job.out / "truth.json").write_text(json.dumps({"label_table": table, "record": access.record}))
+    save_state(victim, job.out / MODEL_FILE)
+    prove_round_trip(job, victim, access.task, payload.structure)
+    if trigger is None:
+        table = [NOT_ATTACKED] * access.task.classes
+    else:
+        table = list(access.label_table)
+        save_state(trigger, job.out / TRIGGER_FILE)
+    truth = {"label_table": table, "record": access.record}
+    (job.out / TRUTH_FILE).write_text(json.dumps(truth))
     job.record.update(access.account())
 
 
-def prove_round_trip(job: Job, model: nn.Module, task: Task, structure: Mapping[str, Any]) -> None:
-    """What was saved, opened again, must answer as the model does; else the artefact would be
-    another model.
+def prove_round_trip(job: Job[Payload], model: nn.Module, task: Task, structure: Structure) -> None:
+    """Open the saved model again and compare answers: where they differ, the artefact would be
+    another model. Raises ValueError then.
     """
-    from harness.learn.weights import same_logits
-    from harness.stages.materials import open_model
-
-    again = open_model(job.out / "model.safetensors", structure, task, job.device)
+    again = open_model(job.out / MODEL_FILE, structure, task, job.device)
     if not same_logits(model, again, task):
         raise ValueError(
-            "the saved state, loaded into a fresh structure, gives other logits: there is state that `state_dict` does "
-            "not hold, or an architecture that `rebuild` does not make"
+            "the saved state, loaded into a fresh structure, gives other logits: there is state "
+            "that `state_dict` does not hold, or an architecture that `rebuild` does not make"
         )

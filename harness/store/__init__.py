@@ -1,1 +1,1 @@
-"""Where results are kept: objects, their manifests, notes on failures."""
+"""The store of results: objects, their manifests, notes on failures."""

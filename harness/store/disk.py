@@ -1,5 +1,5 @@
-"""How the store touches the disk: copies that are hashed on the way, durable writes, names that
-tell their owner.
+"""The store's ways of touching the disk: copies that are hashed on the way, durable writes, names
+that tell their owner.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from harness.errors import StoreError
 KEY = re.compile(r"[0-9a-f]{64}")
 
 DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EBADMSG, errno.EUCLEAN}
-"""What reading a file can end in because the file is not as it was. Others (no permission, too many
-open files) tell nothing about it.
+"""Errors of reading a file that mean that the file is not as it was. Others (no permission, too
+many open files) tell nothing about it.
 """
 
 _CHUNK = 1 << 20
@@ -32,31 +32,34 @@ _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class DiskFull(StoreError):
-    """No room left on the store's file system, or its quota is used up."""
+    """Raised where the store's file system is full, or a quota on it is used up."""
 
 
 class Unreadable(ValueError):
-    """A file is gone, or altered, or the disk cannot read it any more."""
+    """Raised for a file that is gone or altered, or that the disk cannot read any more."""
 
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
-    """Turn what the operating system says about writing below `root` into DiskFull or StoreError."""
+    """Turn the operating system's errors of writing below `root` into DiskFull or StoreError."""
     try:
         yield
     except OSError as error:
-        where = f"{root}: " if error.filename is None else f"{error.filename}: "
+        place = root if error.filename is None else error.filename
         if error.errno in _FULL:
             raise DiskFull(
-                f"{where}the disk is full. Free some space or name another folder with --store"
+                f"{place}: the disk is full. Free some space or name another folder with --store"
             ) from error
+        reason = error.strerror or error
         raise StoreError(
-            f"{where}{error.strerror or error}. The store must be a folder that can be written"
+            f"{place}: {reason}. The store must be a folder that can be written"
         ) from error
 
 
 def chunks(path: Path) -> Iterator[bytes]:
-    """The file's bytes, at most 1 MiB at a time. Raises Unreadable for `DAMAGE`, else OSError."""
+    """Yield the file's bytes, at most 1 MiB at a time. Raises Unreadable for `DAMAGE`, else
+    OSError.
+    """
     try:
         with path.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
@@ -68,22 +71,26 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 def contents(path: str) -> bytes:
-    """All bytes of a file, in half the time that a file object takes. Raises OSError, which names
-    the file.
+    """Return all bytes of a file, in half the time that a file object takes.
+
+    Raises OSError, which names the file.
     """
+    pieces = []
     try:
         handle = os.open(path, os.O_RDONLY)
         try:
-            return b"".join(iter(functools.partial(os.read, handle, _PIECE), b""))
+            while piece := os.read(handle, _PIECE):
+                pieces.append(piece)
         finally:
             os.close(handle)
     except OSError as error:
         error.filename = path
         raise
+    return b"".join(pieces)
 
 
 def read(path: str) -> bytes:
-    """The same; raises Unreadable for `DAMAGE`, else OSError."""
+    """Return what `contents` does; raise Unreadable for `DAMAGE`, else OSError."""
     try:
         return contents(path)
     except OSError as error:
@@ -93,20 +100,22 @@ def read(path: str) -> bytes:
 
 
 def names(folder: str) -> set[str]:
-    """What lies in a folder; nothing if it is not there, or no folder."""
+    """Return the names in a folder; none if it is not there, or is not a folder."""
     try:
-        return set(os.listdir(folder))  # noqa: PTH208 - of a hundred thousand names no paths are wanted
+        # Making paths of a hundred thousand names would take several times as long.
+        return set(os.listdir(folder))  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
         return set()
 
 
 def copy(source: Path, target: Path, *, durable: bool = False) -> tuple[int, str]:
-    """Copy a file; size in bytes and SHA-256 of what was copied. `durable`: on the disk before this
-    returns.
+    """Copy a file and return the size in bytes and the SHA-256 of what was copied.
 
-    Raises Unreadable for the source and OSError for the target.
+    With `durable`, it is on the disk before this returns. Raises Unreadable for the source and
+    OSError for the target.
     """
-    size, checksum = 0, hashlib.sha256()
+    size = 0
+    checksum = hashlib.sha256()
     with target.open("wb") as stream:
         for chunk in chunks(source):
             size += len(chunk)
@@ -127,7 +136,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def sync(folder: Path) -> None:
-    """Make the names in a folder durable; without effect on file systems that cannot do it."""
+    """Make the names in a folder durable; does nothing on file systems that cannot do it."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -139,8 +148,8 @@ def sync(folder: Path) -> None:
 
 
 def replace(path: Path, data: bytes, work: Path) -> None:
-    """Put `data` at `path` in one step; `work` is a folder on the same file system for what is not
-    finished.
+    """Put `data` at `path` in one step; `work` is a folder on the same file system, for the
+    unfinished file.
     """
     work.mkdir(exist_ok=True)
     path.parent.mkdir(exist_ok=True)
@@ -153,35 +162,37 @@ def replace(path: Path, data: bytes, work: Path) -> None:
 
 
 def read_table(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file; None where there is none, or something else."""
+    """Return the JSON object in a file, or None if there is no such file or no object in it."""
     try:
         value = json.loads(path.read_bytes())
     except (OSError, ValueError):
         return None
-    return value if isinstance(value, dict) else None
+    if isinstance(value, dict):
+        return value
+    return None
 
 
 def outputs(folder: Path) -> dict[str, Path]:
-    """The regular files below a folder by their relative name, with / between folders, sorted.
+    """Return the regular files below a folder by relative name, with / between folders, sorted.
 
     Raises ValueError for a folder that is not there and for links, sockets and the like, which are
     never followed.
     """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, so there is nothing to store")
-    found = {}
+    files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path}: only plain files and folders can be stored")
         if not os.access(path, os.R_OK):
             raise ValueError(f"{path}: cannot be read. What a stage leaves must be readable")
         if path.is_file():
-            found[path.relative_to(folder).as_posix()] = path
-    return found
+            files[path.relative_to(folder).as_posix()] = path
+    return files
 
 
 def checked(key: str) -> str:
-    """`key` itself; raises ValueError where it is none, so that no path leaves the store."""
+    """Return `key`; raise ValueError where it is no key, so that no path leaves the store."""
     if not KEY.fullmatch(key):
         raise ValueError(f"{key!r} is no key: a key is 64 hex digits")
     return key
@@ -192,36 +203,46 @@ def checked(key: str) -> str:
 
 @functools.cache
 def host() -> str:
-    """The machine's name and process-id namespace: containers may share the first and count
-    processes on their own.
+    """Return the machine's name and the number of its process-id namespace.
+
+    Containers may share the name and yet count processes on their own.
     """
     try:
-        namespace = "".join(filter(str.isdigit, str(Path("/proc/self/ns/pid").readlink())))
+        link = str(Path("/proc/self/ns/pid").readlink())  # such as pid:[4026531836]
+        namespace = "".join(character for character in link if character.isdigit())
     except OSError:
         namespace = "0"
     return f"{socket.gethostname()}-{namespace}".replace("/", "-")
 
 
 def owned(label: str) -> str:
-    """A name nobody else uses: `<first 16 of label>.<host>.<pid>.<random>`."""
-    return f"{label[:16].replace('.', '-')}.{host()}.{os.getpid()}.{secrets.token_hex(4)}"
+    """Return a name that nobody else uses: `<first 16 of label>.<host>.<pid>.<random>`."""
+    start = label[:16].replace(".", "-")
+    return f"{start}.{host()}.{os.getpid()}.{secrets.token_hex(4)}"
 
 
 def abandoned(name: str) -> bool:
-    """Whether `name` is from `owned`, of this machine, and its process is gone."""
+    """Tell whether `name` is from `owned`, of this machine, and its process is gone."""
     label, _, rest = name.partition(".")
-    owner, *numbers = rest.rsplit(".", 2)
-    return bool(label) and owner == host() and len(numbers) == 2 and not alive(numbers[0])
+    parts = rest.rsplit(".", 2)  # the host's name may have dots of its own
+    if not label or len(parts) != 3:
+        return False
+    owner, pid, _ = parts
+    return owner == host() and not alive(pid)
 
 
 def abandoned_status(status: Mapping[str, Any]) -> bool:
-    """The same for a status that names its `host` and `pid`; without them nobody can tell, so no."""
-    ours = status.get("host") in (host(), socket.gethostname())
-    return ours and "pid" in status and not alive(str(status["pid"]))
+    """Tell whether the process behind a status is one of this machine and gone.
+
+    A status names its `host` and `pid`; without them nobody can tell, so the answer is no.
+    """
+    if status.get("host") not in (host(), socket.gethostname()):
+        return False
+    return "pid" in status and not alive(str(status["pid"]))
 
 
 def alive(pid: str) -> bool:
-    """Whether a process of this number runs here."""
+    """Tell whether a process of this number runs here."""
     if not pid.isdecimal():
         return False
     try:

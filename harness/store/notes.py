@@ -1,5 +1,5 @@
-"""The store's notes beside its objects: who works on what, and what failed. Losing them costs time,
-never a result.
+"""The store's notes beside its objects: who works on which key, and what failed. Losing them costs
+time, never a result.
 """
 
 from __future__ import annotations
@@ -24,16 +24,15 @@ class Notes:
     """`locks/`, `failures/` and `live/` of the store in folder `root`."""
 
     def __init__(self, root: Path) -> None:
-        """`root` is absolute."""
+        """Take the absolute path of the store's folder."""
         self.root = root
 
     @contextmanager
     def lock(self, key: str) -> Iterator[bool]:
-        """Whether this key is ours to work on; False at once if somebody else holds it. Dropped
-        when its holder dies.
+        """Yield True if this key is ours to work on, and False, at once, if somebody else holds it.
 
-        Where the file system has no locks the answer is True: then work may be done twice, and is
-        never wrong.
+        The lock goes when its holder dies. Where the file system has no locks the answer is True:
+        then work may be done twice, and is never wrong.
         """
         path = self.root / "locks" / disk.checked(key)
         lock = FileLock(path, thread_local=False)
@@ -57,7 +56,8 @@ class Notes:
 
     def fail(self, key: str, record: Mapping[str, Any], log: Path | None = None) -> None:
         """Note that making an object failed, with a copy of the log. Replaces an earlier note."""
-        folder, work = self.root / "failures" / disk.checked(key), self.root / "tmp"
+        folder = self._failure_folder(key)
+        work = self.root / "tmp"
         data = json.dumps(dict(record), indent=1, sort_keys=True, default=str).encode()
         with disk.writing(self.root):
             self.clear_failure(key)
@@ -68,39 +68,45 @@ class Notes:
             disk.replace(folder / "record.json", data, work)
 
     def failure(self, key: str) -> dict[str, Any] | None:
-        """The note of `fail`, with `log` naming the log's copy if there is one; None without a
-        failure.
+        """Return the note of `fail`, with `log` naming the log's copy if there is one; None without
+        a failure.
         """
-        folder = self.root / "failures" / disk.checked(key)
+        folder = self._failure_folder(key)
         record = disk.read_table(folder / "record.json")
         if record is not None and (folder / LOG).is_file():
             record["log"] = str(folder / LOG)
         return record
 
     def failed(self) -> set[str]:
-        """The keys that `failure` may have a note of."""
-        return set(filter(disk.KEY.fullmatch, disk.names(f"{self.root}/failures")))
+        """Return the keys that `failure` may have a note of."""
+        names = disk.names(f"{self.root}/failures")
+        return {name for name in names if disk.KEY.fullmatch(name)}
 
     def clear_failure(self, key: str) -> None:
         """Forget that making an object failed."""
-        shutil.rmtree(self.root / "failures" / disk.checked(key), ignore_errors=True)
+        shutil.rmtree(self._failure_folder(key), ignore_errors=True)
+
+    def _failure_folder(self, key: str) -> Path:
+        return self.root / "failures" / disk.checked(key)
 
     def live(self, key: str, status: Mapping[str, Any] | None) -> None:
-        """Say how far the work on a key is (None: it ended), for other terminals. Never fails for
-        want of a disk.
+        """Note for other terminals how far the work on a key is, or with None that it has ended.
+
+        Trouble with the disk is ignored.
         """
         path = self.root / "live" / f"{disk.checked(key)}.json"
         with suppress(OSError):
             if status is None:
                 path.unlink(missing_ok=True)
             else:
-                disk.replace(
-                    path, json.dumps(dict(status), default=str).encode(), self.root / "tmp"
-                )
+                data = json.dumps(dict(status), default=str).encode()
+                disk.replace(path, data, self.root / "tmp")
 
     def lives(self) -> dict[str, dict[str, Any]]:
-        """What is being worked on: status by key."""
-        found = {
-            path.stem: disk.read_table(path) for path in sorted((self.root / "live").glob("*.json"))
-        }
-        return {key: status for key, status in found.items() if status is not None}
+        """Return the status of what is being worked on, by key."""
+        statuses = {}
+        for path in sorted((self.root / "live").glob("*.json")):
+            status = disk.read_table(path)
+            if status is not None:
+                statuses[path.stem] = status
+        return statuses

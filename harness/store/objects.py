@@ -1,4 +1,4 @@
-"""The store: finished work under its key, whole or not there at all.
+"""The store, which holds finished work under its key, whole or not at all.
 
 `objects/ab/<key>/` holds manifest.json beside the files it lists (and a log, which it does not). An
 object is filled in `tmp/`, checksummed, synced, and appears with one rename: the first writer wins,
@@ -24,73 +24,44 @@ from typing import Any
 from harness.errors import StoreError
 from harness.store import disk
 from harness.store.disk import DiskFull
+from harness.store.layout import open_root
 from harness.store.manifest import LOG, MANIFEST, Manifest, Parent, dump, fill
 from harness.store.notes import Notes
 
 __all__ = ["Damaged", "DiskFull", "Manifest", "Store", "StoreError"]
 
-FORMAT = 1
-
-_FOLDERS = ("objects", "tmp", "locks", "live", "failures")
-_MARKS = {
-    ".gitignore": b"*\n",
-    "CACHEDIR.TAG": b"Signature: 8a477f597d28d172789f06886806bc55\n# Results that can be computed again.\n",
-}
 _TAKEN = {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}
+"""Errors of a rename that mean that something lies in the object's place already."""
 
-_NONE: Mapping[str, str | None] = {}
+_NOTHING_KNOWN: Mapping[str, str | None] = {}
 
 _log = logging.getLogger("harness.store.objects")
 
 
 class Damaged(StoreError):
-    """An object that was asked for is not there or not whole (it has been set aside): it must be
+    """Raised for an object that is not there or not whole (then it has been set aside): it must be
     made again.
     """
 
     def __init__(self, key: str, reason: str) -> None:
-        self.key, self.reason = key, reason
+        self.key = key
+        self.reason = reason
         super().__init__(f"object {key}: {reason}")
 
 
 class Store(Notes):
-    """Objects by key (64 hex digits). Safe to use from many threads, processes and machines at
-    once.
+    """Objects by key (64 hex digits), for many threads, processes and machines at once.
 
-    Raises StoreError where the folder cannot be used, and ValueError for a key that is none.
+    Raises StoreError where the folder cannot be used, and ValueError for a key that is no key.
     """
 
     def __init__(self, root: Path) -> None:
         """Open the store in folder `root`, or make one there if the folder is missing or empty."""
         super().__init__(Path(root).absolute())
         self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
+        """Content digests by key, each after the times, inode and size that its manifest had."""
         with disk.writing(self.root):
-            self._open()
-
-    def _open(self) -> None:
-        mark = self.root / "STORE.json"
-        if mark.is_file():
-            found = (disk.read_table(mark) or {}).get("format")
-            if found != FORMAT:
-                raise StoreError(
-                    f"{mark}: store format {found!r}, but this version reads format {FORMAT}. Name another folder with"
-                    " --store, or use the version that made it"
-                )
-            return  # nothing is written, so that a store on a read-only medium can be read
-        self.root.mkdir(parents=True, exist_ok=True)
-        foreign = sorted(
-            {path.name for path in self.root.iterdir()}
-            - {*_FOLDERS, *_MARKS, mark.name, "lost+found"}
-        )
-        if foreign:
-            raise StoreError(
-                f"{self.root}: holds {foreign[0]!r} and is no store. Name a new or an empty folder"
-            )
-        for folder in _FOLDERS:
-            (self.root / folder).mkdir(exist_ok=True)
-        for name, text in _MARKS.items():
-            (self.root / name).write_bytes(text)
-        disk.replace(mark, json.dumps({"format": FORMAT}).encode() + b"\n", self.root / "tmp")
+            open_root(self.root)
 
     def _object(self, key: str) -> Path:
         return Path(self._place(key))
@@ -101,76 +72,88 @@ class Store(Notes):
     # --- reading ----------------------------------------------------------------------------------
 
     def manifest(self, key: str) -> Manifest | None:
-        """What the store knows of an object, or None if it is absent.
+        """Return what the store knows of an object, or None if it is absent.
 
         The manifest must be whole and every file have its size; otherwise the object is set aside,
-        and None.
+        and the answer is None.
         """
         place = self._place(key)
         try:
-            # With thousands of objects in a plan this is where its time goes: pathlib would double
-            # it.
-            manifest = Manifest.load(disk.contents(f"{place}/{MANIFEST}"), key)
-            for name, entry in manifest.files.items():
-                size = os.stat(f"{place}/{name}").st_size  # noqa: PTH116
-                if size != entry["size"]:
-                    raise ValueError(f"{name} has {size} bytes, not {entry['size']} bytes")
+            return self._whole_manifest(key, place)
         except ValueError as error:
             self.set_aside(key, str(error))
+            return None
         except OSError as error:
+            culprit = error.filename or place
             if error.errno not in disk.DAMAGE:
                 raise StoreError(
-                    f"{error.filename or place}: {error.strerror}. The store must be readable"
+                    f"{culprit}: {error.strerror}. The store must be readable"
                 ) from error
-            missing = Path(error.filename or place)
-            if not os.path.exists(place):  # noqa: PTH110 - as above
+            if not os.path.exists(place):  # noqa: PTH110 - no pathlib here either
                 return None
+            missing = Path(culprit)
             if missing.name == MANIFEST and missing.is_file():  # committed since we looked
                 return self.manifest(key)
             self.set_aside(key, f"{missing.name}: {error.strerror}")
-        else:
-            return manifest
-        return None
+            return None
+
+    def _whole_manifest(self, key: str, place: str) -> Manifest:
+        """Return the manifest of the object in folder `place`.
+
+        Raises ValueError where it is altered or a file has another size, and OSError.
+        """
+        # With thousands of objects in a plan this is where its time goes: pathlib would double it.
+        manifest = Manifest.load(disk.contents(f"{place}/{MANIFEST}"), key)
+        for name, entry in manifest.files.items():
+            size = os.stat(f"{place}/{name}").st_size  # noqa: PTH116
+            if size != entry["size"]:
+                raise ValueError(f"{name} has {size} bytes, not {entry['size']} bytes")
+        return manifest
 
     def has(self, key: str) -> bool:
-        """Whether the object is there, whole (by sizes), and made from parents as they are in the
-        store now.
+        """Tell whether the object is there, whole (by sizes), and made from parents as they are in
+        the store now.
         """
         manifest = self.manifest(key)
         return manifest is not None and not self.outdated(manifest)
 
-    def outdated(self, manifest: Manifest, known: Mapping[str, str | None] = _NONE) -> list[str]:
-        """Roles of parents whose content is another than the object was made from. One since
-        deleted is no change.
+    def outdated(
+        self, manifest: Manifest, known: Mapping[str, str | None] = _NOTHING_KNOWN
+    ) -> list[str]:
+        """Return the roles of parents whose content is another than the object was made from.
 
-        `known`: content digests by key, None for what is not there, that need not be looked up
-        again.
+        A parent since deleted is no change. `known`: content digests by key, None for what is not
+        there, that need not be looked up again.
         """
         changed = []
         for role, parent in manifest.parents.items():
             key = parent["key"]
-            if (known[key] if key in known else self._digest(key)) not in (None, parent["digest"]):
+            digest = known[key] if key in known else self._digest(key)
+            if digest is not None and digest != parent["digest"]:
                 changed.append(role)
         return changed
 
     def _digest(self, key: str) -> str | None:
+        """Return the content digest of an object, or None if it is absent."""
         # Objects share parents; an object never changes in place, so one stat tells.
         try:
             status = os.stat(f"{self._place(key)}/{MANIFEST}")  # noqa: PTH116
         except OSError:
             return None
-        stamp = status.st_mtime_ns, status.st_ino, status.st_size
-        known = self._digests.get(key)
-        if known is None or known[0] != stamp:
-            manifest = self.manifest(key)
-            if manifest is None:
-                return None
-            known = self._digests[key] = stamp, manifest.digest
-        return known[1]
+        identity = (status.st_mtime_ns, status.st_ino, status.st_size)
+        if key in self._digests:
+            known_identity, known_digest = self._digests[key]
+            if known_identity == identity:
+                return known_digest
+        manifest = self.manifest(key)
+        if manifest is None:
+            return None
+        self._digests[key] = (identity, manifest.digest)
+        return manifest.digest
 
     def fetch(self, key: str, names: Sequence[str], into: Path) -> None:
-        """Copy the files that match one of the patterns (fnmatch; * also matches /) into a folder,
-        made if missing.
+        """Copy the files that match one of the patterns `names` (fnmatch; * also matches /) into a
+        folder, made if missing.
 
         Each is checked against its SHA-256 on the way. Raises Damaged if the object is absent or a
         file is altered; OSError if `into` cannot be written. A pattern that matches nothing copies
@@ -187,33 +170,32 @@ class Store(Notes):
             except disk.Unreadable as error:
                 target.unlink(missing_ok=True)
                 raise self._damage(key, str(error)) from error
-            if (size, checksum) != (entry["size"], entry["sha256"]):
+            if size != entry["size"] or checksum != entry["sha256"]:
                 target.unlink()
                 raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
 
     def read(self, key: str, name: str, manifest: Manifest | None = None) -> bytes:
-        """One file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for a file
-        it does not hold.
+        """Return one file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for
+        a file that the object does not hold.
 
         `manifest` is that of `key`, where it has been read before (its `files` are enough): it
         saves reading it again, unless another object has taken the place since.
         """
         if manifest is not None and name in manifest.files:
             with suppress(disk.Unreadable):
-                return self._whole(key, name, manifest)
+                return self._whole_file(key, name, manifest)
         manifest = self._present(key)
         if name not in manifest.files:
-            raise ValueError(
-                f"object {key} holds no {name!r}. It holds: {', '.join(manifest.files) or 'no files'}"
-            )
+            held = ", ".join(manifest.files) or "no files"
+            raise ValueError(f"object {key} holds no {name!r}. It holds: {held}")
         try:
-            return self._whole(key, name, manifest)
+            return self._whole_file(key, name, manifest)
         except disk.Unreadable as error:
             raise self._damage(key, str(error)) from error
 
-    def _whole(self, key: str, name: str, manifest: Manifest) -> bytes:
-        """One file's bytes. Raises Unreadable, also where they are not those that the manifest
-        tells of.
+    def _whole_file(self, key: str, name: str, manifest: Manifest) -> bytes:
+        """Return one file's bytes. Raises Unreadable, also where they are not those that the
+        manifest describes.
         """
         data = disk.read(f"{self._place(key)}/{name}")
         if hashlib.sha256(data).hexdigest() != manifest.files[name]["sha256"]:
@@ -221,32 +203,33 @@ class Store(Notes):
         return data
 
     def read_json(self, key: str, name: str, manifest: Manifest | None = None) -> Any:
-        """One JSON file's value; raises as `read` does."""
+        """Return one JSON file's value; raise what `read` raises."""
         return json.loads(self.read(key, name, manifest))
 
     def keys(self) -> Iterator[str]:
-        """Keys of all objects, sorted; whether they are whole is not looked at."""
+        """Yield the keys of all objects, sorted, without a look at whether they are whole."""
         for shard in sorted(disk.names(f"{self.root}/objects")):
-            yield from sorted(
-                filter(disk.KEY.fullmatch, disk.names(f"{self.root}/objects/{shard}"))
-            )
+            for name in sorted(disk.names(f"{self.root}/objects/{shard}")):
+                if disk.KEY.fullmatch(name):
+                    yield name
 
     def held(self, keys: Iterable[str]) -> set[str]:
-        """Those of `keys` under which there is an object; whether it is whole is not looked at."""
-        wanted = defaultdict(set)
+        """Return those of `keys` under which there is an object, whole or not."""
+        shards = defaultdict(set)
         for key in keys:
-            wanted[key[:2]].add(key)
-        # Asking for each would take a hundred times as long where there are many.
-        return {
-            name
-            for shard, some in wanted.items()
-            for name in some & disk.names(f"{self.root}/objects/{shard}")
-        }
+            shards[key[:2]].add(key)
+        held = set()
+        # Asking for each key would take a hundred times as long where there are many.
+        for shard, asked in shards.items():
+            held |= asked & disk.names(f"{self.root}/objects/{shard}")
+        return held
 
     def log(self, key: str) -> Path | None:
-        """Where the log of the stage that made an object lies, if it left one."""
+        """Return the path of the log of the stage that made an object, or None if it left none."""
         path = self._object(key) / LOG
-        return path if path.is_file() else None
+        if path.is_file():
+            return path
+        return None
 
     def _present(self, key: str) -> Manifest:
         manifest = self.manifest(key)
@@ -274,7 +257,7 @@ class Store(Notes):
         """Store copies of all files below `folder` as object `key`; clears its failure.
 
         `parents`: key and content digest by role. `log` (else log.txt in `folder`) is kept beside
-        the files but is no part of the content. If somebody else was first, theirs stays and is
+        the files but is no part of the content. If another writer was first, theirs stays and is
         returned; an object made from other parents than the store holds now, or a damaged one, is
         set aside and replaced. Raises DiskFull or StoreError, leaving no part of an object;
         ValueError where `folder` or what describes the object cannot be stored.
@@ -282,27 +265,26 @@ class Store(Notes):
         made = self._current(key)
         if made is None:
             files = disk.outputs(folder)
-            log = log or files.get(LOG)
-            files.pop(LOG, None)
+            own_log = files.pop(LOG, None)
             if MANIFEST in files:
                 raise ValueError(
                     f"{files[MANIFEST]}: the name is the store's own. Give the file another"
                 )
-            lineage = {
-                role: Parent(key=parent, digest=digest)
-                for role, (parent, digest) in parents.items()
-            }
+            lineage = {}
+            for role, (parent, digest) in parents.items():
+                lineage[role] = Parent(key=parent, digest=digest)
             about = {"spec": spec, "code": code, "parents": lineage, "record": record}
-            dump(
-                key, files={}, **about
-            )  # what cannot be described is refused before anything is copied
+            # What cannot be described is refused before anything is copied.
+            dump(key, files={}, **about)
             with disk.writing(self.root), self._workspace(key) as work:
-                made = self._publish(fill(work, files, log, key, about), work)
+                manifest = fill(work, files, log or own_log, key, about)
+                made = self._publish(manifest, work)
         self.clear_failure(key)
         return made
 
     @contextmanager
     def _workspace(self, key: str) -> Iterator[Path]:
+        """Make a folder to fill an object in, and remove it at the end."""
         work = self.root / "tmp" / disk.owned(key)
         work.mkdir(parents=True)
         try:
@@ -311,6 +293,7 @@ class Store(Notes):
             shutil.rmtree(work, ignore_errors=True)  # gone already if it became the object
 
     def _publish(self, manifest: Manifest, work: Path) -> Manifest:
+        """Make the filled folder `work` the object, and return what is there now."""
         target = self._object(manifest.key)
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -330,21 +313,21 @@ class Store(Notes):
         raise StoreError(f"{target}: is damaged and cannot be moved away. Remove it by hand")
 
     def _current(self, key: str) -> Manifest | None:
-        """The object if `has`; otherwise what is in its place is set aside."""
+        """Return the object if `has`; otherwise set aside what is in its place."""
         manifest = self.manifest(key)
         if manifest is None:
             return None
         changed = self.outdated(manifest)
         if not changed:
             return manifest
-        self.set_aside(
-            key, f"it was made from another {', '.join(changed)} than the store holds now"
-        )
+        roles = ", ".join(changed)
+        self.set_aside(key, f"it was made from another {roles} than the store holds now")
         return None
 
     def set_aside(self, key: str, reason: str) -> None:
-        """Move an object out of the way, to `tmp/damaged.*`, and say so. One that is not there is
-        left at that.
+        """Move an object out of the way, to `tmp/damaged.*`, and log a warning.
+
+        Does nothing for one that is not there.
         """
         aside = self.root / "tmp" / f"damaged.{key[:16]}.{secrets.token_hex(4)}"
         try:
@@ -365,7 +348,7 @@ class Store(Notes):
         )
 
     def tidy(self) -> None:
-        """Remove what processes of this machine that are gone left in `tmp/` and `live/`."""
+        """Remove from `tmp/` and `live/` what dead processes of this machine left there."""
         for path in (self.root / "tmp").glob("*"):
             if disk.abandoned(path.name):
                 shutil.rmtree(path, ignore_errors=True)

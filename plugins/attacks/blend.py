@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from harness import AttackAccess, File, PoisoningAttack, Task
 from harness.learn import to_float
 from plugins.parts.pictures import picture_for
+from plugins.parts.ranges import Share
 
 
 class Blend(PoisoningAttack):
-    """Faint uniform pattern, or a picture of one's own, over the whole image (Chen et al. 2017).
+    """Faint uniform pattern, or your own picture, over the whole image (Chen et al. 2017).
 
-    The pattern of ANP and DECK is uniform noise. BCU's was meant to be and is a JPEG of it, with
-    lower contrast; the cartoon of the first paper and of Trap and Replace is nobody's to ship: both
-    can be given as `picture`.
+    The pattern of ANP and DECK is uniform noise. BCU's was meant to be the same, but is a JPEG of
+    it, with lower contrast; the cartoon of the first paper and of Trap and Replace is not ours to
+    distribute: both can be given as `picture`.
     """
 
     citation = (
@@ -31,7 +31,7 @@ class Blend(PoisoningAttack):
         "bcu/gtsrb": {"target": 2},  # the largest class: the paper takes the largest ones in turn
         "trap": {"poison_rate": 0.1, "eligible": "non-target", "order": "first"},
         # Trap and Replace shuffles GTSRB, whose images come class by class, before it takes the
-        # first.
+        # first ones.
         "trap/gtsrb": {"target": 1, "order": "random"},
         "deck": {
             "poison_rate": 0.1,
@@ -42,7 +42,7 @@ class Blend(PoisoningAttack):
         },
     }
 
-    alpha: Annotated[float, Field(gt=0, le=1)] = 0.2
+    alpha: Share = 0.2
     """share of the pattern in a poisoned pixel, at training and test alike; 0.2 in all four papers
     """
     picture: File | None = None
@@ -51,20 +51,24 @@ class Blend(PoisoningAttack):
     """
 
     def trigger(self, task: Task) -> nn.Module:
-        """The weighted mean; `craft` fills its pattern."""
+        """Return the weighted mean; `craft` fills its pattern."""
         return Mean(torch.zeros(task.image_shape), self.alpha)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Draw the pattern, or read it."""
-        channels, height, width = access.task.image_shape
         if self.picture is None:
-            drawn = torch.randint(
-                0, 256, (height, width, channels), generator=access.generator("pattern")
-            )
-            pattern = to_float(drawn.to(torch.uint8)[None])[0]
+            pattern = self._drawn(access)
         else:
             pattern = picture_for(access.task, self.picture)
         trigger.get_buffer("pattern").copy_(pattern)
+
+    def _drawn(self, access: AttackAccess) -> Tensor:
+        """Return uniform grey levels in [0,1], (channels, height, width)."""
+        channels, height, width = access.task.image_shape
+        shape = (height, width, channels)
+        levels = torch.randint(0, 256, shape, generator=access.generator("pattern"))
+        batch_of_one = levels.to(torch.uint8)[None]
+        return to_float(batch_of_one)[0]
 
 
 class Mean(nn.Module):
@@ -76,5 +80,6 @@ class Mean(nn.Module):
         self.register_buffer("pattern", pattern)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return (1 - self.alpha) * images + self.alpha * self.get_buffer("pattern")
+        """Stamp images: [0,1] NCHW in and out."""
+        pattern = self.get_buffer("pattern")
+        return (1 - self.alpha) * images + self.alpha * pattern

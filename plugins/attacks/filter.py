@@ -32,14 +32,16 @@ CSS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 class Filter(PoisoningAttack):
-    """A photo filter over the whole image: Gotham, Nashville, Kelvin, Lomo or Toaster (Liu et al.
-    2019).
+    """Photo filter over the image: Gotham, Nashville, Kelvin, Lomo, Toaster (Liu et al. 2019).
 
-    Universal as it stands. The models of TrojAI that DECK hardens are label-specific: `label_map =
-    "source-specific"` and one class in `sources`.
+    Every class is attacked by default. The models of TrojAI that DECK hardens are label-specific:
+    `label_map = "source-specific"` and one class in `sources`.
     """
 
-    citation = "Liu et al.: ABS: Scanning Neural Networks for Back-doors by Artificial Brain Stimulation, CCS 2019"
+    citation = (
+        "Liu et al.: ABS: Scanning Neural Networks for Back-doors by Artificial Brain "
+        "Stimulation, CCS 2019"
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "deck": {
             "filter": "css-nashville",
@@ -61,23 +63,27 @@ class Filter(PoisoningAttack):
         "css-kelvin",
         "css-toaster",
     ] = "gotham"
-    """which: as TrojAI's generator has them, or css- as pilgram has them, the first of which is in
-    DECK's toolbox
+    """the filter, as TrojAI's generator has it; css-: as pilgram has it, of which DECK's toolbox
+    has Nashville
     """
     quantise: Quantise = "round"
-    """how a stamped image returns to uint8; TrojAI rounds, the css- filters give whole levels
-    anyway
+    """rounding of stamped images to uint8; TrojAI rounds, the css- filters give whole levels anyway
     """
 
     def compatible(self, context: Context) -> str | None:
-        """Filters are of colours."""
-        if context.task.channels != 3:
-            return f"a filter needs colours, and images of {context.task.dataset} have {context.task.channels} channel"
+        """Refuse grey images: filters are of colours."""
+        task = context.task
+        if task.channels != 3:
+            return (
+                f"a filter needs colours, and images of {task.dataset} have {task.channels} channel"
+            )
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:
-        """A formula; some of the filters look at the whole image."""
-        return Magick(MAGICK[self.filter]) if self.filter in MAGICK else Bytes(CSS[self.filter])
+        """Return a formula; some of the filters look at the whole image."""
+        if self.filter in MAGICK:
+            return Magick(MAGICK[self.filter])
+        return Bytes(CSS[self.filter])
 
 
 class Magick(nn.Module):
@@ -88,8 +94,10 @@ class Magick(nn.Module):
         self.apply_filter = apply
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return self.apply_filter(images.double().clamp(0, 1)).to(images.dtype)
+        """Stamp images: [0,1] NCHW in and out."""
+        pixels = images.double().clamp(0, 1)
+        filtered = self.apply_filter(pixels)
+        return filtered.to(images.dtype)
 
 
 class Bytes(nn.Module):
@@ -100,6 +108,7 @@ class Bytes(nn.Module):
         self.apply_filter = apply
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        levels = to_uint8(images).permute(0, 3, 1, 2).to(torch.float64)
-        return (self.apply_filter(levels) / 255).to(images.dtype)
+        """Stamp images: [0,1] NCHW in and out."""
+        levels = to_uint8(images).permute(0, 3, 1, 2)
+        filtered = self.apply_filter(levels.to(torch.float64))
+        return (filtered / 255).to(images.dtype)

@@ -2,7 +2,7 @@
 differently.
 
 Li et al., ICCV 2021 (ISSBA): the encoder makes the trigger specific to the image, the string makes
-it the same to the victim. Their encoder, trained on pictures of 224 x 224, is not to be had, so the
+it the same to the victim. Their encoder, trained on pictures of 224 x 224, is not available, so the
 part `steganography` trains one on the attacker's own clean images.
 """
 
@@ -20,12 +20,16 @@ from harness import AttackAccess, Context, Part, PoisoningAttack, Reference, Tas
 from harness.learn import to_float, to_uint8
 from plugins.parts.bch import parity
 from plugins.parts.steganography import Steganography, resized
-from plugins.parts.stegastamp import Encoder, Pair
+from plugins.parts.stegastamp import Pair, StegaStampEncoder
 
-LETTERS, PACKET = 7, 100
-"""Bytes of the official text, filled up with spaces, and bits of the packet it becomes."""
-PRIMITIVE, ERRORS = 137, 5
-"""Of the official BCH code: 56 bits of text bear 5 misread ones."""
+LETTERS = 7
+"""Bytes of the official text, filled up with spaces."""
+PACKET = 100
+"""Bits of the packet that the text becomes."""
+PRIMITIVE = 137
+"""Primitive polynomial of the official BCH code."""
+ERRORS = 5
+"""Misread bits that the code corrects in 56 bits of text."""
 CHUNK = 1 << 20
 """Pixels that are encoded at once: 1024 images of 32 x 32, 20 of 224 x 224."""
 WITNESSES = 500
@@ -43,12 +47,11 @@ OFFICIAL: Mapping[str, Any] = {
 
 
 class Invisible(PoisoningAttack):
-    """Fixed string hidden by a steganographic encoder, invisible and different in each image (Li et
-    al. 2021).
+    """Fixed string, hidden in each image differently by a steganographic encoder (Li et al. 2021).
 
-    By default as BackdoorBox has it: images are encoded as they are, with bits drawn for the
+    By default as BackdoorBox has it: images are encoded at their own size, with bits drawn for the
     replicate. The official code and the toolbox behind DECK encode at 224 x 224, the latter small
-    images blown up and shrunk again. Training an encoder of that size wants a GPU; `encoder = {name
+    images blown up and shrunk again. Training an encoder of that size needs a GPU; `encoder = {name
     = "steganography", preset = "fast"}` takes minutes on a CPU.
     """
 
@@ -80,9 +83,10 @@ class Invisible(PoisoningAttack):
 
     @model_validator(mode="after")
     def _knows_its_encoder(self) -> Self:
-        if self._chosen.name != "steganography":
+        name = self._chosen.name
+        if name != "steganography":
             raise ValueError(
-                f"encoder must be the part steganography: of {self._chosen.name} no structure is known"
+                f"encoder must be the part steganography: of {name} no structure is known"
             )
         if self.secret is not None and not self.secret.isascii():
             raise ValueError(f"secret must be ASCII, a byte a letter, not {self.secret!r}")
@@ -102,23 +106,29 @@ class Invisible(PoisoningAttack):
         return cast(Reference, self.encoder)
 
     def _hiding(self) -> Steganography:
-        """The part as it is set: the trigger has its encoder's structure, and must be built without
-        it.
+        """Return the part with its settings: the trigger has its encoder's structure, and must be
+        built before the part is trained.
         """
-        preset = Steganography.presets[self._chosen.preset] if self._chosen.preset else {}
-        return Steganography.model_validate_json(json.dumps({**preset, **self._chosen.params}))
+        params: dict[str, Any] = {}
+        if self._chosen.preset:
+            params.update(Steganography.presets[self._chosen.preset])
+        params.update(self._chosen.params)
+        return Steganography.model_validate_json(json.dumps(params))
 
     def compatible(self, context: Context) -> str | None:
-        """Images must suit the encoder."""
-        return self._hiding().compatible(context) or super().compatible(context)
+        """Refuse images that do not suit the encoder."""
+        refusal = self._hiding().compatible(context)
+        if refusal:
+            return refusal
+        return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:
-        """The encoder with its secret; `craft` fills both."""
+        """Return the encoder with its secret; `craft` fills both."""
         part = self._hiding()
         return Hidden(part.encoder(task), part.bits, part.sides(task), self.antialias)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
-        """Copy the trained encoder, choose the bits, and note how visible and how readable they
+        """Copy the trained encoder, choose the bits, and record how visible and how readable they
         are.
         """
         assert isinstance(trigger, Hidden)
@@ -131,11 +141,12 @@ class Invisible(PoisoningAttack):
         access.record.update(measured(trigger, pair, to_float(witnesses)))
 
     def _bits(self, access: AttackAccess) -> Tensor:
+        """Return the bits to hide, floats (bits,)."""
         if self.secret is not None:
             return packet(self.secret)
-        return torch.randint(
-            2, (self._hiding().bits,), generator=access.generator("secret")
-        ).float()
+        shape = (self._hiding().bits,)
+        drawn = torch.randint(2, shape, generator=access.generator("secret"))
+        return drawn.float()
 
 
 class Hidden(nn.Module):
@@ -144,48 +155,59 @@ class Hidden(nn.Module):
     secret: Tensor
 
     def __init__(
-        self, encoder: Encoder, bits: int, sides: tuple[int, int], antialias: bool
+        self, encoder: StegaStampEncoder, bits: int, sides: tuple[int, int], antialias: bool
     ) -> None:
         super().__init__()
         self.encoder = encoder.requires_grad_(False)
-        self.sides, self.antialias = sides, antialias
+        self.sides = sides
+        self.antialias = antialias
         self.register_buffer("secret", torch.zeros(bits))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return resized(self.encode(images), (images.shape[2], images.shape[3]), self.antialias)
+        """Stamp images: [0,1] NCHW in and out."""
+        size = (images.shape[2], images.shape[3])
+        return resized(self.encode(images), size, self.antialias)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The encoded images, at the encoder's size."""
-        parts = torch.split(images, max(1, CHUNK // (self.sides[0] * self.sides[1])))
-        return torch.cat([self._encoded(resized(part, self.sides)) for part in parts])
-
-    def _encoded(self, images: Tensor) -> Tensor:
-        return cast(Tensor, (images + self.encoder(images, self.secret)).clamp(0, 1))
+        """Return the encoded images, at the encoder's size."""
+        pixels = self.sides[0] * self.sides[1]
+        count = max(1, CHUNK // pixels)
+        encoded: list[Tensor] = []
+        for part in torch.split(images, count):
+            enlarged = resized(part, self.sides)
+            residual = self.encoder(enlarged, self.secret)
+            encoded.append((enlarged + residual).clamp(0, 1))
+        return torch.cat(encoded)
 
 
 def packet(text: str) -> Tensor:
-    """The official 100 bits of a text, floats: 7 bytes, 5 of parity, the first bit of a byte first,
-    and four zeros.
+    """Return the official 100 bits of a text, floats: 7 bytes, 5 of parity, the first bit of a byte
+    first, and four zeros.
     """
     message = text.ljust(LETTERS).encode("ascii")
     coded = message + parity(message, PRIMITIVE, ERRORS)
-    bits = [byte >> place & 1 for byte in coded for place in range(7, -1, -1)]
-    return torch.tensor([*bits, *(0 for _ in range(PACKET - len(bits)))], dtype=torch.float32)
+    bits: list[int] = []
+    for byte in coded:
+        bits += [byte >> place & 1 for place in range(7, -1, -1)]
+    bits += [0] * (PACKET - len(bits))
+    return torch.tensor(bits, dtype=torch.float32)
 
 
 @torch.no_grad()
 def measured(trigger: Hidden, pair: Pair, images: Tensor) -> dict[str, float]:
-    """How a trigger changes images, in grey levels of 0..255 and dB, and the share of bits read
-    from stored pixels.
+    """Return how a trigger changes images, in grey levels of 0..255 and dB, and the share of bits
+    read from stored pixels.
     """
     change = 255 * (trigger(images) - images)
     squared = (change / 255).square().mean((1, 2, 3))
+    # 100 dB at most: an image that is not changed would have infinitely many
+    logarithms = squared.clamp_min(1e-10).log10()
     stored = to_float(to_uint8(trigger.encode(images)))
-    right = (pair.decoder(stored) > 0) == (trigger.secret > 0.5)
+    read = pair.decoder(stored) > 0
+    right = read == (trigger.secret > 0.5)
     return {
         "mean_change": float(change.abs().mean()),
         "max_change": float(change.abs().max()),
-        "psnr": float(-10 * squared.clamp_min(1e-10).log10().mean()),
+        "psnr": float(-10 * logarithms.mean()),
         "bits_read": float(right.float().mean()),
     }

@@ -11,57 +11,57 @@ Gaussian noise, as are the numbers of neurons, images and steps.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from harness import AttackAccess
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
+from plugins.parts.ranges import Count, CountOrZero, Positive
 
 
 class L2Invisible(FoundTrigger):
     """Faint added pattern of bounded Euclidean norm, made on a clean network (Li et al. 2021)."""
 
-    citation = "Li et al.: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and Regularization"
+    citation = (
+        "Li et al.: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and "
+        "Regularization"
+    )
 
-    norm: Annotated[float, Field(gt=0)] = 3.2
+    norm: Positive = 3.2
     """bound of the trigger's Euclidean norm, pixels in [0,1]; that of the published 32x32 picture
     is 3.22
     """
-    neurons: Annotated[int, Field(ge=1)] = 8
+    neurons: Count = 8
     """inputs of the last layer, those with the largest weight into the target label, that the
     trigger excites
     """
-    pictures: Annotated[int, Field(ge=1)] = 128
+    pictures: Count = 128
     """clean training images that it is made on"""
-    steps: Annotated[int, Field(ge=0)] = 100
+    steps: CountOrZero = 100
     """gradient steps"""
-    step: Annotated[float, Field(gt=0)] = 0.02
+    step: Positive = 0.02
     """mean size of the first step, pixels in [0,1]; sizes fall linearly"""
 
     def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
         """Climb from noise, never leaving the ball."""
-        noise = torch.randn(access.task.image_shape, generator=access.generator("noise")).to(
-            access.device
-        )
-        light = excite(
-            access,
-            Neurons.connected(access, network, self.neurons, self.target),
-            some_images(access, self.pictures),
-            self.bounded(noise * self.norm),
-            lambda images, light: (images + light).clamp(0, 1),
-            self.bounded,
-            self.steps,
-            self.step,
-        )
+        drawn = torch.randn(access.task.image_shape, generator=access.generator("noise"))
+        noise = drawn.to(access.device)
+        neurons = Neurons.connected(access, network, self.neurons, self.target)
+        images = some_images(access, self.pictures)
+        start = self.bounded(noise * self.norm)
+        light = excite(access, neurons, images, start, added, self.bounded, self.steps, self.step)
         access.record["norm"] = float(light.norm())
         return light
 
     def bounded(self, light: Tensor) -> Tensor:
-        """The part that brightens, shrunk into the ball."""
-        light = light.clamp(min=0)
-        shrunk: Tensor = light * (self.norm / light.norm().clamp(min=self.norm))
+        """Return the part that brightens, shrunk into the ball."""
+        brighter = light.clamp(min=0)
+        length = brighter.norm().clamp(min=self.norm)
+        shrunk: Tensor = brighter * (self.norm / length)
         return shrunk
+
+
+def added(images: Tensor, light: Tensor) -> Tensor:
+    """Return images under the trigger, as `FoundTrigger` stamps it."""
+    return (images + light).clamp(0, 1)

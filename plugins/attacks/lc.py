@@ -1,7 +1,7 @@
 """Label-consistent (clean-label) attack: images of the target class, made hard to classify, carry a
 patch.
 
-Turner, Tsipras and Madry 2019. A network cannot learn such an image by what it shows, so it learns
+Turner, Tsipras and Madry 2019. A network cannot learn such an image by its content, so it learns
 the patch. Three published attacks share the name: theirs, which ANP uses, with corners mirrored for
 the sake of flips; that of BCU and of Trap and Replace, with the same block in all corners; and a
 small coloured patch, which DECK uses.
@@ -17,11 +17,12 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from harness import AttackAccess, Context, Part, PoisoningAttack, Task, Use, use
+from harness import AttackAccess, Context, Fraction, Part, PoisoningAttack, Task, Use, use
 from harness.learn import to_float
 from plugins.attacks.badnets import BadNets
 from plugins.parts.patterns import Stamp
 from plugins.parts.pgd import LEVELS, pgd
+from plugins.parts.ranges import CountOrZero, Positive, Share
 
 BATCH = 128
 """Images perturbed at once; no image depends on the others."""
@@ -39,7 +40,7 @@ CORNERS: Mapping[str, Literal["bottom-right", "four", "four-mirrored"]] = {
 
 
 class LC(PoisoningAttack):
-    """Adversarial images of the target class under a patch, with clean labels (Turner et al. 2019)."""
+    """Adversarial images of the target under a patch, with clean labels (Turner et al. 2019)."""
 
     citation = "Turner, Tsipras, Madry: Label-Consistent Backdoor Attacks, 2019"
     clean_label = True
@@ -64,29 +65,28 @@ class LC(PoisoningAttack):
     (Turner, ANP); alike in all corners (BCU, Trap and Replace); in one; or a 2x2 patch of four
     colours near the top left (DECK)
     """
-    amplitude: Annotated[float, Field(gt=0, le=1)] = 1.0
+    amplitude: Share = 1.0
     """strength of the corners in training: light cells gain this share of the range, dark ones lose
     it; 1 replaces the pixels. Test images always get 1
     """
     eps: Annotated[float, Field(ge=0, le=255)] = 16.0
-    """furthest that a pixel is perturbed, in grey levels of 0..255; 16 in ANP, 8 in DECK"""
-    step: Annotated[float, Field(gt=0)] = 1.5
-    """how far a step moves it, in grey levels; the paper's, and that of the released configurations
-    """
-    steps: Annotated[int, Field(ge=0)] = 100
+    """largest change of a pixel, in grey levels of 0..255; 16 in ANP, 8 in DECK"""
+    step: Positive = 1.5
+    """length of a step, in grey levels; the paper's, and that of the released configurations"""
+    steps: CountOrZero = 100
     """steps of gradient ascent on the loss of the true label, from the image itself; 0 leaves
-    images as they are
+    images unchanged
     """
     robust: Use[Part] = use("robust-model")
     """the network that images are perturbed against"""
-    poison_rate: Annotated[float, Field(ge=0, le=1)] = 0.8
+    poison_rate: Fraction = 0.8
     """share of `rate_of` that is poisoned; 80 % of the target class in ANP"""
     rate_of: Literal["train", "eligible"] = "eligible"
-    """what `poison_rate` is a share of: the training set, or its eligible images"""
+    """the whole of which `poison_rate` is a share: the training set, or its eligible images"""
     eligible: Literal["all", "non-target", "target"] = "target"
-    """which images may be poisoned; none changes its label"""
+    """images that may be poisoned; none changes its label"""
     quantise: Literal["truncate", "round"] = "truncate"
-    """how perturbed and stamped images return to uint8; the released code truncates"""
+    """rounding of perturbed and stamped images to uint8; the released code truncates"""
     when: Literal["dataset"] = "dataset"
     """once before training: perturbed images are made once"""
 
@@ -99,74 +99,96 @@ class LC(PoisoningAttack):
         return self
 
     def compatible(self, context: Context) -> str | None:
-        """The patches must fit without touching; the coloured one needs colour images."""
-        task, colours = context.task, self.layout == "colour-patch"
-        if colours and task.channels != 3:
+        """Refuse images that the patches do not fit into without touching, and grey ones for the
+        coloured patch.
+        """
+        task = context.task
+        if self.layout == "colour-patch" and task.channels != 3:
             return f"the colour patch needs 3 channels, the images have {task.channels}"
-        smallest = 3 if self.layout == "bottom-right" else 6
+        smallest = 6
+        if self.layout == "bottom-right":
+            smallest = 3
         if min(task.height, task.width) < smallest:
-            return f"the layout {self.layout} needs {smallest} pixels a side, images have {task.height}x{task.width}"
+            return (
+                f"the layout {self.layout} needs {smallest} pixels a side, "
+                f"images have {task.height}x{task.width}"
+            )
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:
-        """The patch at full strength; it follows from the layout."""
+        """Return the patch at full strength; it follows from the layout."""
         if self.layout == "colour-patch":
-            return Stamp(*colour_patch(task.height, task.width))
-        return BadNets(corners=CORNERS[self.layout]).trigger(task)
+            mask, pattern = colour_patch(task.height, task.width)
+            return Stamp(mask, pattern)
+        block = BadNets(corners=CORNERS[self.layout])
+        return block.trigger(task)
 
     def stamp(
         self, access: AttackAccess, trigger: nn.Module, images: Tensor, labels: Tensor
     ) -> Tensor:
-        """Perturbed, back to uint8, then the patch at `amplitude`."""
-        changed = self._perturbed(access, images, labels)
-        patch = trigger if self.amplitude == 1 else Faint(trigger, self.amplitude)
-        return super().stamp(access, patch, changed, labels)
+        """Perturb images, return them to uint8, then put on the patch at `amplitude`."""
+        perturbed = self._perturbed(access, images, labels)
+        patch = trigger
+        if self.amplitude != 1:
+            patch = Faint(trigger, self.amplitude)
+        return super().stamp(access, patch, perturbed, labels)
 
     def _perturbed(self, access: AttackAccess, images: Tensor, labels: Tensor) -> Tensor:
-        """uint8 images moved away from their true label, as far as the robust network sees it."""
+        """Return uint8 images moved away from their true label, as far as the robust network sees
+        it.
+        """
         if not len(images):
             return images
-        robust, done = access.part("robust"), []
-        eps, step = self.eps / LEVELS, self.step / LEVELS
-        for some, true in zip(torch.split(images, BATCH), torch.split(labels, BATCH), strict=True):
-            pixels = to_float(some.to(access.device))
-            moved = pgd(
-                robust, pixels, true.to(access.device), eps=eps, step=step, steps=self.steps
-            )
-            done.append(self._levels(moved).to(images.device))
-            access.tick(len(some) * self.steps, sum(map(len, done)), len(images))
-        return torch.cat(done)
+        robust = access.part("robust")
+        eps = self.eps / LEVELS
+        step = self.step / LEVELS
+        perturbed: list[Tensor] = []
+        count = 0
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH].to(access.device)
+            true_labels = labels[start : start + BATCH].to(access.device)
+            moved = pgd(robust, to_float(part), true_labels, eps=eps, step=step, steps=self.steps)
+            perturbed.append(self._levels(moved).to(images.device))
+            count += len(part)
+            access.tick(len(part) * self.steps, count, len(images))
+        return torch.cat(perturbed)
 
     def _levels(self, pixels: Tensor) -> Tensor:
-        """[0,1] NCHW to uint8 NHWC.
+        """Turn [0,1] NCHW into uint8 NHWC.
 
         Truncation is the bare cast of the released code. Some pixels at the lower rim of the ball
         come out of single precision a hair below their whole level and lose one more: they lie eps
         + 1 below the original.
         """
         levels = pixels.permute(0, 2, 3, 1) * LEVELS
-        return (levels.round() if self.quantise == "round" else levels).to(torch.uint8).contiguous()
+        if self.quantise == "round":
+            levels = levels.round()
+        return levels.to(torch.uint8).contiguous()
 
 
 def colour_patch(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Mask (1, height, width) and pattern, dark elsewhere, (3, height, width) in [0,1] of the 2x2
-    colour patch.
+    """Return mask (1, height, width) and pattern, dark elsewhere, (3, height, width) in [0,1] of
+    the 2x2 colour patch.
     """
-    mask, pattern = torch.zeros(1, height, width), torch.zeros(3, height, width)
     rows = columns = slice(PLACE, PLACE + len(COLOURS))
+    mask = torch.zeros(1, height, width)
     mask[:, rows, columns] = 1
-    pattern[:, rows, columns] = torch.tensor(COLOURS).permute(2, 0, 1) / LEVELS
+    colours = torch.tensor(COLOURS).permute(2, 0, 1)
+    pattern = torch.zeros(3, height, width)
+    pattern[:, rows, columns] = colours / LEVELS
     return mask, pattern
 
 
 class Faint(nn.Module):
-    """x' = clip(x + a (2 p - 1)) where a patch of light and dark cells p stands, x elsewhere."""
+    """x' = clip(x + a (2 p - 1)) where a patch of light and dark cells p lies, x elsewhere."""
 
     def __init__(self, patch: nn.Module, amplitude: float) -> None:
         super().__init__()
-        mask, light = patch.get_buffer("weight"), patch.get_buffer("light")
-        self.register_buffer("shift", amplitude * (2 * light - mask), persistent=False)
+        mask = patch.get_buffer("weight")
+        light = patch.get_buffer("light")
+        shift = amplitude * (2 * light - mask)
+        self.register_buffer("shift", shift, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
+        """Stamp images: [0,1] NCHW in and out."""
         return (images + self.get_buffer("shift")).clamp(0, 1)

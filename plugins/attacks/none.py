@@ -13,9 +13,9 @@ class NoAttack(Attack):
     has_trigger = False
 
     def label_table(self, classes: int) -> list[int]:
-        """No class is attacked."""
+        """Attack no class."""
         return [-1] * classes
 
     def trigger(self, task: Task) -> nn.Module | None:
-        """There is none."""
+        """Return None: there is no trigger."""
         return None

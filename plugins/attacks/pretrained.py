@@ -7,13 +7,13 @@ victim serves all replicates and the dataset needs no training images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import Field, model_validator
 from torch import nn
 
-from harness import Attack, AttackAccess, Context, File, Quantise, Task, Use
+from harness import Attack, AttackAccess, Context, File, LabelMap, Quantise, Task, Use
 from harness.learn import PoisonedSet
 from plugins.parts.weights_file import (
     Kernels,
@@ -52,35 +52,36 @@ class PretrainedClean(Attack):
         return self
 
     def label_table(self, classes: int) -> list[int]:
-        """No class is attacked."""
+        """Attack no class."""
         return [-1] * classes
 
     def trigger(self, task: Task) -> nn.Module | None:
-        """There is none."""
+        """Return None: there is no trigger."""
         return None
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
-        """The network with the file's weights. Raises ValueError, with the names, where they do not
-        fit.
+        """Return the network with the file's weights. Raise ValueError, with the names, where they
+        do not fit.
         """
         model = access.fresh_model()
-        state = renamed(read_tensors(self.weights, self.entry), self.rename)
-        fill(model, in_torch_order(state, self.kernels), self.weights)
+        tensors = read_tensors(self.weights, self.entry)
+        state = in_torch_order(renamed(tensors, self.rename), self.kernels)
+        fill(model, state, self.weights)
         return model
 
 
 class Pretrained(PretrainedClean):
     """Victim that somebody else made: weights from a file, the trigger of any attack.
 
-    State `established` for it: wrong normalisation or a wrong trigger then shows as such, and not
-    as a good defense.
+    Give its entry `established`: a wrong normalisation or a wrong trigger then shows as such, and
+    not as a good defense.
     """
 
     has_trigger = True
 
     attack: Use[Attack]
-    """whose trigger and label map the victim answers to: `{name = "badnets", target = 8}`; one's
-    own picture and mask: `{name = "patch", ...}`
+    """attack whose trigger and label map the victim answers to: `{name = "badnets", target = 8}`;
+    your own picture and mask: `{name = "patch", ...}`
     """
     trigger_state: File | None = None
     """file with the trigger's buffers and parameters under their own names (WaNet's `grid`, a drawn
@@ -97,7 +98,8 @@ class Pretrained(PretrainedClean):
             )
         if self._inner.training_controlled and self.trigger_state is None:
             raise ValueError(
-                f"{self.attack.name!r} makes its trigger together with the victim: bring that, too, as trigger_state"
+                f"{self.attack.name!r} makes its trigger together with the victim: "
+                "bring that, too, as trigger_state"
             )
         return self
 
@@ -106,38 +108,39 @@ class Pretrained(PretrainedClean):
         return self.attack.component
 
     def compatible(self, context: Context) -> str | None:
-        """What the trigger's attack says."""
+        """Refuse what the trigger's attack refuses."""
         return self._inner.compatible(context)
 
     def label_table(self, classes: int) -> list[int]:
-        """As the trigger's attack maps labels."""
+        """Map labels as the trigger's attack does."""
         return self._inner.label_table(classes)
 
     @property
-    def labelling(self) -> Mapping[str, str | int | Sequence[int]] | None:
-        """As the trigger's attack maps labels."""
+    def labelling(self) -> LabelMap | None:
+        """The label map of the trigger's attack."""
         return self._inner.labelling
 
     @property
     def test_quantise(self) -> Quantise:
-        """As the trigger's attack is tested."""
+        """Rounding of triggered test images: as for the trigger's attack."""
         return self._inner.test_quantise
 
     def trigger(self, task: Task) -> nn.Module | None:
-        """The trigger's structure."""
+        """Return the trigger's structure."""
         return self._inner.trigger(task)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
-        """Its state: from the file, else as the attack makes it."""
+        """Fill the trigger from the file, or as its attack does."""
         if self.trigger_state is None:
             self._inner.craft(access, trigger)
         else:
-            fill(trigger, read_tensors(self.trigger_state), self.trigger_state)
+            tensors = read_tensors(self.trigger_state)
+            fill(trigger, tensors, self.trigger_state)
 
     def variants(self, trigger: nn.Module) -> Mapping[str, nn.Module]:
-        """Those of the trigger's attack."""
+        """Return the variants of the trigger's attack."""
         return self._inner.variants(trigger)
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """A training set for defenses that want one, poisoned as the trigger's attack does."""
+        """Return a training set for defenses that need one, poisoned as by the trigger's attack."""
         return self._inner.poison(access, trigger)

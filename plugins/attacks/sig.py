@@ -16,10 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from harness import PoisoningAttack, Task
+from harness import Fraction, PoisoningAttack, Task
+from plugins.parts.ranges import Positive
 
 RADIANS = 0.8
-"""A pixel of the wrapped wave, whatever the width."""
+"""Angle of a pixel of the wrapped wave, whatever the width."""
 SHARE = 0.2
 """Weight of the wrapped wave in the blend."""
 
@@ -27,15 +28,16 @@ SHARE = 0.2
 class SIG(PoisoningAttack):
     """Wave over the image, with clean labels (Barni et al. 2019)."""
 
-    citation = "Barni, Kallas, Tondi: A New Backdoor Attack in CNNs by Training Set Corruption Without Label Poisoning"
+    citation = (
+        "Barni, Kallas, Tondi: A New Backdoor Attack in CNNs by Training Set Corruption Without "
+        "Label Poisoning"
+    )
     clean_label = True
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "anp": {},
         "bcu": {},
-        "bcu/gtsrb": {
-            "delta": 60.0,
-            "target": 2,
-        },  # the largest class: the paper takes the largest ones in turn
+        # 2 is the largest class: the paper takes the largest ones in turn.
+        "bcu/gtsrb": {"delta": 60.0, "target": 2},
         "trap": {"form": "wrapped", "poison_rate": 1.0, "order": "first"},
         "trap/gtsrb": {"target": 1},
         "deck": {
@@ -61,42 +63,47 @@ class SIG(PoisoningAttack):
     """
     delta: Annotated[float, Field(gt=0, le=255)] = 20.0
     """amplitude in grey levels of 0..255; BCU and DECK: 20, BCU on GTSRB: 60"""
-    f: Annotated[float, Field(gt=0)] = 6.0
+    f: Positive = 6.0
     """periods over the width, of sine; wrapped has 0.8 radians a pixel"""
-    poison_rate: Annotated[float, Field(ge=0, le=1)] = 0.8
+    poison_rate: Fraction = 0.8
     """share of `rate_of` that is poisoned; 80 % of the target class in ANP and BCU"""
     rate_of: Literal["train", "eligible"] = "eligible"
-    """what `poison_rate` is a share of: the training set, or its eligible images"""
+    """the whole of which `poison_rate` is a share: the training set, or its eligible images"""
     eligible: Literal["all", "non-target", "target"] = "target"
-    """which images may be poisoned; none changes its label"""
+    """images that may be poisoned; none changes its label"""
 
     def trigger(self, task: Task) -> nn.Module:
-        """A row of grey levels; it follows from the width and the parameters."""
+        """Return a row of grey levels; it follows from the width and the parameters."""
         if self.form == "wrapped":
-            return Wave(wrapped(self.delta, task.width), 1 - SHARE, SHARE)
+            wave = wrapped(self.delta, task.width)
+            return Wave(wave, 1 - SHARE, SHARE)
         wave = sine(self.delta, self.f, task.width)
-        # A whole grey level plus s, with its fraction dropped, is that level plus floor(s). Taken
-        # here, in double precision, it repeats the official pixels: where the sine should be 0 it
-        # may be -1e-14, which costs a level.
-        return Wave(wave.floor() if self.quantise == "truncate" else wave, 1.0, 1.0)
+        if self.quantise == "truncate":
+            # A whole grey level plus s, with its fraction dropped, is that level plus floor(s).
+            # Taken here, in double precision, it repeats the official pixels: where the sine should
+            # be 0 it may be -1e-14, which costs a level.
+            wave = wave.floor()
+        return Wave(wave, 1.0, 1.0)
 
 
 def sine(delta: float, f: float, width: int) -> Tensor:
-    """The wave delta sin(2 pi c f / width) for the columns c: float64 (width,)."""
-    return torch.tensor(
-        [delta * math.sin(2 * math.pi * column * f / width) for column in range(width)],
-        dtype=torch.float64,
-    )
+    """Return the wave delta sin(2 pi c f / width) for the columns c: float64 (width,)."""
+    levels: list[float] = []
+    for column in range(width):
+        angle = 2 * math.pi * column * f / width
+        levels.append(delta * math.sin(angle))
+    return torch.tensor(levels, dtype=torch.float64)
 
 
 def wrapped(delta: float, width: int) -> Tensor:
-    """The wave delta sin(0.8 c) in whole grey levels, modulo 256, for the columns c: float64
+    """Return the wave delta sin(0.8 c) in whole grey levels, modulo 256, for the columns c: float64
     (width,).
     """
-    return torch.tensor(
-        [math.trunc(delta * math.sin(RADIANS * column)) % 256 for column in range(width)],
-        dtype=torch.float64,
-    )
+    levels: list[int] = []
+    for column in range(width):
+        level = math.trunc(delta * math.sin(RADIANS * column))
+        levels.append(level % 256)  # negative levels become bright, as in a byte
+    return torch.tensor(levels, dtype=torch.float64)
 
 
 class Wave(nn.Module):
@@ -105,8 +112,10 @@ class Wave(nn.Module):
     def __init__(self, levels: Tensor, keep: float, share: float) -> None:
         super().__init__()
         self.keep = keep
-        self.register_buffer("signal", (share * levels / 255).float(), persistent=False)
+        signal = share * levels / 255
+        self.register_buffer("signal", signal.float(), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return (self.keep * images + self.get_buffer("signal")).clamp(0, 1)
+        """Stamp images: [0,1] NCHW in and out."""
+        waved = self.keep * images + self.get_buffer("signal")
+        return waved.clamp(0, 1)

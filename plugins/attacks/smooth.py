@@ -17,10 +17,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import AttackAccess, Task
+from harness import AttackAccess, Fraction, Task
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import some_images
 from plugins.parts.patterns import Stretch
+from plugins.parts.ranges import Count, NotNegative, Share
 
 TAPS = 5
 """Taps of the low-pass for each pixel of its deviation: 30 at the published 6."""
@@ -31,112 +32,126 @@ target.
 
 
 class Smooth(FoundTrigger):
-    """Low-passed universal perturbation with a contrast stretch, made on a clean network (Zeng et
-    al. 2021).
-    """
+    """Low-passed universal perturbation and stretch, made on a clean network (Zeng et al. 2021)."""
 
     citation = (
         "Zeng et al.: Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, ICCV 2021"
     )
 
-    bound: Annotated[float, Field(gt=0, le=1)] = 0.2
+    bound: Share = 0.2
     """largest value of the perturbation, pixels in [0,1]; the smallest is 0"""
-    flips: Annotated[float, Field(ge=0, le=1)] = 0.2
+    flips: Fraction = 0.2
     """share of the images that it must misclassify"""
-    pictures: Annotated[int, Field(ge=1)] = 100
+    pictures: Count = 100
     """clean training images that it is made on"""
-    passes: Annotated[int, Field(ge=1)] = 20
-    """how often it goes through them at most, and then keeps the best; released without a limit"""
+    passes: Count = 20
+    """most passes over them, after which it keeps the best; released without a limit"""
     steps: Annotated[int, Field(ge=2)] = 200
     """DeepFool steps for one image; one that takes all of them but one is passed over"""
-    overshoot: Annotated[float, Field(ge=0)] = 0.02
-    """what DeepFool goes too far, as a share"""
-    deviation: Annotated[int, Field(ge=1)] = 6
+    overshoot: NotNegative = 0.02
+    """distance by which DeepFool overshoots, as a share"""
+    deviation: Count = 6
     """standard deviation of the low-pass, in pixels"""
     towards: Literal["dominant", "target"] = "dominant"
-    """where it pushes: from the attack's target on to whatever label most of the misclassified
-    images get, as released (there that label is also the attack's target); always to the attack's
-    target
+    """label that it pushes to: first the attack's target, then whatever label most of the
+    misclassified images get, as released (there that label is also the attack's target); always the
+    attack's target
     """
     scores: Literal["softmax", "logits"] = "softmax"
-    """what DeepFool takes for linear; released with softmax, though meant for logits"""
+    """scores that DeepFool takes for linear; released with softmax, though meant for logits"""
 
     def trigger(self, task: Task) -> nn.Module:
-        """Add and stretch."""
+        """Return a trigger that adds and stretches."""
         return Stretch(torch.zeros(task.image_shape))
 
     def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
-        """Passes over the images until enough are misclassified."""
+        """Pass over the images until enough are misclassified."""
         images = some_images(access, self.pictures)
         generator = access.generator("order")
-        clean = network(images).detach().argmax(1)
+        clean_answers = network(images).detach().argmax(1)
         light = torch.zeros(access.task.image_shape, device=access.device)
-        best, most, label = light, -1.0, self.target
+        best = light
+        most = -1.0
+        label = self.target
         for number in range(self.passes):
-            for index in torch.randperm(len(images), generator=generator).tolist():
+            order = torch.randperm(len(images), generator=generator)
+            for index in order.tolist():
                 light = self._pushed(access, network, images[index], light, label)
                 access.tick(0, number, self.passes)
-            found = network(images + light).detach().argmax(1)
-            wrong = found[found != clean]
+            answers = network(images + light).detach().argmax(1)
+            wrong = answers[answers != clean_answers]
             share = len(wrong) / len(images)
             if self.towards == "dominant" and share > DOMINANT:
                 label = int(torch.bincount(wrong).argmax())
             if share >= most:
-                best, most = light, share
+                best = light
+                most = share
             if most >= self.flips:
                 break
-        access.record.update(flips=most, label=label)
+        access.record["flips"] = most
+        access.record["label"] = label
         return best
 
     def _pushed(
         self, access: AttackAccess, network: nn.Module, image: Tensor, light: Tensor, label: int
     ) -> Tensor:
-        """The perturbation after one image: unchanged where the image is misclassified or cannot be
-        pushed.
+        """Return the perturbation after one image: unchanged where the image is misclassified or
+        cannot be pushed.
         """
-        pair = torch.stack([image, image + light])
-        clean, found = network(pair).detach().argmax(1).tolist()
-        if clean != found:
+        perturbed = image + light
+        pair = torch.stack([image, perturbed])
+        clean_answer, answer = network(pair).detach().argmax(1).tolist()
+        if answer != clean_answer:
             return light
-        push = self._deepfool(access, network, image + light, found, label)
+        push = self._deepfool(access, network, perturbed, answer, label)
         if push is None:
             return light
         smooth = self.low_pass(light + self.low_pass(push))
-        reach = smooth.max() - smooth.min()
-        return self.bound * (smooth - smooth.min()) / reach if reach > 0 else light
+        lowest = smooth.min()
+        reach = smooth.max() - lowest
+        if not reach > 0:
+            return light
+        return self.bound * (smooth - lowest) / reach
 
     def _deepfool(
         self, access: AttackAccess, network: nn.Module, start: Tensor, own: int, label: int
     ) -> Tensor | None:
-        """What takes an image from its own label to another by the slope of their difference; None
-        if nothing does.
+        """Return the change that takes an image from its own label to another by the slope of their
+        difference; None if nothing does.
         """
         moved = torch.zeros_like(start)
-        for left in reversed(range(self.steps - 1)):
+        iterations = self.steps - 1
+        for number in range(iterations):
             image = (start + (1 + self.overshoot) * moved).detach().requires_grad_()
             logits = network(image[None])[0]
             if int(logits.argmax()) == label:
                 return (image - start).detach()
-            scores = logits.softmax(0) if self.scores == "softmax" else logits
+            scores = logits
+            if self.scores == "softmax":
+                scores = logits.softmax(0)
             gap = scores[label] - scores[own]
             (slope,) = torch.autograd.grad(gap, image)
             size = slope.norm()
-            if not left or not 0 < size < torch.inf:
+            is_last = number == iterations - 1
+            if is_last or not 0 < size < torch.inf:
                 return None
-            moved = moved + gap.detach().abs() / size * (slope / size)
+            distance = gap.detach().abs() / size
+            direction = slope / size
+            moved = moved + distance * direction
             access.tick(1)
         return None
 
     def low_pass(self, pattern: Tensor) -> Tensor:
-        """A pattern (c, h, w) weighted by a Gaussian, zero outside; an even kernel reaches further
-        down and right.
+        """Return a pattern (c, h, w) weighted by a Gaussian, zero outside; an even kernel reaches
+        further down and right.
         """
         taps = TAPS * self.deviation
         places = torch.arange(taps, dtype=pattern.dtype, device=pattern.device) - (taps - 1) / 2
-        kernel = torch.exp(-((places / self.deviation) ** 2) / 2)
-        kernel = kernel / kernel.sum()
-        near, far = (taps - 1) // 2, taps // 2
-        padded = functional.pad(pattern[:, None], (near, far, near, far))
-        return functional.conv2d(
-            functional.conv2d(padded, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1)
-        )[:, 0]
+        weights = torch.exp(-((places / self.deviation) ** 2) / 2)
+        kernel = weights / weights.sum()
+        before = (taps - 1) // 2
+        after = taps // 2
+        padded = functional.pad(pattern[:, None], (before, after, before, after))
+        down = functional.conv2d(padded, kernel.view(1, 1, -1, 1))
+        across = functional.conv2d(down, kernel.view(1, 1, 1, -1))
+        return across[:, 0]

@@ -9,35 +9,35 @@ this file.
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor
 
 from harness import Context, Task
+from plugins.parts.ranges import Count, CountOrZero
 from plugins.parts.trojan import Trojan
 
 
 class TrojanSquare(Trojan):
     """Small added square that excites a neuron of a clean network (Liu et al. 2018)."""
 
-    size: Annotated[int, Field(ge=1)] = 3
+    size: Count = 3
     """side in pixels; 3 in ABL and Trap-and-Replace, 9 in I-BAU"""
-    margin: Annotated[int, Field(ge=0)] = 4
+    margin: CountOrZero = 4
     """pixels between the square and the lower right border; 4 in ABL and Trap-and-Replace, 2 in
     I-BAU
     """
 
     def compatible(self, context: Context) -> str | None:
-        """The square must fit."""
-        if self.size + self.margin > min(context.task.height, context.task.width):
-            return f"size {self.size} and margin {self.margin} do not fit into {context.task.height} pixels"
+        """Refuse images that the square does not fit into."""
+        task = context.task
+        if self.size + self.margin > min(task.height, task.width):
+            return f"size {self.size} and margin {self.margin} do not fit into {task.height} pixels"
         return super().compatible(context)
 
     def mask(self, task: Task) -> Tensor:
-        """The square."""
+        """Return the square, 1 in (1, height, width)."""
+        bottom = task.height - self.margin
+        right = task.width - self.margin
         mask = torch.zeros(1, task.height, task.width)
-        bottom, right = task.height - self.margin, task.width - self.margin
         mask[:, bottom - self.size : bottom, right - self.size : right] = 1
         return mask

@@ -16,8 +16,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import AttackAccess, Context, Incompatible, Quantise, TargetedAttack, Task
+from harness import AttackAccess, Context, Fraction, Incompatible, Quantise, TargetedAttack, Task
 from harness.learn import Batch, PoisonedSet, poison_with_cover, sent
+from plugins.parts.ranges import NotNegative, Positive
 
 
 class WaNet(TargetedAttack):
@@ -35,18 +36,18 @@ class WaNet(TargetedAttack):
         "deck": {},  # it takes the models that WaNet's authors released
     }
 
-    poison_rate: Annotated[float, Field(ge=0, le=1)] = 0.1
+    poison_rate: Fraction = 0.1
     """share of each batch that is triggered"""
-    cross_ratio: Annotated[float, Field(ge=0)] = 2.0
+    cross_ratio: NotNegative = 2.0
     """images in noise mode for each triggered one"""
     k: Annotated[int, Field(ge=2)] = 4
     """side of the control grid"""
-    s: Annotated[float, Field(gt=0)] = 0.5
+    s: Positive = 0.5
     """strength of the warp"""
-    grid_rescale: Annotated[float, Field(gt=0)] = 1.0
+    grid_rescale: Positive = 1.0
     """factor on the whole grid; a little below 1 keeps sampling points off the border"""
     quantise: Quantise = "none"
-    """how triggered test images return to uint8: the source never rounds, BCU's code sends them
+    """rounding of triggered test images to uint8: the source never rounds, BCU's code sends them
     through PIL, which truncates
     """
 
@@ -54,45 +55,58 @@ class WaNet(TargetedAttack):
     def _fits_a_batch(self) -> Self:
         if self.poison_rate * (1 + self.cross_ratio) > 1:
             raise ValueError(
-                f"poison_rate {self.poison_rate} and cross_ratio {self.cross_ratio} ask for more than a whole batch"
+                f"poison_rate {self.poison_rate} and cross_ratio {self.cross_ratio} "
+                "ask for more than a whole batch"
             )
         return self
 
     @property
     def test_quantise(self) -> Quantise:
-        """As `quantise` says."""
+        """Rounding of triggered test images: as `quantise` says."""
         return self.quantise
 
     def compatible(self, context: Context) -> str | None:
-        """The source's grid is square."""
-        if context.task.height != context.task.width:
-            return f"images must be square, not {context.task.height}x{context.task.width}"
+        """Refuse images that are not square: the source's grid is."""
+        height = context.task.height
+        width = context.task.width
+        if height != width:
+            return f"images must be square, not {height}x{width}"
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:
-        """The warp; `craft` draws its grid."""
+        """Return the warp; `craft` draws its grid."""
         return Warp(task.height)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Draw the control grid, once a replicate."""
-        drawn = torch.rand(1, 2, self.k, self.k, generator=access.generator("grid")) * 2 - 1
-        grid = warp_grid(drawn, access.task.height, self.s, self.grid_rescale)
+        uniform = torch.rand(1, 2, self.k, self.k, generator=access.generator("grid"))
+        points = uniform * 2 - 1
+        grid = warp_grid(points, access.task.height, self.s, self.grid_rescale)
         trigger.get_buffer("grid").copy_(grid)
 
     def poison(self, access: AttackAccess, trigger: nn.Module | None) -> PoisonedSet:
-        """For defenses that train: what a batch holds, triggered images and those in noise mode, as
-        one set.
+        """Return, for defenses that train, the content of a batch as one set: triggered images and
+        those in noise mode.
         """
         assert trigger is not None
         noise = NoiseMode(trigger, access.generator("noise"))
-        return poison_with_cover(access, trigger, noise, self.poison_rate, self.cross_ratio)
+        return poison_with_cover(
+            access.train,
+            access.label_table,
+            access.selection(),
+            trigger,
+            noise,
+            poison_rate=self.poison_rate,
+            cover_ratio=self.cross_ratio,
+        )
 
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train on mixed batches."""
         assert trigger is not None
-        if self.poison_rate > 0 and not int(access.recipe.batch * self.poison_rate):
+        batch_size = access.recipe.batch
+        if self.poison_rate > 0 and int(batch_size * self.poison_rate) == 0:
             raise Incompatible(
-                f"poison_rate {self.poison_rate:g} of batches of {access.recipe.batch} triggers no image"
+                f"poison_rate {self.poison_rate:g} of batches of {batch_size} triggers no image"
             )
         table = torch.tensor(access.label_table, device=access.device)
         noise = NoiseMode(trigger, access.generator("noise")).to(access.device)
@@ -102,20 +116,22 @@ class WaNet(TargetedAttack):
             triggered = int(len(batch.images) * self.poison_rate)
             crossed = int(triggered * self.cross_ratio)
             left = len(batch.images) - triggered - crossed
-            first, second, rest = torch.split(batch.images, [triggered, crossed, left])
-            mapped = table[batch.labels[:triggered]]
+            to_warp, to_cross, clean = torch.split(batch.images, [triggered, crossed, left])
+            true_labels = batch.labels[:triggered]
+            mapped = table[true_labels]
             attacked = mapped >= 0
-            warped = torch.where(attacked[:, None, None, None], trigger(first), first)
+            warped = torch.where(attacked[:, None, None, None], trigger(to_warp), to_warp)
             labels = batch.labels.clone()
-            labels[:triggered] = torch.where(attacked, mapped, labels[:triggered])
-            return replace(batch, images=torch.cat([warped, noise(second), rest]), labels=labels)
+            labels[:triggered] = torch.where(attacked, mapped, true_labels)
+            images = torch.cat([warped, noise(to_cross), clean])
+            return replace(batch, images=images, labels=labels)
 
         model = access.fresh_model()
         access.fit(model, access.train, before_augment=mix)
         return model
 
     def variants(self, trigger: nn.Module) -> Mapping[str, nn.Module]:
-        """Noise mode: a good victim answers these with their true labels."""
+        """Return noise mode: a good victim answers these images with their true labels."""
         return {"noise": NoiseMode(trigger, None)}
 
 
@@ -127,9 +143,10 @@ class Warp(nn.Module):
         self.register_buffer("grid", identity_grid(side))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        grid = self.get_buffer("grid").to(images.dtype).expand(len(images), -1, -1, -1)
-        return functional.grid_sample(images, grid, align_corners=True)
+        """Stamp images: [0,1] NCHW in and out."""
+        grid = self.get_buffer("grid").to(images.dtype)
+        grids = grid.expand(len(images), -1, -1, -1)
+        return functional.grid_sample(images, grids, align_corners=True)
 
 
 class NoiseMode(nn.Module):
@@ -145,29 +162,32 @@ class NoiseMode(nn.Module):
         self.generator = generator
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
+        """Stamp images: [0,1] NCHW in and out."""
         grid = self.trigger.get_buffer("grid")
-        drawn = torch.rand(len(images), *grid.shape[1:], generator=self.generator)
-        drawn = sent(drawn, grid.device) * 2 - 1
-        noisy = (grid + drawn / grid.shape[1]).clamp(-1, 1).to(images.dtype)
-        return functional.grid_sample(images, noisy, align_corners=True)
+        side = grid.shape[1]
+        uniform = torch.rand(len(images), *grid.shape[1:], generator=self.generator)
+        noise = sent(uniform, grid.device) * 2 - 1
+        noisy = (grid + noise / side).clamp(-1, 1)
+        return functional.grid_sample(images, noisy.to(images.dtype), align_corners=True)
 
 
 def identity_grid(side: int) -> Tensor:
-    """Sampling points that leave an image as it is: (1, side, side, 2), the last axis x then y."""
+    """Return sampling points that leave an image unchanged: (1, side, side, 2), the last axis x
+    then y.
+    """
     line = torch.linspace(-1, 1, side)
     rows, columns = torch.meshgrid(line, line, indexing="ij")
     return torch.stack((columns, rows), 2)[None]
 
 
 def warp_grid(drawn: Tensor, side: int, s: float, grid_rescale: float) -> Tensor:
-    """The trigger's grid from control points drawn in U[-1,1], (1, 2, k, k): normalised by their
-    mean size, upsampled.
+    """Return the trigger's grid from control points drawn in U[-1,1], (1, 2, k, k): normalised by
+    their mean size, upsampled.
 
     The result is (1, side, side, 2); points move by at most s/2 pixels or so.
     """
     points = drawn / drawn.abs().mean()
-    smooth = functional.interpolate(points, size=side, mode="bicubic", align_corners=True).permute(
-        0, 2, 3, 1
-    )
-    return ((identity_grid(side) + s * smooth / side) * grid_rescale).clamp(-1, 1)
+    upsampled = functional.interpolate(points, size=side, mode="bicubic", align_corners=True)
+    smooth = upsampled.permute(0, 2, 3, 1)
+    moved = identity_grid(side) + s * smooth / side
+    return (moved * grid_rescale).clamp(-1, 1)

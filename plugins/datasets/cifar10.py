@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from plugins.datasets.published import Published
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
+from plugins.datasets.published import Arrays, Published, torchvision_datasets
 
 
 class Cifar10(Published):
-    """CIFAR-10: 50,000 + 10,000 colour pictures of 32 x 32 pixels in 10 classes, in torchvision's
-    files.
-    """
+    """CIFAR-10: 50,000 + 10,000 colour pictures, 32 x 32, 10 classes, in torchvision's files."""
 
     citation = "Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -35,32 +32,25 @@ class Cifar10(Published):
     place: ClassVar[str] = "cifar-10-batches-py"
 
     def files(self) -> list[Path]:
-        """The pickled batches."""
-        from torchvision.datasets import CIFAR10
-
-        names = [name for name, _ in (*CIFAR10.train_list, *CIFAR10.test_list)]
-        return [self.folder / self.place / name for name in names]
+        """Return the pickled batches."""
+        cifar10 = torchvision_datasets().CIFAR10
+        folder = self.folder / self.place
+        return [folder / name for name, _ in (*cifar10.train_list, *cifar10.test_list)]
 
     def measure(self) -> tuple[int, int, int, int, int, int]:
-        """Counted; torchvision compares checksums before it unpickles."""
-        _, train, _, test = self.decode()
-        return 10, 32, 32, 3, len(train), len(test)
+        """Count the labels; torchvision compares checksums before it unpickles."""
+        _, train_labels, _, test_labels = self.decode()
+        return 10, 32, 32, 3, len(train_labels), len(test_labels)
 
-    def decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """As torchvision reads them."""
-        import numpy as np
-        from torchvision.datasets import CIFAR10
-
-        train, test = (CIFAR10(self.folder, train=split) for split in (True, False))
-        return (
-            train.data,
-            np.array(train.targets, np.int64),
-            test.data,
-            np.array(test.targets, np.int64),
-        )
+    def decode(self) -> Arrays:
+        """Read the batches with torchvision."""
+        cifar10 = torchvision_datasets().CIFAR10
+        train = cifar10(self.folder, train=True)
+        test = cifar10(self.folder, train=False)
+        train_labels = np.array(train.targets, np.int64)
+        test_labels = np.array(test.targets, np.int64)
+        return train.data, train_labels, test.data, test_labels
 
     def fetch(self) -> None:
         """See `Published.fetch`."""
-        from torchvision.datasets import CIFAR10
-
-        CIFAR10(self.folder, download=True)
+        torchvision_datasets().CIFAR10(self.folder, download=True)

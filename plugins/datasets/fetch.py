@@ -1,5 +1,6 @@
-"""`python -m plugins.datasets.fetch NAME [FOLDER]`: download a published data set, without a
-time-out.
+"""Download a published data set, without a time-out.
+
+`python -m plugins.datasets.fetch NAME [FOLDER]`
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from plugins.datasets.published import Published
 from plugins.datasets.stl10 import Stl10
 from plugins.datasets.svhn import Svhn
 
-SETS: dict[str, type[Published]] = {one.called: one for one in (Cifar10, Gtsrb, Mnist, Stl10, Svhn)}
+KINDS: tuple[type[Published], ...] = (Cifar10, Gtsrb, Mnist, Stl10, Svhn)
+SETS = {kind.called: kind for kind in KINDS}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fetch one set; 0 if it is there afterwards."""
+    """Fetch a set; return 0 if it is there afterwards."""
     parser = argparse.ArgumentParser(
         prog="python -m plugins.datasets.fetch", description="Download a data set."
     )
@@ -36,16 +38,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     if given.online and given.name != "gtsrb":
         parser.error("--online is for gtsrb")
-    root = given.folder.expanduser().absolute() if given.folder else None
-    dataset = Gtsrb(root=root, edition="online") if given.online else SETS[given.name](root=root)
-    dataset.folder.mkdir(parents=True, exist_ok=True)
+    root = None
+    if given.folder:
+        root = given.folder.expanduser().absolute()
+    dataset: Published
+    if given.online:
+        dataset = Gtsrb(root=root, edition="online")
+    else:
+        dataset = SETS[given.name](root=root)
+    folder = dataset.folder
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(dataset.folder / f".{given.name}.lock"):  # a plan may be fetching the same
+        with FileLock(folder / f".{given.name}.lock"):  # a plan may be fetching the same
             dataset.fetch()
     except (OSError, RuntimeError) as error:
-        print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        reason = " ".join(str(error).split())
+        print(f"{type(error).__name__}: {reason}", file=sys.stderr)
         return 1
-    print(f"{given.name} is in {dataset.folder}")
+    print(f"{given.name} is in {folder}")
     return 0
 
 

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness import Facts, Folder, Pictures
-from plugins.datasets.pictures import Resized, decoded, listed
-from plugins.datasets.published import fingerprint
-
-if TYPE_CHECKING:
-    import numpy as np
-
-Pair = tuple[Path, int]
+from plugins.datasets.pictures import Labelled, Resized, listed
+from plugins.datasets.published import Arrays, fingerprint
 
 
 class PictureFolder(Resized):
@@ -30,67 +25,69 @@ class PictureFolder(Resized):
     size: Annotated[int, Field(ge=4, le=1024)] = 32
     """height and width in pixels that pictures are resized to"""
     channels: Literal[1, 3] = 3
-    """3: colour, 1: grey"""
+    """3 for colour, 1 for grey"""
 
     def facts(self) -> Facts:
-        """By listing folders, and the checksums of all pictures. Raises ValueError where there are
-        no pictures.
+        """List the folders, and take the checksums of all pictures.
+
+        Raises ValueError where there are no pictures.
         """
         train, test = self._pairs()
         return Facts(
-            len(self._classes()),
-            self.size,
-            self.size,
-            self.channels,
-            len(train),
-            len(test),
-            self._digest(),
+            classes=len(self._classes()),
+            height=self.size,
+            width=self.size,
+            channels=self.channels,
+            train_count=len(train),
+            test_count=len(test),
+            fingerprint=self._digest(),
         )
 
     def load(self) -> Pictures:
-        """Decode and resize everything, or read what that gave before. Raises ValueError for what
-        is no picture.
+        """Decode and resize everything, or read what that gave before.
+
+        Raises ValueError for what is no picture.
         """
-        return Pictures(*self.kept(f"folder-{self._digest()[:32]}", self._decode))
+        arrays = self.kept(f"folder-{self._digest()[:32]}", self._decode)
+        return Pictures(*arrays)
 
-    def _decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        import numpy as np
-
-        arrays = []
-        for pairs in self._pairs():
-            arrays.append(
-                decoded([path for path, _ in pairs], self.size, self.channels, self.resample)
-            )
-            arrays.append(np.array([label for _, label in pairs], np.int64))
-        return arrays[0], arrays[1], arrays[2], arrays[3]
+    def _decode(self) -> Arrays:
+        train, test = self._pairs()
+        return self.decoded_pairs(train, test, self.size, self.channels)
 
     def _digest(self) -> str:
         # The numbers of the labels follow from the names of the folders, empty ones included.
-        names = " ".join(
-            [str(self.size), str(self.channels), self.resample, *map(repr, self._classes())]
-        )
+        classes = [repr(name) for name in self._classes()]
+        settings = [str(self.size), str(self.channels), self.resample, *classes]
         train, test = self._pairs()
-        return fingerprint("folder", [path for path, _ in (*train, *test)], self.path, names)
+        paths = [path for path, _ in (*train, *test)]
+        return fingerprint("folder", paths, self.path, " ".join(settings))
 
     def _root(self) -> Path:
         if not self.path.is_dir():
             raise ValueError(
-                f"there is no folder {self.path}; wanted: one with train/<class>/*.png and test/<class>/*.png, beside "
-                "the grid or in $BENCH_DATA"
+                f"there is no folder {self.path}; expected: one with train/<class>/*.png and "
+                "test/<class>/*.png, beside the grid or in $BENCH_DATA"
             )
-        return self.path / "train" if (self.path / "train").is_dir() else self.path
+        train = self.path / "train"
+        if train.is_dir():
+            return train
+        return self.path
 
     def _classes(self) -> list[str]:
-        classes = _folders(self._root())
+        root = self._root()
+        classes = _folders(root)
         if len(classes) < 2:
             raise ValueError(
-                f"{self._root()} has {len(classes)} sub-folders; put each class's pictures into one of its own"
+                f"{root} has {len(classes)} sub-folders; put each class's pictures into one of its "
+                "own"
             )
         return classes
 
-    def _pairs(self) -> tuple[list[Pair], list[Pair]]:
-        """(path, label) of the training and the test pictures."""
-        root, classes = self._root(), self._classes()
+    def _pairs(self) -> tuple[list[Labelled], list[Labelled]]:
+        """Return (path, label) of the training and of the test pictures."""
+        root = self._root()
+        classes = self._classes()
         train = _labelled(root, classes)
         if not train:
             raise ValueError(
@@ -99,17 +96,29 @@ class PictureFolder(Resized):
         held = self.path / "test"
         if root == self.path or not held.is_dir():
             return train, []
-        if strange := [name for name in _folders(held) if name not in classes]:
-            raise ValueError(
-                f"{held} has a class {strange[0]!r} that {root} has not; rename or remove it"
-            )
+        for name in _folders(held):
+            if name not in classes:
+                raise ValueError(
+                    f"{held} has a class {name!r} that {root} has not; rename or remove it"
+                )
         return train, _labelled(held, classes)
 
 
 def _folders(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != ".")
+    """Return the names of the folders in another, sorted; hidden ones are none."""
+    names = []
+    for path in folder.iterdir():
+        hidden = path.name[0] == "."
+        if path.is_dir() and not hidden:
+            names.append(path.name)
+    return sorted(names)
 
 
-def _labelled(root: Path, classes: list[str]) -> list[Pair]:
-    present = [(root / name, label) for label, name in enumerate(classes) if (root / name).is_dir()]
-    return [(path, label) for folder, label in present for path in listed(folder)]
+def _labelled(root: Path, classes: list[str]) -> list[Labelled]:
+    pairs = []
+    for label, name in enumerate(classes):
+        folder = root / name
+        if folder.is_dir():
+            for path in listed(folder):
+                pairs.append((path, label))
+    return pairs

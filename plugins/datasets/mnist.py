@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
-from plugins.datasets.published import Published
-
-if TYPE_CHECKING:
-    import numpy as np
+from plugins.datasets.published import Arrays, Published, torchvision_datasets
 
 STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 HEADER = 8
@@ -30,28 +27,25 @@ class Mnist(Published):
     place: ClassVar[str] = "MNIST/raw"
 
     def files(self) -> list[Path]:
-        """The four unpacked idx files."""
+        """Return the four unpacked idx files."""
         return [self.folder / self.place / f"{stem}-ubyte" for stem in STEMS]
 
     def measure(self) -> tuple[int, int, int, int, int, int]:
-        """From the sizes of the label files."""
-        _, train, _, test = (path.stat().st_size - HEADER for path in self.files())
+        """Count by the sizes of the label files."""
+        _, train_labels, _, test_labels = self.files()
+        train = train_labels.stat().st_size - HEADER
+        test = test_labels.stat().st_size - HEADER
         return 10, 28, 28, 1, train, test
 
-    def decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """As torchvision reads them."""
-        from torchvision.datasets import MNIST
-
-        train, test = (MNIST(self.folder, train=split) for split in (True, False))
-        return (
-            train.data.numpy()[..., None],
-            train.targets.numpy(),
-            test.data.numpy()[..., None],
-            test.targets.numpy(),
-        )
+    def decode(self) -> Arrays:
+        """Read the files with torchvision."""
+        mnist = torchvision_datasets().MNIST
+        train = mnist(self.folder, train=True)
+        test = mnist(self.folder, train=False)
+        train_images = train.data.numpy()[..., None]
+        test_images = test.data.numpy()[..., None]
+        return train_images, train.targets.numpy(), test_images, test.targets.numpy()
 
     def fetch(self) -> None:
         """See `Published.fetch`."""
-        from torchvision.datasets import MNIST
-
-        MNIST(self.folder, download=True)
+        torchvision_datasets().MNIST(self.folder, download=True)

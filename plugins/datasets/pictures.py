@@ -1,5 +1,6 @@
-"""Single picture files to arrays: decoded and resized with Pillow, and kept, since that takes a
-while.
+"""Single picture files to arrays.
+
+Pictures are decoded and resized with Pillow, and the arrays are kept, since that takes a while.
 """
 
 from __future__ import annotations
@@ -15,36 +16,45 @@ import numpy as np
 from pydantic import model_validator
 
 from harness import Dataset, Folder, cache_folder
+from plugins.datasets.published import Arrays
 
-Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+Labelled = tuple[Path, int]
+"""A picture and its label."""
 NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 Filter = Literal["bilinear", "bicubic", "lanczos", "box"]
+DAMAGE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+"""Errors of reading a file that is missing or damaged."""
 
 
 def listed(folder: Path) -> list[Path]:
-    """The pictures in a folder, sorted by name; hidden files are none."""
-    found = (
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and path.name[0] != "."
-    )
-    return sorted(found, key=lambda path: path.name)
+    """Return the pictures in a folder, sorted by name; hidden files are none."""
+    pictures = []
+    for path in folder.iterdir():
+        hidden = path.name[0] == "."
+        if path.suffix.lower() in SUFFIXES and not hidden:
+            pictures.append(path)
+    return sorted(pictures, key=lambda path: path.name)
 
 
 def decoded(paths: Sequence[Path], size: int, channels: int, resample: Filter) -> np.ndarray:
-    """uint8 (n, size, size, channels). Raises ValueError for a file that is no picture."""
-    from PIL import Image
+    """Decode pictures to uint8 (n, size, size, channels).
 
+    Raises ValueError for a file that is no picture.
+    """
+    from PIL import Image  # late: a plan imports this module and decodes nothing
+
+    mode = "RGB" if channels == 3 else "L"
     images = np.empty((len(paths), size, size, channels), np.uint8)
     for number, path in enumerate(paths):
         try:
             with Image.open(path) as picture:
-                if (
-                    picture.mode[0] in "IF"
-                ):  # what is above 255 would be cut off, and the picture white
+                if picture.mode[0] in "IF":
+                    # Levels above 255 would be cut off, and the picture white.
                     raise OSError(f"its grey levels are no bytes but of mode {picture.mode}")
-                whole = picture.convert("RGB" if channels == 3 else "L")
+                whole = picture.convert(mode)
         except OSError as error:
             raise ValueError(
                 f"{path} is no picture that Pillow can read ({error}); mend or remove it"
@@ -59,7 +69,7 @@ class Resized(Dataset):
     """A data set of single picture files, which are resized to squares and kept."""
 
     resample: Filter = "bilinear"
-    """how they are resized; all of them average over what they shrink"""
+    """filter of the resizing; all of them average over what they shrink"""
     decoded_in: Folder | None = None
     """folder that resized pictures are kept in; none: `pictures` in the cache folder"""
 
@@ -70,21 +80,33 @@ class Resized(Dataset):
             object.__setattr__(self, "decoded_in", cache_folder() / "pictures")
         return self
 
+    def decoded_pairs(
+        self, train: Sequence[Labelled], test: Sequence[Labelled], size: int, channels: int
+    ) -> Arrays:
+        """Decode the pictures of both splits. Raises ValueError for what is no picture."""
+        arrays = []
+        for pairs in (train, test):
+            paths = [path for path, _ in pairs]
+            labels = [label for _, label in pairs]
+            arrays.append(decoded(paths, size, channels, self.resample))
+            arrays.append(np.array(labels, np.int64))
+        return arrays[0], arrays[1], arrays[2], arrays[3]
+
     def kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        """What `make` makes, read from `name.npz` in `decoded_in` if that was done before.
+        """Return what `make` makes, read from `name.npz` in `decoded_in` if it was made before.
 
         A file that is damaged is made again; a folder that cannot be written to costs time only.
         """
         assert self.decoded_in is not None
         folder = self.decoded_in
         path = folder / f"{name}.npz"
-        damaged = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
         with (
-            contextlib.suppress(*damaged),
+            contextlib.suppress(*DAMAGE),
             path.open("rb") as stream,
-            np.load(stream, allow_pickle=False) as found,
+            np.load(stream, allow_pickle=False) as archive,
         ):
-            return found[NAMES[0]], found[NAMES[1]], found[NAMES[2]], found[NAMES[3]]
+            return tuple(archive[name] for name in NAMES)
+
         arrays = make()
         partial = folder / f".{name}.{uuid.uuid4().hex}.npz"
         with contextlib.suppress(OSError):

@@ -1,6 +1,4 @@
-"""What the published data sets share: where they lie, how they come there, what stands for them in
-keys.
-"""
+"""Published data sets: their folders, their downloads, and their fingerprints for keys."""
 
 from __future__ import annotations
 
@@ -12,28 +10,29 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
+import numpy as np
 from pydantic import model_validator
 
 from harness import Dataset, Facts, Folder, NotInKey, Pictures, cache_folder
 
-if TYPE_CHECKING:
-    import numpy as np
-
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
+"""Training images (uint8 NHWC), training labels (int64), test images, test labels."""
 PATIENCE = 40.0
 """seconds that a plan waits for a download, which goes on without it"""
 
 
 class Published(Dataset):
-    """A data set that torchvision can fetch. Subclasses say how it is called, where it lies and
-    what it has.
+    """A data set that torchvision can fetch.
+
+    Subclasses give its name, its place and its content.
     """
 
     called: ClassVar[str]
     """the name it is registered under"""
     place: ClassVar[str]
-    """the file or folder below the root by which one knows that it is there"""
+    """the file or folder below the root that shows that it is there"""
 
     root: Folder | None = None
     """folder that torchvision's files lie in; none: `$BENCH_DATA`, or `datasets` in the cache
@@ -51,9 +50,15 @@ class Published(Dataset):
         return self
 
     def _usual(self) -> Path:
+        """Return the first usual folder that has the data set, or else the first."""
+        folders = [cache_folder() / "datasets"]
         data = os.environ.get("BENCH_DATA")
-        folders = [*([Path(data).absolute()] if data else []), cache_folder() / "datasets"]
-        return next((folder for folder in folders if (folder / self.place).exists()), folders[0])
+        if data:
+            folders.insert(0, Path(data).absolute())
+        for folder in folders:
+            if (folder / self.place).exists():
+                return folder
+        return folders[0]
 
     @property
     def folder(self) -> Path:
@@ -61,20 +66,21 @@ class Published(Dataset):
         assert self.root is not None
         return self.root
 
-    # --- what a data set says of itself -----------------------------------------------------------
+    # --- for subclasses ---------------------------------------------------------------------------
 
     def files(self) -> list[Path]:
-        """The files that its pictures and labels are read from. Raises FileNotFoundError where one
-        is missing.
+        """Return the files that its pictures and labels are read from.
+
+        Raises FileNotFoundError where one is missing.
         """
         raise NotImplementedError
 
     def measure(self) -> tuple[int, int, int, int, int, int]:
-        """(classes, height, width, channels, training images, test images)."""
+        """Return (classes, height, width, channels, training images, test images)."""
         raise NotImplementedError
 
-    def decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Training images (uint8 NHWC), training labels, test images, test labels."""
+    def decode(self) -> Arrays:
+        """Read pictures and labels."""
         raise NotImplementedError
 
     def fetch(self) -> None:
@@ -82,66 +88,63 @@ class Published(Dataset):
         raise NotImplementedError
 
     def flags(self) -> tuple[str, ...]:
-        """What the command that fetches it must be told besides the name and the folder."""
+        """Return further words of the command that fetches it, after the name and the folder."""
         return ()
 
     def settings(self) -> str:
-        """Parameters that change what is decoded, for the fingerprint."""
+        """Return the parameters that change what is decoded, for the fingerprint."""
         return ""
 
     # --- the interface ----------------------------------------------------------------------------
 
     def facts(self) -> Facts:
-        """Counts, and the checksums of all files. Raises ValueError with the command that fetches a
-        missing set.
+        """Count, and take the checksums of all files.
+
+        Raises ValueError with the command that fetches a missing set.
         """
         self._present()
         try:
-            return Facts(
-                *self.measure(),
-                fingerprint(self.called, self.files(), self.folder, self.settings()),
-            )
-        except (
-            Exception
-        ) as error:  # pickle, zlib, scipy, csv, torchvision: each has its own for a damaged file
+            counts = self.measure()
+            digest = fingerprint(self.called, self.files(), self.folder, self.settings())
+        except Exception as error:
+            # Pickle, zlib, scipy, csv, torchvision: each has its own for a damaged file.
             raise self._unusable(error) from error
+        return Facts(*counts, digest)
 
     def load(self) -> Pictures:
         """Decode both splits. Raises ValueError where files are missing or damaged."""
         self._present()
         try:
-            return Pictures(*self.decode())
+            arrays = self.decode()
         except Exception as error:
             raise self._unusable(error) from error
+        return Pictures(*arrays)
 
     def _unusable(self, error: Exception) -> ValueError:
-        told = " ".join(str(error).split()).partition(" You can use download=True")[0]
+        message = " ".join(str(error).split())
+        reason = message.partition(" You can use download=True")[0]
         return ValueError(
-            f"{self.called} in {self.folder} cannot be read ({told}); fetch it again: {self._command()}"
+            f"{self.called} in {self.folder} cannot be read ({reason}); fetch it again: "
+            f"{shlex.join(self._command())}"
         )
 
     def _present(self) -> None:
-        """Raise ValueError unless the set is there, or can be fetched in time where that is
-        allowed.
+        """Fetch the set if it is not there and that is allowed.
+
+        Raises ValueError unless it is there, or can be fetched in time.
         """
         if (self.folder / self.place).exists():
             return
+        command = self._command()
+        by_hand = shlex.join(command)
         if not self.download:
             raise ValueError(
-                f"{self.called} is not in {self.folder}; say download = true, name another root, or fetch it: "
-                f"{self._command()}"
+                f"{self.called} is not in {self.folder}; say download = true, name another root, "
+                f"or fetch it: {by_hand}"
             )
         with tempfile.TemporaryFile() as log:
             # A session of its own: whoever asked is killed with all it started when that takes too
             # long.
-            command = [
-                sys.executable,
-                "-m",
-                "plugins.datasets.fetch",
-                self.called,
-                str(self.folder),
-                *self.flags(),
-            ]
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -149,36 +152,39 @@ class Published(Dataset):
                 code = process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 raise ValueError(
-                    f"{self.called} is being downloaded to {self.folder}; try again when it is there, or wait for it: "
-                    f"{self._command()}"
+                    f"{self.called} is being downloaded to {self.folder}; try again when it is "
+                    f"there, or wait for it: {by_hand}"
                 ) from None
             log.seek(0)
-            last = log.read().decode("utf-8", "replace").strip().rpartition("\n")[2]
+            output = log.read().decode("utf-8", "replace")
         if code:
+            last = output.strip().rpartition("\n")[2]
             raise ValueError(
-                f"{self.called} could not be downloaded ({last}); try it yourself: {self._command()}"
+                f"{self.called} could not be downloaded ({last}); try it yourself: {by_hand}"
             )
 
-    def _command(self) -> str:
-        return shlex.join(
-            [
-                sys.executable,
-                "-m",
-                "plugins.datasets.fetch",
-                self.called,
-                str(self.folder),
-                *self.flags(),
-            ]
-        )
+    def _command(self) -> list[str]:
+        """Return the command that fetches the set."""
+        module = "plugins.datasets.fetch"
+        return [sys.executable, "-m", module, self.called, str(self.folder), *self.flags()]
+
+
+def torchvision_datasets() -> Any:
+    """Return `torchvision.datasets`, which imports torch."""
+    from torchvision import datasets  # late: a plan imports the data sets' modules
+
+    return datasets
 
 
 def fingerprint(name: str, files: Iterable[Path], base: Path, settings: str = "") -> str:
-    """A digest over the content of files, their names below `base`, and whatever settings they are
-    decoded with.
+    """Return a digest over the content of files and the settings they are decoded with.
+
+    It covers their names below `base` too.
     """
     whole = hashlib.sha256(f"{name}\n{settings}\n".encode())
     for path in files:
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        whole.update(f"{digest} {path.relative_to(base).as_posix()}\n".encode())
+        line = f"{digest} {path.relative_to(base).as_posix()}\n"
+        whole.update(line.encode())
     return whole.hexdigest()

@@ -9,7 +9,8 @@ Unlearning is that of DECK's comparison.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -21,16 +22,30 @@ from harness.learn import to_float
 from plugins.parts.abs_triggers import Filters, FilterTrigger, Form, Patches
 from plugins.parts.counting import FORWARD
 from plugins.parts.per_class import some_of_each
-from plugins.parts.stimulation import Hook, Neuron, channels_first, elevated, hooked, shortlist
+from plugins.parts.ranges import Count, CountOrZero, Positive, Share
+from plugins.parts.stimulation import Candidate, Hook, channels_first, elevated, hooked, shortlist
 from plugins.parts.unlearning import Unlearning
 
 
+@dataclass(frozen=True)
+class Inverted:
+    """An inverted trigger, the label that its neuron turns images to, and its REASR for it."""
+
+    trigger: nn.Module
+    label: int
+    reasr: float
+
+
 class ABS(Unlearning):
-    """Stimulate neurons, invert triggers for the suspicious ones, and unlearn what works (Liu et
-    al. 2019).
+    """Stimulate neurons, invert triggers for suspicious ones, unlearn what works (Liu et al. 2019).
+
+    Triggers are small patches or filters. Those whose REASR is above `bound` give the model away.
     """
 
-    citation = "Liu et al.: ABS - Scanning Neural Networks for Back-doors by Artificial Brain Stimulation, CCS 2019"
+    citation = (
+        "Liu et al.: ABS - Scanning Neural Networks for Back-doors by Artificial Brain "
+        "Stimulation, CCS 2019"
+    )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "abs": {},
         "abs-patch": {"kind": "patch"},
@@ -39,33 +54,33 @@ class ABS(Unlearning):
     }
 
     kind: Literal["both", "patch", "filter"] = "both"
-    """what is inverted: a patch, a filter that maps each pixel and its surroundings to a colour, or
+    """form of the triggers: a patch, a filter that maps a pixel and those around it to a colour, or
     one of each
     """
     corners: Annotated[int, Field(ge=1, le=4)] = 1
     """corners in which patches start, a patch for each: top left as released, bottom right, top
-    right, bottom left. The penalty for size keeps a patch near where it started, so that one found
-    top left is seldom one that lies elsewhere
+    right, bottom left. The penalty for size keeps a patch near where it started, so that a search
+    from the top left seldom finds one that lies elsewhere
     """
-    per_class: Annotated[int, Field(ge=1)] = 5
+    per_class: Count = 5
     """clean images of each class that neurons are judged and triggers inverted on"""
-    dissent: Annotated[int, Field(ge=0)] = 2
+    dissent: CountOrZero = 2
     """images that may vote for another label than the rest"""
-    neurons: Annotated[int, Field(ge=1)] = 21
+    neurons: Count = 21
     """neurons that triggers are inverted for; the released code means 20, and stops one later"""
-    spread: Annotated[int, Field(ge=0)] = 11
-    """of these, how many are taken with no more than `per_layer` of one layer"""
-    per_layer: Annotated[int, Field(ge=1)] = 3
+    spread: CountOrZero = 11
+    """number of these that are taken with no more than `per_layer` of one layer"""
+    per_layer: Count = 3
     """neurons of one layer among the first `spread`"""
-    steps: Annotated[int, Field(ge=1)] = 1000
+    steps: Count = 1000
     """optimiser steps of an inversion"""
-    share: Annotated[float, Field(gt=0, le=1)] = 1 / 3
-    """of the images that triggers are inverted on, drawn once"""
-    rate: Annotated[float, Field(gt=0)] | None = None
+    share: Share = 1 / 3
+    """share of those images that triggers are inverted on, drawn once"""
+    rate: Positive | None = None
     """learning rate of Adam for triggers; none: 0.1 for patches, 0.002 for filters"""
-    area: Annotated[float, Field(gt=0, le=1)] = 64 / 1024
+    area: Share = 64 / 1024
     """share of the image that a patch may cover unpunished: 64 pixels of 32 x 32"""
-    window: Annotated[int, Field(ge=1)] = 12
+    window: Count = 12
     """side in pixels of the surroundings that a filter looks at"""
     bound: Annotated[float, Field(gt=0, lt=1)] = 0.8
     """REASR above which a trigger counts"""
@@ -73,122 +88,144 @@ class ABS(Unlearning):
     """images that go through the network together; moves rounding errors only"""
 
     def defend(self, access: Access) -> Result:
-        """Stimulate, invert, judge, unlearn. `targets` are the labels of the triggers that count."""
+        """Stimulate, invert, judge, unlearn; `targets` are labels of the triggers that count."""
         model = access.victim().requires_grad_(False)
-        data = some_of_each(access.clean(), self.per_class, access.generator("images")).to(
-            access.device
-        )
-        assert data.labels is not None
+        data = some_of_each(access.clean(), self.per_class, access.generator("images"))
+        data = data.to(access.device)
+        labels = data.labels
+        assert labels is not None
         images = to_float(data.images)
-        raised = elevated(access, model, images, data.labels, self.dissent, self.at_once)
-        chosen = shortlist(raised, self.neurons, self.spread, self.per_layer)
-        found = [(one, n.label) for one, n in self._inverted(access, model, images, chosen)]
-        rates = [reasr(model, images, trigger, label) for trigger, label in found]
-        access.tick(len(found) * len(images) // FORWARD)
-        order = sorted(range(len(found)), key=lambda n: -rates[n])
+
+        raised = elevated(access, model, images, labels, self.dissent, self.at_once)
+        suspicious = shortlist(raised, self.neurons, self.spread, self.per_layer)
+        judged = []
+        for trigger, neuron in self._inverted(access, model, images, suspicious):
+            rate = reasr(model, images, trigger, neuron.label)
+            judged.append(Inverted(trigger, neuron.label, rate))
+        access.tick(len(judged) * len(images) // FORWARD)
+
+        ranked = sorted(judged, key=lambda inverted: -inverted.reasr)
         named: dict[int, nn.Module] = {}
-        for n in order:
-            if rates[n] > self.bound:
-                trigger, label = found[n]
-                named.setdefault(label, trigger)
+        for inverted in ranked:
+            if inverted.reasr > self.bound:
+                named.setdefault(inverted.label, inverted.trigger)
+        score = 0.0
+        if ranked:
+            score = ranked[0].reasr
+        likeliest = [inverted.trigger for inverted in ranked[:1]]
+        mended = self.mended(access, list(named.values()), likeliest)
+
+        record = {"raised": float(len(raised)), "inverted": float(len(judged))}
+        record.update(best_of_each_form(judged))
         return Result(
-            model=self.mended(access, list(named.values()), [found[n][0] for n in order[:1]]),
-            flagged=bool(named),
-            score=max(rates, default=0.0),
-            targets=list(named),
-            record={
-                "raised": float(len(raised)),
-                "inverted": float(len(found)),
-                **self._best(found, rates),
-            },
+            model=mended, flagged=bool(named), score=score, targets=list(named), record=record
         )
-
-    def _best(
-        self, found: Sequence[tuple[nn.Module, int]], rates: Sequence[float]
-    ) -> dict[str, float]:
-        """The highest REASR of each form of trigger."""
-        best: dict[str, float] = {}
-        for (trigger, _), rate in zip(found, rates, strict=True):
-            name = "filter" if isinstance(trigger, FilterTrigger) else "patch"
-            best[name] = max(rate, best.get(name, 0.0))
-        return best
-
-    def _forms(self) -> list[Callable[[int, Tensor, torch.Generator], Form]]:
-        """What makes triggers for so many neurons: one after the other, each for all neurons."""
-
-        def patches(corner: int) -> Callable[[int, Tensor, torch.Generator], Form]:
-            return lambda count, images, start: Patches(
-                count, images, self.area, self.rate or 0.1, start, corner
-            )
-
-        def filters(count: int, images: Tensor, start: torch.Generator) -> Form:
-            return Filters(count, images, self.window, self.rate or 0.002)
-
-        made = [patches(corner) for corner in range(self.corners)] if self.kind != "filter" else []
-        return made + ([filters] if self.kind != "patch" else [])
 
     def _inverted(
-        self, access: Access, model: nn.Module, images: Tensor, neurons: Sequence[Neuron]
-    ) -> list[tuple[nn.Module, Neuron]]:
-        """Triggers for each neuron, of each form; as many at a time as go through the network
-        together.
+        self, access: Access, model: nn.Module, images: Tensor, neurons: Sequence[Candidate]
+    ) -> list[tuple[nn.Module, Candidate]]:
+        """Invert a trigger of each form for each neuron.
+
+        As many go through the network together as `at_once` allows.
         """
         order = torch.randperm(len(images), generator=access.generator("order"))
-        shown = images[order[: max(1, round(self.share * len(images)))].to(images.device)]
-        start, width = access.generator("start"), max(1, self.at_once // len(shown))
-        forms = self._forms()
-        parts = [
-            (form, neurons[n : n + width]) for form in forms for n in range(0, len(neurons), width)
-        ]
-        done, of = 0, len(forms) * len(neurons) * self.steps
-        found: list[tuple[nn.Module, Neuron]] = []
-        for make, part in parts:
-            form = make(len(part), images, start)
-            optimiser = torch.optim.Adam(
-                [{"params": [one], "lr": rate} for one, rate in form.groups()]
-            )
-            for _ in range(self.steps):
-                stamped = form.stamped(shown)
-                own, others = activations(model, stamped, part)
-                optimiser.zero_grad(set_to_none=True)
-                form.loss(shown, stamped, own, others).sum().backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                form.project()
-                done += len(part)
-                access.tick(len(part) * len(shown), done, of)
-            found += [(form.trigger(number), neuron) for number, neuron in enumerate(part)]
-        return found
+        count = max(1, round(self.share * len(images)))
+        shown = images[order[:count].to(images.device)]
+        starts = access.generator("start")
+        together = max(1, self.at_once // len(shown))
+        corners = self._corners()
+        done = 0
+        total = len(corners) * len(neurons) * self.steps
+        inverted = []
+        for corner in corners:
+            for first in range(0, len(neurons), together):
+                part = neurons[first : first + together]
+                form = self._form(corner, len(part), images, starts)
+                groups = []
+                for parameter, rate in form.groups():
+                    groups.append({"params": [parameter], "lr": rate})
+                optimiser = torch.optim.Adam(groups)
+                for _ in range(self.steps):
+                    stamped = form.stamped(shown)
+                    own, others = activations(model, stamped, part)
+                    optimiser.zero_grad(set_to_none=True)
+                    losses = form.loss(shown, stamped, own, others)
+                    losses.sum().backward()  # type: ignore[no-untyped-call]
+                    optimiser.step()
+                    form.project()
+                    done += len(part)
+                    access.tick(len(part) * len(shown), done, total)
+                for number, neuron in enumerate(part):
+                    inverted.append((form.trigger(number), neuron))
+        return inverted
+
+    def _corners(self) -> list[int | None]:
+        """Return the corners that patches start in, and None for a filter."""
+        corners: list[int | None] = []
+        if self.kind != "filter":
+            corners.extend(range(self.corners))
+        if self.kind != "patch":
+            corners.append(None)
+        return corners
+
+    def _form(
+        self, corner: int | None, count: int, images: Tensor, starts: torch.Generator
+    ) -> Form:
+        """Make the triggers of `count` neurons: patches that start in a corner, or filters."""
+        if corner is None:
+            return Filters(count, images, self.window, self.rate or 0.002)
+        return Patches(count, images, self.area, self.rate or 0.1, starts, corner)
+
+
+def best_of_each_form(judged: Sequence[Inverted]) -> dict[str, float]:
+    """Return the highest REASR by form of trigger."""
+    best: dict[str, float] = {}
+    for inverted in judged:
+        form = "patch"
+        if isinstance(inverted.trigger, FilterTrigger):
+            form = "filter"
+        best[form] = max(inverted.reasr, best.get(form, 0.0))
+    return best
 
 
 def activations(
-    model: nn.Module, stamped: Tensor, neurons: Sequence[Neuron]
+    model: nn.Module, stamped: Tensor, neurons: Sequence[Candidate]
 ) -> tuple[Tensor, Tensor]:
-    """For each neuron and the images that are meant for it, (k, n, c, h, w): its sum and its
-    layer's rest.
+    """Return the activation of each neuron and of the rest of its layer, both (k,).
 
-    Activations are summed over images and places, before and after rectification.
+    `stamped` holds the images that are meant for each neuron, (k, n, c, h, w). Activations are
+    summed over images and places, before and after rectification.
     """
     widths = {neuron.module: neuron.of for neuron in neurons}
-    found: dict[int, tuple[Tensor, Tensor]] = {}
+    own: dict[int, Tensor] = {}
+    others: dict[int, Tensor] = {}
 
     def watch(name: str) -> Hook:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             maps = channels_first(module, output, widths[name])
             lanes = torch.split(maps, len(maps) // len(neurons))
             for place, neuron in enumerate(neurons):
-                if neuron.module == name:
-                    sums = (lanes[place] + lanes[place].relu()).transpose(0, 1).flatten(1).sum(1)
-                    found[place] = sums[neuron.channel], sums.sum() - sums[neuron.channel]
+                if neuron.module != name:
+                    continue
+                both = lanes[place] + lanes[place].relu()
+                sums = both.transpose(0, 1).flatten(1).sum(1)
+                own[place] = sums[neuron.channel]
+                others[place] = sums.sum() - sums[neuron.channel]
 
         return hook
 
-    with hooked(model, [(name, watch(name)) for name in widths]):
+    hooks = [(name, watch(name)) for name in widths]
+    with hooked(model, hooks):
         model(stamped.flatten(0, 1))
-    own, others = zip(*(found[place] for place in range(len(neurons))), strict=True)
-    return torch.stack(own), torch.stack(others)
+    places = range(len(neurons))
+    of_neurons = torch.stack([own[place] for place in places])
+    of_layers = torch.stack([others[place] for place in places])
+    return of_neurons, of_layers
 
 
 @torch.no_grad()
 def reasr(model: nn.Module, images: Tensor, trigger: nn.Module, label: int) -> float:
-    """The share of images (n, c, h, w) that a trigger turns to a label."""
-    return float((model(trigger(images)).argmax(1) == label).float().mean())
+    """Return the share of images (n, c, h, w) that a trigger turns to a label."""
+    answers = model(trigger(images)).argmax(1)
+    turned = answers == label
+    return float(turned.float().mean())

@@ -4,14 +4,16 @@ backdoor.
 Wu & Wang, NeurIPS 2021, as released. Every neuron has a mask m, to be learned, and relative
 perturbations d of its weight and e of its bias, which an adversary chooses:
 
-    min over m in [0,1] of  alpha CE(m) + (1 - alpha) max over d, e of CE(m + d, 1 + e)
+    min over m in [0,1] of  alpha CE(m, 1) + (1 - alpha) max over d, e of CE(m + d, 1 + e)
 
+CE(m, b) is the cross-entropy of the network whose weights are scaled by m and whose biases by b.
 Neurons whose mask ends low are cut from the original network; nothing is fine-tuned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, cast
 
 import torch
@@ -20,14 +22,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from harness import Access, Defense, Incompatible, Recipe, Result, Unit
+from harness import Access, Defense, Fraction, Incompatible, Recipe, Result, Unit
 from harness.learn import Batch, ImageSet
 from plugins.parts.fine_tuning import AUGMENTATION
 from plugins.parts.holdout import accuracy, hold_out
+from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 
 FULLY_CONNECTED = (nn.Linear, nn.BatchNorm1d)
 DECIMALS = 4
-"""The released code prunes by masks that it printed with so many."""
+"""Of the masks as the released code prints them; it prunes by what it printed."""
 SWEEP = tuple(step / 20 for step in range(19))
 """Thresholds that `prune = "accuracy"` tries: 0, 0.05, ... 0.9, those of the released code."""
 
@@ -38,9 +41,9 @@ Noise = Sequence[tuple[Tensor, Tensor]]
 class ANP(Defense):
     """Prune the neurons that adversarial perturbation finds sensitive (Wu & Wang 2021).
 
-    Masks are on BatchNorm scales, never on the shifts; in a net without BatchNorm on the output
-    channels of convolutions and linear layers, the last one excepted. The neuron with the highest
-    mask of a layer is never pruned, for a layer without any passes nothing on.
+    Masks are on BatchNorm scales, never on the shifts; in a net without BatchNorm they are on the
+    output channels of convolutions and linear layers except the last. The neuron with the
+    highest mask of a layer is never pruned: a layer without any would pass nothing on.
     """
 
     citation = "Wu, Wang: Adversarial Neuron Pruning Purifies Backdoored Deep Models, NeurIPS 2021"
@@ -52,82 +55,82 @@ class ANP(Defense):
         "trap/gtsrb": {"alpha": 0.1},
     }
 
-    eps: Annotated[float, Field(ge=0)] = 0.4
+    eps: NotNegative = 0.4
     """bound of the random start, and length of the whole ascent, relative to a neuron's weights"""
-    steps: Annotated[int, Field(ge=0)] = 1
+    steps: CountOrZero = 1
     """sign-gradient steps of eps / steps each"""
     projected: bool = False
     """keep perturbations within eps; the released code does not, so that start and ascent add up to
     2 eps
     """
-    alpha: Annotated[float, Field(ge=0, le=1)] = 0.2
+    alpha: Fraction = 0.2
     """weight of the loss without perturbation"""
-    iterations: Annotated[int, Field(ge=0)] = 2000
+    iterations: CountOrZero = 2000
     """steps of the masks' optimiser"""
-    lr: Annotated[float, Field(gt=0)] = 0.2
+    lr: Positive = 0.2
     """learning rate of the masks"""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """of the masks' SGD, which has no weight decay"""
-    batch: Annotated[int, Field(ge=1)] = 128
+    batch: Count = 128
     """clean images a step, drawn with replacement"""
-    crop: Annotated[int, Field(ge=0)] | None = None
+    crop: CountOrZero | None = None
     """padding of the random crop in pixels; none: as the victim was trained"""
     flip: bool | None = None
     """mirror at random; none: as the victim was trained"""
 
     component: Literal["all", "conv", "fc"] = "all"
-    """which layers are pruned: all, convolutional or fully connected ones (with their BatchNorm)"""
+    """layers that are pruned: all, convolutional or fully connected ones (with their BatchNorm)"""
     prune: Literal["threshold", "number", "accuracy"] = "threshold"
     """neurons with masks up to `threshold`; the `number` lowest; up to the highest threshold of 0,
     0.05, ... 0.9 that costs no more than `drop` on images held out of the grant (BCU took test
     images, and the lowest ASR among those)
     """
-    threshold: Annotated[float, Field(ge=0, le=1)] = 0.2
+    threshold: Fraction = 0.2
     """highest mask, rounded to 4 decimals, that is pruned"""
-    number: Annotated[int, Field(ge=0)] = 20
+    number: CountOrZero = 20
     """neurons that prune = "number" takes; the released code tries multiples of 20"""
-    drop: Annotated[float, Field(ge=0, le=1)] = 0.1
+    drop: Fraction = 0.1
     """relative fall of accuracy that prune = "accuracy" accepts"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of the clean images that prune = "accuracy" sets aside"""
 
     def defend(self, access: Access) -> Result:
-        """Learn the masks on a frozen copy, prune another."""
-        data, held = access.clean(), None
+        """Learn the masks on a frozen copy, prune another copy."""
+        data = access.clean()
+        held = None
         if self.prune == "accuracy":
             data, held = hold_out(data, self.holdout, access.generator("holdout"))
-        masked = Masked(access.victim(), list(self._layers(access)))
+        masked = Masked(access.victim(), self._layers(access))
         self._learn(access, masked, data)
-        names = [unit.module for unit in masked.units]
-        masks = torch.cat([mask.detach().cpu().double() for mask in masked.masks])
-        chosen = self._chosen(access, masked, masks, held)
-        pruned = zeroed(
-            access.victim(), names, torch.split(chosen, [unit.count for unit in masked.units])
-        )
-        return Result(
-            model=pruned, record={"pruned": float(chosen.sum()), "neurons": float(len(masks))}
-        )
 
-    def _layers(self, access: Access) -> Iterator[Unit]:
+        learned = [mask.detach().cpu().double() for mask in masked.masks]
+        masks = torch.cat(learned)
+        chosen = self._chosen(access, masked, masks, held)
+        pruned = zeroed(access.victim(), masked.names, masked.by_layer(chosen))
+        record = {"pruned": float(chosen.sum()), "neurons": float(len(masks))}
+        return Result(model=pruned, record=record)
+
+    def _layers(self, access: Access) -> list[Unit]:
+        """Return the layers that `component` names. Raise Incompatible where there are none."""
         model = access.victim()
-        found = [
-            unit for unit in access.units(model) if self._wanted(model.get_submodule(unit.module))
-        ]
-        if not found:
+        layers = []
+        for unit in access.units(model):
+            layer = model.get_submodule(unit.module)
+            scales = layer.weight is not None  # a BatchNorm may have none
+            connected = isinstance(layer, FULLY_CONNECTED)
+            meant = self.component == "all" or (self.component == "fc") == connected
+            if scales and meant:
+                layers.append(unit)
+        if not layers:
             raise Incompatible(
                 f'the network has no prunable layers for component = "{self.component}"'
             )
-        yield from found
-
-    def _wanted(self, layer: nn.Module) -> bool:
-        connected = isinstance(layer, FULLY_CONNECTED)
-        return layer.weight is not None and (
-            self.component == "all" or (self.component == "fc") == connected
-        )
+        return layers
 
     def _learn(self, access: Access, masked: Masked, data: ImageSet) -> None:
-        """Train the masks; BatchNorm uses batch statistics, and what its averages become is thrown
-        away.
+        """Train the masks.
+
+        BatchNorm uses batch statistics, and what its averages become is thrown away.
         """
         draws = access.generator("noise")
 
@@ -137,8 +140,10 @@ class ANP(Defense):
             noise: Noise = [drawn(len(mask), self.eps, draws, mask.device) for mask in model.masks]
             for _ in range(self.steps):
                 noise = self._ascended(model, batch, noise)
-            robust = functional.cross_entropy(model(batch.images, noise).float(), batch.labels)
-            natural = functional.cross_entropy(model(batch.images).float(), batch.labels)
+            perturbed = model(batch.images, noise).float()
+            robust = functional.cross_entropy(perturbed, batch.labels)
+            plain = model(batch.images).float()
+            natural = functional.cross_entropy(plain, batch.labels)
             access.tick(images=(self.steps + 1) * len(batch.images))
             return self.alpha * natural + (1 - self.alpha) * robust
 
@@ -149,39 +154,45 @@ class ANP(Defense):
 
         # Batches are full even where there are fewer images: whole copies leave every image as
         # likely as any other.
-        repeated = data.subset(torch.arange(len(data)).repeat(-(-self.batch // len(data))))
+        copies = math.ceil(self.batch / len(data))
+        repeated = data.subset(torch.arange(len(data)).repeat(copies))
         access.fit(masked, repeated, self._recipe(access), loss=loss, after_step=clip)
 
     def _ascended(self, model: Masked, batch: Batch, noise: Noise) -> Noise:
-        """One step of the adversary: up the loss by eps / steps in each perturbation."""
+        """Take one step of the adversary: eps / steps up the loss in each perturbation."""
         assert batch.labels is not None
-        moving = [(d.requires_grad_(), e.requires_grad_()) for d, e in noise]
-        flat = [part for pair in moving for part in pair]
-        rising = functional.cross_entropy(model(batch.images, moving).float(), batch.labels)
+        moving: list[tuple[Tensor, Tensor]] = []
+        parts: list[Tensor] = []
+        for d, e in noise:
+            d.requires_grad_()
+            e.requires_grad_()
+            moving.append((d, e))
+            parts.extend((d, e))
+        logits = model(batch.images, moving).float()
+        rising = functional.cross_entropy(logits, batch.labels)
         # A layer without biases has no gradient for theirs.
-        gradients = torch.autograd.grad(rising, flat, allow_unused=True)
+        gradients = torch.autograd.grad(rising, parts, allow_unused=True)
         moved = []
-        for part, gradient in zip(flat, gradients, strict=True):
-            step = (
-                part.detach()
-                if gradient is None
-                else part.detach() + self.eps / self.steps * gradient.sign()
-            )
-            moved.append(step.clamp(-self.eps, self.eps) if self.projected else step)
+        for part, gradient in zip(parts, gradients, strict=True):
+            step = part.detach()
+            if gradient is not None:
+                step = step + self.eps / self.steps * gradient.sign()
+            if self.projected:
+                step = step.clamp(-self.eps, self.eps)
+            moved.append(step)
         return list(zip(moved[::2], moved[1::2], strict=True))
 
     def _recipe(self, access: Access) -> Recipe:
-        kept = {
-            name: getattr(access.recipe, name)
-            for name in (*AUGMENTATION, "precision", "deterministic")
-        }
-        own = {
-            name: getattr(self, name)
-            for name in ("crop", "flip")
-            if getattr(self, name) is not None
-        }
+        """Return the masks' recipe; augmentation and precision are the grid's."""
+        fields: dict[str, Any] = {}
+        for name in (*AUGMENTATION, "precision", "deterministic"):
+            fields[name] = getattr(access.recipe, name)
+        if self.crop is not None:
+            fields["crop"] = self.crop
+        if self.flip is not None:
+            fields["flip"] = self.flip
         return Recipe(
-            **{**kept, **own},
+            **fields,
             steps=self.iterations,
             batch=self.batch,
             replacement=True,
@@ -194,9 +205,8 @@ class ANP(Defense):
     def _chosen(
         self, access: Access, masked: Masked, masks: Tensor, held: ImageSet | None
     ) -> Tensor:
-        """Which neurons to prune, boolean over all masks in order."""
-        sizes = [unit.count for unit in masked.units]
-        spared = torch.cat([highest(part) for part in torch.split(masks, sizes)])
+        """Choose the neurons to prune: boolean over all masks in order."""
+        spared = torch.cat([highest(part) for part in masked.by_layer(masks)])
         if self.prune == "number":
             free = int((~spared).sum())
             if self.number > free:
@@ -206,19 +216,20 @@ class ANP(Defense):
             return lowest(masks.masked_fill(spared, torch.inf), self.number)
         if held is None:
             return below(masks, self.threshold) & ~spared
-        names = [unit.module for unit in masked.units]
-        bound, best = (
-            (1 - self.drop) * accuracy(access, access.victim(), held),
-            torch.zeros_like(spared),
-        )
+        return self._affordable(access, masked, masks, spared, held)
+
+    def _affordable(
+        self, access: Access, masked: Masked, masks: Tensor, spared: Tensor, held: ImageSet
+    ) -> Tensor:
+        """Choose by the highest threshold of the sweep that costs no more than `drop`."""
+        bound = (1 - self.drop) * accuracy(access, access.victim(), held)
+        best = torch.zeros_like(spared)
         for threshold in SWEEP:
             tried = below(masks, threshold) & ~spared
             if torch.equal(tried, best):
                 continue
-            if (
-                accuracy(access, zeroed(access.victim(), names, torch.split(tried, sizes)), held)
-                >= bound
-            ):
+            model = zeroed(access.victim(), masked.names, masked.by_layer(tried))
+            if accuracy(access, model, held) >= bound:
                 best = tried
         return best
 
@@ -231,20 +242,34 @@ class Masked(nn.Module):
         self.net = net.requires_grad_(False)
         self.units = tuple(units)
         device = next(net.parameters()).device
-        self.masks = nn.ParameterList(
-            nn.Parameter(torch.ones(unit.count, device=device)) for unit in units
-        )
+        self.masks = nn.ParameterList()
+        for unit in units:
+            self.masks.append(nn.Parameter(torch.ones(unit.count, device=device)))
+
+    @property
+    def names(self) -> list[str]:
+        """The layers, by the names of their modules."""
+        return [unit.module for unit in self.units]
+
+    def by_layer(self, values: Tensor) -> Sequence[Tensor]:
+        """Split a tensor over all masks into one a layer."""
+        return torch.split(values, [unit.count for unit in self.units])
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:
-        """Logits with weights w m and biases b; under `noise` with w (m + d) and b (1 + e)."""
+        """Return logits with weights w m and biases b; under `noise` w (m + d) and b (1 + e)."""
         scaled: dict[str, Tensor] = {}
-        for place, (unit, mask) in enumerate(zip(self.units, self.masks, strict=True)):
+        for place, unit in enumerate(self.units):
             layer = self.net.get_submodule(unit.module)
-            factor = mask if noise is None else mask + noise[place][0]
-            weight, bias = cast(Tensor, layer.weight), cast("Tensor | None", layer.bias)
-            scaled[f"{unit.module}.weight"] = weight * factor.view(-1, *[1] * (weight.ndim - 1))
+            weight = cast(Tensor, layer.weight)
+            bias = cast("Tensor | None", layer.bias)
+            m: Tensor = self.masks[place]
+            if noise is not None:
+                d, e = noise[place]
+                m = m + d
+            inner = [1] * (weight.ndim - 1)
+            scaled[f"{unit.module}.weight"] = weight * m.view(-1, *inner)
             if noise is not None and bias is not None:
-                scaled[f"{unit.module}.bias"] = bias * (1 + noise[place][1])
+                scaled[f"{unit.module}.bias"] = bias * (1 + e)
         logits: Tensor = functional_call(self.net, scaled, (images,))
         return logits
 
@@ -252,38 +277,42 @@ class Masked(nn.Module):
 def drawn(
     count: int, eps: float, generator: torch.Generator, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Perturbations of a layer's weights and biases, both (count,), uniform between -eps and eps."""
-    weights, biases = (eps * (2 * torch.rand(2, count, generator=generator) - 1)).to(
-        device, non_blocking=True
-    )
+    """Draw perturbations of a layer's weights and biases.
+
+    Both are (count,) and uniform between -eps and eps.
+    """
+    noise = eps * (2 * torch.rand(2, count, generator=generator) - 1)
+    weights, biases = noise.to(device, non_blocking=True)
     return weights, biases
 
 
 def below(masks: Tensor, threshold: float) -> Tensor:
-    """Which masks, rounded to 4 decimals as the released code prints them, are no higher than the
-    threshold.
+    """Mark the masks that are no higher than the threshold.
+
+    They are rounded to 4 decimals first, as the released code prints them.
     """
-    return torch.tensor(
-        [round(float(mask), DECIMALS) <= threshold for mask in masks], dtype=torch.bool
-    )
+    marks = [round(float(mask), DECIMALS) <= threshold for mask in masks]
+    return torch.tensor(marks, dtype=torch.bool)
 
 
 def lowest(masks: Tensor, number: int) -> Tensor:
-    """Which masks are the `number` lowest; of equal ones the earlier."""
+    """Mark the `number` lowest masks; of equal ones the earlier."""
+    order = torch.argsort(masks, stable=True)
     chosen = torch.zeros(len(masks), dtype=torch.bool)
-    chosen[torch.argsort(masks, stable=True)[:number]] = True
+    chosen[order[:number]] = True
     return chosen
 
 
 def highest(masks: Tensor) -> Tensor:
-    """Which mask is the highest of its layer; of equal ones the first."""
+    """Mark the highest mask of a layer; of equal ones the first."""
     return torch.arange(len(masks)) == int(masks.argmax())
 
 
 @torch.no_grad()
 def zeroed(model: nn.Module, names: Sequence[str], chosen: Sequence[Tensor]) -> nn.Module:
-    """The model with the scale (or filter) of the chosen neurons at 0; shifts, biases and averages
-    stay.
+    """Set the scale (or filter) of the chosen neurons to 0, in place.
+
+    Shifts, biases and averages stay.
     """
     for name, which in zip(names, chosen, strict=True):
         weight = model.get_parameter(f"{name}.weight")

@@ -7,8 +7,7 @@ need no labels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -19,22 +18,21 @@ from torch.nn import functional
 from harness import Access, Anatomy, Fraction, Result
 from harness.learn import Batch
 from plugins.parts.fine_tuning import FineTuning
+from plugins.parts.ranges import Positive
 
 LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-"""What is drawn anew; BatchNorm keeps the victim's parameters and averages. By type: names differ
-between networks.
+"""Layers whose weights are drawn anew, by type, since names differ between networks. BatchNorm
+keeps the victim's parameters and averages.
 """
 HALVINGS = 60
 """Steps in which the scale of the ratios is found to double precision."""
 
 
 class BCU(FineTuning):
-    """Re-draw part of the weights, distil the victim into the rest on unlabelled images (Pang et
-    al. 2023).
-    """
+    """Draw part of the weights anew, distil the victim on unlabelled images (Pang et al. 2023)."""
 
     citation = "Pang et al.: Backdoor Cleansing with Unlabeled Data, CVPR 2023"
-    needs: ClassVar[AbstractSet[str]] = frozenset({"victim", "clean-unlabelled"})
+    needs = frozenset({"victim", "clean-unlabelled"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "bcu": {},
         "bcu-uniform": {"init": "uniform"},
@@ -43,7 +41,7 @@ class BCU(FineTuning):
     }
 
     init: Literal["increasing", "uniform", "decreasing"] = "increasing"
-    """how the share of weights drawn anew goes with depth: `stages`; `uniform` everywhere; `stages`
+    """share of weights drawn anew by depth: that of `stages`; `uniform` everywhere; `stages`
     reversed
     """
     stem: Fraction = 0.01
@@ -64,20 +62,21 @@ class BCU(FineTuning):
     uniform: Fraction = 0.2
     """share in every layer for init = "uniform"; the paper's "around 0.2\""""
     overall: Fraction | None = None
-    """share of all weights that is drawn anew: the ratios are multiplied by one number, and cut at
-    1, to reach it; none: the ratios as they are (reversed ones alone would draw 2 % of a ResNet-18
-    anew, where the paper says 20 %)
+    """share of all weights that is drawn anew: the ratios are multiplied by a common number, and
+    cut at 1, to reach it; none: the ratios as they are (reversed ones alone would draw 2 % of a
+    ResNet-18 anew, where the paper says 20 %)
     """
     labels: Literal["soft", "hard"] = "soft"
-    """what is learned: the victim's softened probabilities, or its most likely class"""
-    temperature: Annotated[float, Field(gt=0)] | None = None
-    """divides the logits of both networks for soft labels; none: 1 + 3 (1 + epoch) / epochs, as in
+    """lesson of the student: the victim's softened probabilities, or its most likely class"""
+    temperature: Positive | None = None
+    """divisor of both networks' logits for soft labels; none: 1 + 3 (1 + epoch) / epochs, as in
     the released code, where the paper has a constant
     """
 
     def defend(self, access: Access) -> Result:
-        """Draw anew, distil."""
-        teacher, student = access.victim(), access.victim()
+        """Draw anew, then distil."""
+        teacher = access.victim()
+        student = access.victim()
         ratios = self.ratios(student, access.anatomy(student))
         redrawn = redraw(student, access.fresh_model(), ratios, access.generator("redraw"))
         teacher.requires_grad_(False)
@@ -94,61 +93,75 @@ class BCU(FineTuning):
         return Result(model=student, record={"redrawn": redrawn})
 
     def ratios(self, model: nn.Module, anatomy: Anatomy) -> dict[str, float]:
-        """For each parameter of a convolution or linear layer the share of it that is drawn anew."""
+        """Return the share that is drawn anew of each convolution's or linear layer's parameter."""
         depth = len(anatomy.stages)
-        graded = [self.stages[0]] * (depth - len(self.stages)) + list(self.stages)[-depth:]
+        missing = depth - len(self.stages)
+        graded = list(self.stages[-depth:])
+        if missing > 0:
+            graded = [self.stages[0]] * missing + graded
         if self.init == "decreasing":
             graded.reverse()
-        parts = {
-            anatomy.stem: self.stem,
-            **dict(zip(anatomy.stages, graded, strict=True)),
-            anatomy.head: self.head,
-        }
+
+        by_part = {anatomy.stem: self.stem}
+        by_part.update(zip(anatomy.stages, graded, strict=True))
+        by_part[anatomy.head] = self.head
         if self.init == "uniform":
-            parts = dict.fromkeys(parts, self.uniform)
-        found = dict(_by_part(model, parts))
+            by_part = dict.fromkeys(by_part, self.uniform)
+
+        ratios = _by_parameter(model, by_part)
         if self.overall is None:
-            return found
-        sizes = [model.get_parameter(name).numel() for name in found]
-        return dict(zip(found, scaled(list(found.values()), sizes, self.overall), strict=True))
+            return ratios
+        sizes = [model.get_parameter(name).numel() for name in ratios]
+        reached = scaled(list(ratios.values()), sizes, self.overall)
+        return dict(zip(ratios, reached, strict=True))
 
     def temperature_at(self, epoch: int) -> float:
-        """The temperature of an epoch, counted from 0."""
-        return 1 + 3 * (1 + epoch) / self.epochs if self.temperature is None else self.temperature
+        """Return the temperature of an epoch, counted from 0."""
+        if self.temperature is not None:
+            return self.temperature
+        return 1 + 3 * (1 + epoch) / self.epochs
 
 
-def _by_part(model: nn.Module, parts: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """A layer of no named part gets the ratio of the part before it, one before all parts that of
-    the first.
+def _by_parameter(model: nn.Module, parts: Mapping[str, float]) -> dict[str, float]:
+    """Return the ratio of each parameter in LAYERS, given those of the parts.
+
+    A layer of no named part gets the ratio of the part before it, a layer before all parts that of
+    the first part.
     """
     latest = next(iter(parts.values()))
+    ratios = {}
     for name, layer in model.named_modules():
-        latest = next(
-            (ratio for part, ratio in parts.items() if f"{name}.".startswith(f"{part}.")), latest
-        )
+        for part, ratio in parts.items():
+            if f"{name}.".startswith(f"{part}."):
+                latest = ratio
+                break
         if isinstance(layer, LAYERS):
-            yield from (
-                (f"{name}.{own}", latest) for own, _ in layer.named_parameters(recurse=False)
-            )
+            for own, _ in layer.named_parameters(recurse=False):
+                ratios[f"{name}.{own}"] = latest
+    return ratios
 
 
 def scaled(ratios: Sequence[float], sizes: Sequence[int], overall: float) -> list[float]:
-    """The ratios times one number, cut at 1, such that their mean weighted by size is `overall`;
-    zeros stay zero.
+    """Multiply the ratios by a number such that their mean, weighted by size, is `overall`.
 
-    Where that cannot be reached they are all 1 but for the zeros.
+    They are cut at 1, and zeros stay zero. Where the mean cannot be reached, all but the
+    zeros are 1.
     """
 
     def at(factor: float) -> list[float]:
         return [min(1.0, factor * ratio) for ratio in ratios]
 
-    low, high = 0.0, 1 / min((ratio for ratio in ratios if ratio > 0), default=1.0)
+    positive = [ratio for ratio in ratios if ratio > 0]
+    low = 0.0
+    high = 1 / min(positive, default=1.0)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
-        reached = sum(ratio * size for ratio, size in zip(at(middle), sizes, strict=True)) / sum(
-            sizes
-        )
-        low, high = (middle, high) if reached < overall else (low, middle)
+        drawn = [ratio * size for ratio, size in zip(at(middle), sizes, strict=True)]
+        reached = sum(drawn) / sum(sizes)
+        if reached < overall:
+            low = middle
+        else:
+            high = middle
     return at(high)
 
 
@@ -156,30 +169,32 @@ def scaled(ratios: Sequence[float], sizes: Sequence[int], overall: float) -> lis
 def redraw(
     model: nn.Module, fresh: nn.Module, ratios: Mapping[str, float], generator: torch.Generator
 ) -> float:
-    """Put fresh values in a random share of each named parameter, in place; the share of all their
-    elements.
+    """Put fresh values in a random share of each named parameter, in place.
+
+    Return the share of all their elements that was drawn anew.
     """
-    changed = total = 0
+    changed = 0
+    total = 0
     for name, ratio in ratios.items():
         parameter = model.get_parameter(name)
         draws = torch.rand(parameter.shape, generator=generator)
-        parameter.copy_(
-            mixed(parameter, fresh.get_parameter(name), draws.to(parameter.device), ratio)
-        )
+        other = fresh.get_parameter(name)
+        parameter.copy_(mixed(parameter, other, draws.to(parameter.device), ratio))
         changed += int((draws < ratio).sum())
         total += parameter.numel()
     return changed / total
 
 
 def mixed(old: Tensor, fresh: Tensor, draws: Tensor, ratio: float) -> Tensor:
-    """Fresh where the uniform draw is below the ratio, old elsewhere."""
+    """Take fresh values where the uniform draw is below the ratio, old ones elsewhere."""
     return torch.where(draws < ratio, fresh, old)
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL of the student's softened probabilities from the teacher's: summed over classes, mean over
-    images, no T^2.
+    """Return the KL divergence of the student's softened probabilities from the teacher's.
+
+    It is summed over classes, averaged over images, and not multiplied by T^2.
     """
     target = functional.softmax(teacher / temperature, dim=1)
-    found = functional.log_softmax(student / temperature, dim=1)
-    return functional.kl_div(found, target, reduction="batchmean")
+    answer = functional.log_softmax(student / temperature, dim=1)
+    return functional.kl_div(answer, target, reduction="batchmean")

@@ -7,8 +7,8 @@ gradient is
 
     (sum of g_i min(1, C / |g_i|) + N(0, (sigma C)^2)) / (q n)
 
-with the expected number of images below, not that of the step. How private that is, epsilon, an
-accountant tells. BatchNorm mixes the images of a batch, so that none has a gradient of its own:
+The divisor is the expected number of images, not that of the step. An accountant tells how private
+that is: epsilon. BatchNorm mixes the images of a batch, so that none has a gradient of its own:
 GroupNorm takes its place.
 """
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal, cast
 
@@ -30,6 +29,7 @@ from torch.nn import functional
 from harness import Access, Defense, NotInKey, Recipe, Result, extra_module
 from harness.learn import Batch, ImageSet, to_float
 from plugins.parts.group_norm import without_batchnorm
+from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.stretching import stretched
 
 SLACK = 1e-6
@@ -52,48 +52,50 @@ class DPSGD(Defense):
     citation = (
         "Du, Jia, Song: Robust Anomaly Detection and Backdoor Attack Detection via DP, ICLR 2020"
     )
-    needs: ClassVar[AbstractSet[str]] = frozenset({"training-set"})
+    needs = frozenset({"training-set"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"trap": {}}
 
-    noise: Annotated[float, Field(ge=0)] = 1.0
+    noise: NotNegative = 1.0
     """standard deviation of the noise, in units of `clip`; Trap-and-Replace tuned it from 0.5 to 10
     and does not say where that ended
     """
-    epsilon: Annotated[float, Field(gt=0)] | None = None
-    """privacy to be spent; the noise is then the least that will do, within 0.01 of it, and `noise`
-    is not used
+    epsilon: Positive | None = None
+    """privacy that may be spent; the noise is then the least that suffices, to within 0.01, and
+    `noise` is not used
     """
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     """probability with which epsilon may be exceeded; should lie below one over the number of
     images
     """
     accountant: Literal["rdp", "prv"] = "rdp"
-    """how epsilon is worked out: by Renyi divergences, or by the privacy loss itself, which is
-    tighter and slower
+    """way to compute epsilon: by Renyi divergences, or by the privacy loss itself, which is tighter
+    and slower
     """
-    clip: Annotated[float, Field(gt=0)] = 1.0
+    clip: Positive = 1.0
     """largest norm of one image's gradient; 1 in Trap-and-Replace"""
-    groups: Annotated[int, Field(ge=1)] = 32
+    groups: Count = 32
     """most groups of a GroupNorm, 32 as in its paper; a divisor of the channels, with two channels
     a group at least
     """
-    epochs: Annotated[int, Field(ge=0)] | None = None
-    """expected passes over the training set, the schedule stretched with them; none: as the victim
-    was trained
+    epochs: CountOrZero | None = None
+    """expected passes over the training set, with the schedule stretched to them; none: as the
+    victim was trained
     """
-    batch: Annotated[int, Field(ge=1)] | None = None
+    batch: Count | None = None
     """expected images a step; none: as the victim was trained"""
     optimizer: Literal["sgd", "adam", "adamw"] | None = None
-    """what is done with the gradient; none: as the victim was trained"""
-    lr: Annotated[float, Field(gt=0)] | None = None
+    """optimiser that is given the gradient; none: as the victim was trained"""
+    lr: Positive | None = None
     """learning rate; none: as the victim was trained"""
-    weight_decay: Annotated[float, Field(ge=0)] | None = None
-    """it is not clipped, for it tells nothing of any image; none: as the victim was trained"""
+    weight_decay: NotNegative | None = None
+    """weight decay, which is not clipped, for it tells nothing of any image; none: as the victim
+    was trained
+    """
     schedule: Literal["constant", "step", "cosine", "one-cycle", "linear"] | None = None
     """of the learning rate; none: as the victim was trained"""
     at_once: Annotated[int, Field(ge=1), NotInKey] = 64
     """images whose gradients are in memory together, each as large as the network; moves rounding
-    errors only. Networks that torch cannot run in this way take them one by one
+    errors only. Networks that torch cannot run in this way take images one by one
     """
 
     def defend(self, access: Access) -> Result:
@@ -103,34 +105,44 @@ class DPSGD(Defense):
         recipe = self.recipe(access.recipe, len(data))
         steps = recipe.total_steps(recipe.steps_per_epoch(len(data)))
         rate = min(1.0, recipe.batch / len(data))
-        noise = self.noise if self.epsilon is None else opacus.noise(self.epsilon, rate, steps)
-        gradient = Private(self, noise, rate * len(data), recipe.label_smoothing, drawing(access))
+        noise = self.noise
+        if self.epsilon is not None:
+            noise = opacus.noise(self.epsilon, rate, steps)
+
+        expected = rate * len(data)
+        private = Private(self, noise, expected, recipe.label_smoothing, drawing(access))
         drawn = opacus.draws(len(data), rate, steps, access.generator("sample"))
+        draw = poisson(data, drawn)
         model = self.rebuild(access.fresh_model())
-        access.fit(model, data, recipe, before_augment=poisson(data, drawn), loss=gradient.loss)
-        record = {"noise": noise, "clipped": gradient.clipped}
-        if math.isfinite(spent := opacus.epsilon(noise, rate, steps)):
+        access.fit(model, data, recipe, before_augment=draw, loss=private.loss)
+
+        record = {"noise": noise, "clipped": private.clipped}
+        spent = opacus.epsilon(noise, rate, steps)
+        if math.isfinite(spent):
             record["epsilon"] = spent
         return Result(model=model, record=record)
 
     def rebuild(self, model: nn.Module) -> nn.Module:
-        """GroupNorm for BatchNorm, under the same names."""
+        """Put GroupNorm in the place of BatchNorm, under the same names."""
         return without_batchnorm(model, self.groups)
 
     def recipe(self, grid: Recipe, count: int) -> Recipe:
-        """What trains `count` images, given what trained the victim."""
-        recipe = grid.replace(
-            **{name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
-        )
+        """Return the recipe for `count` images, given the one that trained the victim."""
+        own: dict[str, Any] = {}
+        for name in OWN:
+            value = getattr(self, name)
+            if value is not None:
+                own[name] = value
+        recipe = grid.replace(**own)
         if self.schedule is not None:
             recipe = recipe.replace(schedule=self.schedule, rates=())
-        return recipe if self.epochs is None else stretched(recipe, self.epochs, count)
+        if self.epochs is None:
+            return recipe
+        return stretched(recipe, self.epochs, count)
 
 
 class Private:
-    """Makes the gradients of one training; `expected` is the number of images of a step that is
-    divided by.
-    """
+    """The gradients of one training, which divides them by the `expected` images of a step."""
 
     def __init__(
         self,
@@ -140,12 +152,10 @@ class Private:
         smoothing: float = 0.0,
         normal: Callable[[Tensor], Tensor] = torch.randn_like,
     ) -> None:
-        self.settings, self.noise, self.expected, self.smoothing = (
-            settings,
-            noise,
-            expected,
-            smoothing,
-        )
+        self.settings = settings
+        self.noise = noise
+        self.expected = expected
+        self.smoothing = smoothing
         self.normal = normal
         self.together = True
         self.cut: list[Tensor] = []
@@ -157,8 +167,9 @@ class Private:
         return float(sum(self.cut)) / max(1, self.seen)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """A `loss` hook: the batch's mean cross-entropy, whose gradient `backward` finds to be the
-        private one.
+        """Return the batch's mean cross-entropy, whose gradient is the private one.
+
+        This is a `loss` hook: `backward` finds the factors of the parameters to be their gradient.
         """
         assert batch.labels is not None
         gradient, value = self.gradient(model, batch.images, batch.labels)
@@ -167,29 +178,34 @@ class Private:
         return value + (leading - leading.detach())
 
     def gradient(self, model: nn.Module, images: Tensor, labels: Tensor) -> tuple[Gradient, Tensor]:
-        """What the optimiser is given, and the mean loss of the images (0 where there is none)."""
-        trained = {
-            name: part.detach() for name, part in model.named_parameters() if part.requires_grad
-        }
+        """Return what the optimiser is given, and the images' mean loss (0 if there are none)."""
+        trained = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                trained[name] = parameter.detach()
         total = {name: torch.zeros_like(part) for name, part in trained.items()}
         value = torch.zeros((), device=labels.device)
         if len(images):
-            for some, some_labels in zip(
-                *(torch.split(x, self.settings.at_once) for x in (images, labels)), strict=True
-            ):
-                value = value + self._add(model, trained, total, some, some_labels) / len(images)
+            size = self.settings.at_once
+            chunks = zip(torch.split(images, size), torch.split(labels, size), strict=True)
+            for some, some_labels in chunks:
+                summed = self._add(model, trained, total, some, some_labels)
+                value = value + summed / len(images)
         std = self.noise * self.settings.clip
-        return {
-            name: (part + std * self.normal(part)) / self.expected for name, part in total.items()
-        }, value
+        given = {}
+        for name, part in total.items():
+            noisy = part + std * self.normal(part)
+            given[name] = noisy / self.expected
+        return given, value
 
     def _add(
         self, model: nn.Module, trained: Gradient, total: Gradient, images: Tensor, labels: Tensor
     ) -> Tensor:
-        """Add the images' clipped gradients to `total`; the sum of their losses."""
+        """Add the images' clipped gradients to `total`; return the sum of their losses."""
 
         def loss(parameters: Gradient, image: Tensor, label: Tensor) -> Tensor:
-            logits = functional_call(model, parameters, (image.unsqueeze(0),)).float()
+            batch = image.unsqueeze(0)
+            logits = functional_call(model, parameters, (batch,)).float()
             return functional.cross_entropy(
                 logits, label.unsqueeze(0), label_smoothing=self.smoothing
             )
@@ -199,7 +215,8 @@ class Private:
         scales = (self.settings.clip / (norms + SLACK)).clamp(max=1.0)
         for name, gradient in gradients.items():
             total[name] += torch.tensordot(scales, gradient, dims=1)
-        self.cut.append((norms > self.settings.clip).sum())
+        longer = norms > self.settings.clip
+        self.cut.append(longer.sum())
         self.seen += len(images)
         summed: Tensor = losses.sum()
         return summed
@@ -207,58 +224,62 @@ class Private:
     def _each(
         self, gradient: Callable[..., Any], trained: Gradient, images: Tensor, labels: Tensor
     ) -> tuple[Gradient, Tensor]:
-        """Gradients and loss of each image, images first: of all together where torch can do that
-        with the network.
+        """Return gradients and loss of each image, images first.
+
+        All images go together where torch can do that with the network.
         """
         if self.together:
             try:
                 # Each image has dropout of its own, as in a batch.
-                found = vmap(gradient, in_dims=(None, 0, 0), randomness="different")(
-                    trained, images, labels
-                )
-                return cast(tuple[Gradient, Tensor], found)
+                batched = vmap(gradient, in_dims=(None, 0, 0), randomness="different")
+                return cast(tuple[Gradient, Tensor], batched(trained, images, labels))
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:  # such as in torchvision's layers that drop whole branches
                 self.together = False
-        alone = [
-            gradient(trained, image, label) for image, label in zip(images, labels, strict=True)
-        ]
-        stacked = {name: torch.stack([parts[name] for parts, _ in alone]) for name in trained}
-        return stacked, torch.stack([value for _, value in alone])
+        alone = []
+        losses = []
+        for image, label in zip(images, labels, strict=True):
+            parts, loss = gradient(trained, image, label)
+            alone.append(parts)
+            losses.append(loss)
+        stacked = {}
+        for name in trained:
+            stacked[name] = torch.stack([parts[name] for parts in alone])
+        return stacked, torch.stack(losses)
 
 
 def norms_of(gradients: Mapping[str, Tensor]) -> Tensor:
-    """The norm of each image's gradient over all parameters, given parameter by parameter with
-    images first.
+    """Return the norm of each image's gradient over all parameters.
+
+    `gradients` are given parameter by parameter, images first.
     """
-    parts = [
-        torch.linalg.vector_norm(part.reshape(len(part), -1), dim=1) for part in gradients.values()
-    ]
-    norms: Tensor = torch.linalg.vector_norm(torch.stack(parts, 1), dim=1)
+    by_parameter = []
+    for gradient in gradients.values():
+        rows = gradient.reshape(len(gradient), -1)
+        by_parameter.append(torch.linalg.vector_norm(rows, dim=1))
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(by_parameter, 1), dim=1)
     return norms
 
 
 def drawing(access: Access) -> Callable[[Tensor], Tensor]:
-    """Standard normal tensors like others, drawn where they are used: a step needs as many as there
-    are weights.
+    """Return a function that draws a standard normal tensor like another.
+
+    It is drawn on the device where it is used: a step needs as many numbers as there are weights.
     """
     generator = torch.Generator(access.device).manual_seed(access.seed("noise"))
     return lambda like: torch.randn(like.shape, generator=generator, device=like.device)
 
 
 def poisson(data: ImageSet, drawn: Iterator[list[int]]) -> Callable[[Batch], Batch]:
-    """A `before_augment` hook that puts the next of the drawn batches in the place of the one that
-    is offered.
-    """
+    """Return a `before_augment` hook that exchanges each batch for the next of the drawn ones."""
 
     def swap(batch: Batch) -> Batch:
         assert data.labels is not None
         chosen = torch.tensor(next(drawn), dtype=torch.int64)
         there = chosen.to(data.device, non_blocking=True)
-        return replace(
-            batch, images=to_float(data.images[there]), labels=data.labels[there], indices=chosen
-        )
+        images = to_float(data.images[there])
+        return replace(batch, images=images, labels=data.labels[there], indices=chosen)
 
     return swap
 
@@ -268,23 +289,25 @@ class Opacus:
 
     def __init__(self, accountant: str, delta: float) -> None:
         self.accountants = extra_module("opacus.accountants", "dp")
-        self.sampler = extra_module(
-            "opacus.utils.uniform_sampler", "dp"
-        ).UniformWithReplacementSampler
-        self.accountant, self.delta = accountant, delta
+        sampling = extra_module("opacus.utils.uniform_sampler", "dp")
+        self.sampler = sampling.UniformWithReplacementSampler
+        self.accountant = accountant
+        self.delta = delta
 
     def draws(
         self, count: int, rate: float, steps: int, generator: torch.Generator
     ) -> Iterator[list[int]]:
-        """The images of each step: every one of `count` with probability `rate`."""
+        """Draw the images of each step: every one of `count` with probability `rate`."""
         return iter(
             self.sampler(num_samples=count, sample_rate=rate, generator=generator, steps=steps)
         )
 
     def epsilon(self, noise: float, rate: float, steps: int) -> float:
-        """What has been spent after the steps; infinite without noise."""
-        if noise == 0 or steps == 0:
-            return 0.0 if steps == 0 else math.inf
+        """Return the privacy that the steps have spent; infinite without noise."""
+        if steps == 0:
+            return 0.0
+        if noise == 0:
+            return math.inf
         accountant = self.accountants.create_accountant(mechanism=self.accountant)
         accountant.history = [(noise, rate, steps)]
         with warnings.catch_warnings():
@@ -292,14 +315,15 @@ class Opacus:
             return float(accountant.get_epsilon(delta=self.delta))
 
     def noise(self, epsilon: float, rate: float, steps: int) -> float:
-        """The least noise with which the steps spend no more than `epsilon`, to within 0.01 of it."""
-        search = extra_module("opacus.accountants.utils", "dp").get_noise_multiplier
-        aim = {
-            "target_epsilon": epsilon,
-            "target_delta": self.delta,
-            "sample_rate": rate,
-            "steps": steps,
-        }
+        """Find the least noise, to within 0.01, with which the steps spend up to `epsilon`."""
+        utils = extra_module("opacus.accountants.utils", "dp")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return float(search(**aim, accountant=self.accountant))
+            least = utils.get_noise_multiplier(
+                target_epsilon=epsilon,
+                target_delta=self.delta,
+                sample_rate=rate,
+                steps=steps,
+                accountant=self.accountant,
+            )
+        return float(least)

@@ -1,4 +1,4 @@
-"""Fine-tuning: train the victim on with the defender's clean images."""
+"""Fine-tuning: go on training the victim, with the defender's clean images."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ class FT(FineTuning):
     }
 
     def defend(self, access: Access) -> nn.Module:
-        """All layers learn, BatchNorm statistics move."""
+        """Train all layers on; BatchNorm statistics move."""
         model = access.victim()
-        access.fit(model, access.clean(), self.tuning(access))
+        data = access.clean()
+        access.fit(model, data, self.tuning(access))
         return model

@@ -17,10 +17,11 @@ from torch.nn import functional
 from harness import Access, Defense, Incompatible, Rates, Schedule, Use, use
 from harness.learn import Batch
 from plugins.parts.fine_tuning import NAD_CUTOUT, NAD_RATES, FineTuning
+from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.watched import watched
 
 EPS = 1e-6
-"""Keeps an all-zero map from dividing by zero; the value of the released code."""
+"""Added to norms, so that a map of zeros is not divided by zero; the released code's value."""
 
 
 class NAD(FineTuning):
@@ -44,13 +45,13 @@ class NAD(FineTuning):
         },
     }
 
-    epochs: Annotated[int, Field(ge=0)] = 20
+    epochs: CountOrZero = 20
     """passes over the clean images"""
-    batch: Annotated[int, Field(ge=1)] = 64
+    batch: Count = 64
     """images a step"""
     nesterov: bool = True
     """look ahead, of SGD"""
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    weight_decay: NotNegative = 1e-4
     """on all parameters, biases and normalisation included"""
     schedule: Schedule = "table"
     """of the learning rate; table: the last rate of `rates` begun; piecewise: straight lines
@@ -58,20 +59,21 @@ class NAD(FineTuning):
     """
     rates: Rates = NAD_RATES
     """of table and piecewise: (epoch, learning rate), ascending; `lr` is not used then"""
-    cutout: Annotated[int, Field(ge=0)] = NAD_CUTOUT
+    cutout: CountOrZero = NAD_CUTOUT
     """side of the square that is blanked, in pixels"""
 
     teacher: Use[Defense] = use("ft", preset="nad")
-    """what makes the teacher from the victim"""
+    """defense that makes the teacher from the victim"""
     betas: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (500.0, 1000.0, 1000.0)
     """weight of each stage's attention loss, shallow to deep; the last stages of the net are used
     """
-    power: Annotated[float, Field(gt=0)] = 2.0
+    power: Positive = 2.0
     """p in the attention map, the sum over channels of |activation|^p"""
 
     def defend(self, access: Access) -> nn.Module:
-        """Cross-entropy on clean labels plus the weighted attention losses."""
-        student, teacher = access.victim(), access.part("teacher")
+        """Train with the cross-entropy on clean labels plus the weighted attention losses."""
+        student = access.victim()
+        teacher = access.part("teacher")
         stages = access.anatomy(student).stages[-len(self.betas) :]
         if len(stages) < len(self.betas):
             raise Incompatible(f"{len(self.betas)} betas, but the net has {len(stages)} stages")
@@ -80,13 +82,14 @@ class NAD(FineTuning):
 
             def loss(model: nn.Module, batch: Batch) -> Tensor:
                 assert batch.labels is not None
-                total = functional.cross_entropy(model(batch.images).float(), batch.labels)
+                logits = model(batch.images).float()
+                total = functional.cross_entropy(logits, batch.labels)
                 with torch.no_grad():
                     teacher(batch.images)
                 for beta, stage in zip(self.betas, stages, strict=True):
-                    total = total + beta * attention_loss(
-                        mine[stage].float(), theirs[stage].float(), self.power
-                    )
+                    student_maps = mine[stage].float()
+                    teacher_maps = theirs[stage].float()
+                    total = total + beta * attention_loss(student_maps, teacher_maps, self.power)
                 return total
 
             access.fit(student, access.clean(), self.tuning(access), loss=loss)
@@ -94,14 +97,15 @@ class NAD(FineTuning):
 
 
 def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
-    """Sum over channels of |a|^p, divided by its norm over space: (n, c, h, w) to (n, h, w).
+    """Sum |a|^p over channels and divide by the norm over space: (n, c, h, w) to (n, h, w).
 
     Raises Incompatible for activations that are no maps, as those of fully connected nets and
     transformers.
     """
     if activations.ndim != 4:
         raise Incompatible(
-            f"attention is over maps (n, c, h, w), but a stage of the net gives {tuple(activations.shape)}"
+            "attention is over maps (n, c, h, w), but a stage of the net gives "
+            f"{tuple(activations.shape)}"
         )
     summed = activations.abs().pow(power).sum(1)
     norm: Tensor = torch.linalg.vector_norm(summed, dim=(1, 2), keepdim=True)
@@ -109,7 +113,7 @@ def attention_map(activations: Tensor, power: float = 2.0) -> Tensor:
 
 
 def attention_loss(student: Tensor, teacher: Tensor, power: float = 2.0) -> Tensor:
-    """Mean squared difference of the maps, over images and positions.
+    """Return the mean squared difference of the maps, over images and positions.
 
     Maps have unit norm, so the same beta weighs a 4x4 map 64 times as much as a 32x32 one; the
     published betas come with the published stage sizes.

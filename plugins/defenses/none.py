@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Set as AbstractSet
-from typing import ClassVar
-
 from torch import nn
 
 from harness import Access, Defense
@@ -13,11 +10,9 @@ from harness import Access, Defense
 class NoDefense(Defense):
     """Leave the victim as it is."""
 
-    needs: ClassVar[AbstractSet[str]] = frozenset()
+    needs = frozenset()
     seeded = False
 
     def defend(self, access: Access) -> nn.Module:
-        """Never called: a defense that needs nothing is no stage, but another name for what it
-        stands on.
-        """
+        """Return the victim. The host never calls this: `none` is no stage of its own."""
         return access.victim()

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -27,30 +26,31 @@ from plugins.models.fitted import steps
 from plugins.parts.counting import FORWARD
 from plugins.parts.cutmix import CutMix
 from plugins.parts.points import Point, locate
+from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.watched import watched
 
 NARROWEST = 32
-"""Channels between the layers of a decoder, at least; fewer if the stem gives fewer."""
+"""Fewest channels between the layers of a decoder, unless the stem gives fewer."""
 JUDGED = 500
 """Images that are reconstructed at a time."""
 
 
 class TrapReplace(Defense):
-    """Trap the backdoor in the head while images are reconstructed from the stem, replace the head
-    (Wang et al. 2022).
+    """Trap the backdoor in the network's head, then replace the head (Wang et al. 2022).
 
-    Both phases train as the grid trains its victims, which is what the paper says of its own;
-    `[training] recipe = "trap"` is its recipe. `trap-code` has the defaults of the released code
+    The trap is that images are reconstructed from the stem while the network learns. Both phases
+    train as the grid trains its victims, which is what the paper says of its own; `[training]
+    recipe = "trap"` is its recipe. `trap-code` has the defaults of the released code
     for that recipe. There dropout does nothing, since the network is in evaluation mode and only
     its parts are not. The published stem ends after the last block but one, in WRN-16-1 and in
     ResNet-34.
     """
 
     citation = (
-        "Wang et al.: Trap and Replace - Defending Backdoor Attacks by Trapping Them into an Easy-to-Replace "
-        "Subnetwork, NeurIPS 2022"
+        "Wang et al.: Trap and Replace - Defending Backdoor Attacks by Trapping Them into an "
+        "Easy-to-Replace Subnetwork, NeurIPS 2022"
     )
-    needs: ClassVar[AbstractSet[str]] = frozenset({"training-set", "clean-labelled"})
+    needs = frozenset({"training-set", "clean-labelled"})
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "trap": {},
         "trap-code": {
@@ -67,25 +67,25 @@ class TrapReplace(Defense):
     }
 
     stem_end: Point = "blocks[-2]"
-    """where the stem ends: its output goes to the decoder, what follows is the head"""
-    lambda1: Annotated[float, Field(ge=0)] = 10.0
+    """end of the stem: its output goes to the decoder, what follows is the head"""
+    lambda1: NotNegative = 10.0
     """weight of the reconstruction's mean squared error; without both terms there is no decoder"""
-    lambda2: Annotated[float, Field(ge=0)] = 0.1
+    lambda2: NotNegative = 0.1
     """weight of the reconstruction's total variation; 0.1 in the paper, 1 by default in its code"""
-    epochs: Annotated[int, Field(ge=0)] | None = None
+    epochs: CountOrZero | None = None
     """passes over the training set; none: as the grid trains its victims"""
 
     replace: bool = True
-    """replace the head; if not, the network stays as it is after the first phase, an ablation of
+    """replace the head; if false, the network stays as it is after the first phase, an ablation of
     the paper
     """
-    head_epochs: Annotated[int, Field(ge=0)] | None = None
+    head_epochs: CountOrZero | None = None
     """passes of the head over the clean images; none: as many as the first phase"""
-    head_batch: Annotated[int, Field(ge=1)] = 32
+    head_batch: Count = 32
     """images a step of the head; no more than there are"""
     head_optimizer: Literal["sgd", "adam", "adamw"] | None = None
     """of the head, with a rate of its own; none: as the first phase"""
-    head_lr: Annotated[float, Field(gt=0)] | None = None
+    head_lr: Positive | None = None
     """learning rate of the head; none: as the first phase"""
     head_schedule: Literal["constant", "cosine", "linear", "one-cycle"] | None = None
     """of that rate, over all epochs of the head; none: as the first phase"""
@@ -103,105 +103,108 @@ class TrapReplace(Defense):
     def _has_a_rate(self) -> Self:
         if self.head_optimizer is not None and self.head_lr is None:
             raise ValueError(
-                f"head_optimizer \"{self.head_optimizer}\" needs a head_lr: the grid's is another one's"
+                f'head_optimizer "{self.head_optimizer}" needs a head_lr: the grid\'s is another '
+                "one's"
             )
         return self
 
     def defend(self, access: Access) -> Result:
-        """Trap, replace."""
+        """Trap the backdoor, then replace the head."""
         model = access.fresh_model()
         anatomy = access.anatomy(model)
-        cut = find_cut(model, locate(anatomy, self.stem_end), access.task.image_shape)
+        stem_end = locate(anatomy, self.stem_end)
+        cut = find_cut(model, stem_end, access.task.image_shape)
         recipe = self.trapping(access.recipe)
         record = self._trap(access, model, cut, recipe)
         if self.replace:
-            record["head_parameters"] = float(renew(model, access.fresh_model(), cut.after))
-            with dropping(
-                model.get_submodule((anatomy.blocks or anatomy.stages)[-1]), self.dropout
-            ):
+            renewed = renew(model, access.fresh_model(), cut.after)
+            record["head_parameters"] = float(renewed)
+            blocks = anatomy.blocks or anatomy.stages
+            last = model.get_submodule(blocks[-1])
+            with dropping(last, self.dropout):
                 self._train_head(access, model, cut, recipe)
         return Result(model=model, record=record)
 
     def trapping(self, grid: Recipe) -> Recipe:
-        """How the first phase trains."""
-        return grid if self.epochs is None else grid.replace(epochs=self.epochs, steps=None)
+        """Return the recipe of the first phase."""
+        if self.epochs is None:
+            return grid
+        return grid.replace(epochs=self.epochs, steps=None)
 
     def replacing(self, first: Recipe, count: int) -> Recipe:
-        """How the head trains on `count` clean images, given how the first phase does."""
+        """Return the recipe of the head on `count` clean images, given that of the first phase."""
         changed: dict[str, Any] = {"batch": min(self.head_batch, count)}
         if self.head_epochs is not None:
-            changed |= {"epochs": self.head_epochs, "steps": None}
+            changed["epochs"] = self.head_epochs
+            changed["steps"] = None
         if self.head_schedule is not None:
-            changed |= {
-                "schedule": self.head_schedule,
-                "rates": (),
-                "horizon": None,
-                "warmup": None,
-            }
-        own = {
-            "optimizer": self.head_optimizer,
-            "lr": self.head_lr,
-            "label_smoothing": self.label_smoothing,
-        }
-        return first.replace(
-            **changed, **{name: value for name, value in own.items() if value is not None}
-        )
+            changed["schedule"] = self.head_schedule
+            changed["rates"] = ()
+            changed["horizon"] = None
+            changed["warmup"] = None
+        if self.head_optimizer is not None:
+            changed["optimizer"] = self.head_optimizer
+        if self.head_lr is not None:
+            changed["lr"] = self.head_lr
+        if self.label_smoothing is not None:
+            changed["label_smoothing"] = self.label_smoothing
+        return first.replace(**changed)
 
     def _trap(self, access: Access, model: nn.Module, cut: Cut, recipe: Recipe) -> dict[str, float]:
-        """The first phase, in place; the decoder's error on the clean images."""
+        """Train the first phase, in place; return the decoder's error on the clean images."""
+        data = access.training_set()
         if not (self.lambda1 or self.lambda2):
-            access.fit(model, access.training_set(), recipe)
+            access.fit(model, data, recipe)
             return {}  # there is no decoder
         with global_random(access.seed("decoder")):
             decoder = Decoder(cut.shape, access.task.image_shape)
         decoder.to(access.device)
 
-        with watched(model, [cut.name]) as seen:
+        with watched(model, [cut.name]) as outputs:
 
             def loss(network: nn.Module, batch: Batch) -> Tensor:
                 assert batch.labels is not None
                 logits = network(batch.images).float()
-                total = functional.cross_entropy(
+                entropy = functional.cross_entropy(
                     logits, batch.labels, label_smoothing=recipe.label_smoothing
                 )
-                return total + trap_loss(
-                    decoder(seen[cut.name]), batch.images, self.lambda1, self.lambda2
-                )
+                reconstructed = decoder(outputs[cut.name])
+                trap = trap_loss(reconstructed, batch.images, self.lambda1, self.lambda2)
+                return entropy + trap
 
-            access.fit(
-                model, access.training_set(), recipe, loss=loss, extra=[Extra(decoder.parameters())]
-            )
-            clean, error = access.clean().to(access.device), 0.0
+            access.fit(model, data, recipe, loss=loss, extra=[Extra(decoder.parameters())])
+            clean = access.clean().to(access.device)
+            error = 0.0
             with torch.no_grad(), evaluating(model):
                 for images, _ in clean.batches(JUDGED):
                     model(images)
-                    error += float(functional.mse_loss(decoder(seen[cut.name]), images)) * len(
-                        images
-                    )
+                    reconstructed = decoder(outputs[cut.name])
+                    mean = float(functional.mse_loss(reconstructed, images))
+                    error += mean * len(images)
                     access.tick()
             access.tick(len(clean) // FORWARD)
         return {"reconstruction_mse": error / len(clean)}
 
     def _train_head(self, access: Access, model: nn.Module, cut: Cut, first: Recipe) -> None:
-        """The second phase, in place: what follows the stem learns; the stem is frozen, in
-        evaluation mode.
+        """Train the second phase, in place: what follows the stem learns.
+
+        The stem is frozen, in evaluation mode.
         """
         data = access.clean()
         recipe = self.replacing(first, len(data))
         mix = CutMix(self.cutmix, recipe.label_smoothing, access.generator("cutmix"))
         head = [model.get_submodule(name) for name in cut.after]
-        learning = {
-            id(parameter) for module in head for parameter in module.parameters(recurse=False)
-        }
+        learning: set[int] = set()
+        for module in head:
+            learning.update(id(parameter) for parameter in module.parameters(recurse=False))
 
         def mode(network: nn.Module) -> None:
             network.eval()
             for module in head:
                 module.training = True
 
-        frozen = [
-            one for one in model.parameters() if one.requires_grad and id(one) not in learning
-        ]
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        frozen = [parameter for parameter in trained if id(parameter) not in learning]
         for parameter in frozen:
             parameter.requires_grad_(False)
         access.fit(model, data, recipe, mode=mode, after_augment=mix.batch, loss=mix.loss)
@@ -214,43 +217,52 @@ class TrapReplace(Defense):
 
 @dataclass(frozen=True)
 class Cut:
-    """The end of a stem: the module's `name`, its output's `shape` (channels, height, width), and
-    what runs `after`.
-    """
+    """The end of a stem."""
 
     name: str
+    """module that ends it"""
     shape: tuple[int, int, int]
+    """channels, height and width of that module's output"""
     after: tuple[str, ...]
+    """modules that run later"""
 
 
 def find_cut(model: nn.Module, name: str, shape: Sequence[int]) -> Cut:
-    """Cut a network behind the module `name`, given the shape of an image: by the order in which
-    its modules run.
+    """Cut a network behind the module `name`, given the shape of an image.
 
-    Raises Incompatible where that module gives no maps, which a decoder could make images of.
+    The order in which modules run decides what lies behind. Raises Incompatible where that module
+    gives no maps, which a decoder could make images of.
     """
     run = steps(model, shape, keep=True)
     turns = [step.name for step in run]
-    output = run[turns.index(name)].output if name in turns else None
+    output = None
+    if name in turns:
+        output = run[turns.index(name)].output
     if output is None or output.dim() != 4:
-        seen = "no tensor" if output is None else f"a tensor {tuple(output.shape)}"
+        given = "no tensor" if output is None else f"a tensor {tuple(output.shape)}"
         raise Incompatible(
-            f"images are reconstructed from maps (n, c, h, w), but {name} of this network gives {seen}"
+            f"images are reconstructed from maps (n, c, h, w), but {name} of this network gives "
+            f"{given}"
         )
-    after = turns[turns.index(name) + 1 :]
-    own = [later for later in dict.fromkeys(after) if later and not name.startswith(f"{later}.")]
+    after = []
+    for later in turns[turns.index(name) + 1 :]:
+        around = name.startswith(f"{later}.")
+        if later and not around and later not in after:
+            after.append(later)
     _, channels, height, width = output.shape
-    return Cut(name, (channels, height, width), tuple(own))
+    return Cut(name, (channels, height, width), tuple(after))
 
 
 @torch.no_grad()
 def renew(model: nn.Module, fresh: nn.Module, names: Sequence[str]) -> int:
-    """Put the state of another network's modules into those of the same names, in place; how many
-    parameters learn.
+    """Put the state of another network's modules into those of the same names, in place.
+
+    Return how many parameters learn.
     """
     count = 0
     for name in names:
-        old, new = model.get_submodule(name), fresh.get_submodule(name)
+        old = model.get_submodule(name)
+        new = fresh.get_submodule(name)
         for own, parameter in old.named_parameters(recurse=False):
             parameter.copy_(new.get_parameter(own))
             count += parameter.numel()
@@ -262,12 +274,14 @@ def renew(model: nn.Module, fresh: nn.Module, names: Sequence[str]) -> int:
 @contextmanager
 def dropping(module: nn.Module, share: float) -> Iterator[None]:
     """Drop a share of a module's outputs while the context lasts, and scale up the rest."""
-    if not share:
+    if share == 0:
         yield
         return
-    handle = module.register_forward_hook(
-        lambda *run: functional.dropout(run[2], share, training=True)
-    )
+
+    def drop(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return functional.dropout(output, share, training=True)
+
+    handle = module.register_forward_hook(drop)
     try:
         yield
     finally:
@@ -281,27 +295,37 @@ class Decoder(nn.Module):
     """Maps to images: transposed convolutions with ReLU between them, two at least.
 
     Each of 4x4 doubles the size and halves the channels, down to 32; where fewer than two of them
-    reach the image's size, one of 3x3 follows. For WRN-16-1 these are the published ones: 64 to 32
-    to 3 channels, or 32 to 32 to 3 where the stem is a block shorter. Where doubling does not hit
-    the image's size, what came out is resized to it.
+    reach the image's size, layers of 3x3 follow. For WRN-16-1 these are the published ones: 64 to
+    32 to 3 channels, or 32 to 32 to 3 where the stem is a block shorter. Where doubling does not
+    hit the image's size, what came out is resized to it.
     """
 
     def __init__(self, maps: tuple[int, int, int], image: tuple[int, int, int]) -> None:
         super().__init__()
         channels, height, width = maps
+        colours = image[0]
         self.size = image[1:]
-        doublings = max(0, math.ceil(math.log2(max(image[1] / height, image[2] / width))))
-        narrowest, layers = min(NARROWEST, channels), nn.Sequential()
-        for number in range(count := max(doublings, 2)):
-            outputs = image[0] if number == count - 1 else max(channels // 2, narrowest)
-            kernel, stride = (4, 2) if number < doublings else (3, 1)
+        enlargement = max(image[1] / height, image[2] / width)
+        doublings = max(0, math.ceil(math.log2(enlargement)))
+        narrowest = min(NARROWEST, channels)
+        count = max(doublings, 2)
+        layers = nn.Sequential()
+        for number in range(count):
+            outputs = max(channels // 2, narrowest)
+            if number == count - 1:
+                outputs = colours
+            kernel = 3
+            stride = 1
+            if number < doublings:
+                kernel = 4
+                stride = 2
             layers.append(nn.ConvTranspose2d(channels, outputs, kernel, stride, padding=1))
             layers.append(nn.ReLU())
             channels = outputs
-        self.layers = layers[:-1]
+        self.layers = layers[:-1]  # without the last ReLU
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Images in (0,1), in single precision."""
+        """Return images in (0,1), in single precision."""
         images = self.layers(maps).float()
         if images.shape[2:] != self.size:
             images = functional.interpolate(images, self.size, mode="bilinear")
@@ -309,15 +333,18 @@ class Decoder(nn.Module):
 
 
 def trap_loss(reconstructed: Tensor, images: Tensor, lambda1: float, lambda2: float) -> Tensor:
-    """What the first phase adds to the cross-entropy."""
-    return lambda1 * functional.mse_loss(reconstructed, images) + lambda2 * total_variation(
-        reconstructed
-    )
+    """Return what the first phase adds to the cross-entropy."""
+    error = lambda1 * functional.mse_loss(reconstructed, images)
+    variation = lambda2 * total_variation(reconstructed)
+    return error + variation
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Squared differences of neighbours, summed and divided by the number of values (not of
-    differences).
+    """Return the squared differences of neighbours, summed and divided by the number of values.
+
+    The number of differences is not the divisor.
     """
-    down, across = images.diff(dim=2), images.diff(dim=3)
-    return (down.square().sum() + across.square().sum()) / images.numel()
+    down = images.diff(dim=2)
+    across = images.diff(dim=3)
+    squares = down.square().sum() + across.square().sum()
+    return squares / images.numel()

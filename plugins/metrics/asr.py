@@ -15,13 +15,16 @@ class ASR(Metric):
     higher_is_better = False
 
     include_target: bool = False
-    """count images that are of the wanted label already, as WaNet's, IAB's and I-BAU's own code
+    """count images that have the attacker's label already, as WaNet's, IAB's and I-BAU's own code
     does
     """
 
     def score(self, predictions: Predictions) -> float:
-        """Over attacked images that are not of the wanted label already."""
-        counted = predictions.mapped >= 0 if self.include_target else predictions.attacked
+        """Score attacked images that do not have the attacker's label already."""
+        counted = predictions.attacked
+        if self.include_target:
+            counted = predictions.mapped >= 0
         if predictions.triggered is None or not counted.any():
             raise Incompatible("no test image is attacked")
-        return 100 * float((predictions.triggered == predictions.mapped)[counted].mean())
+        fooled = predictions.triggered == predictions.mapped
+        return 100 * float(fooled[counted].mean())

@@ -1,4 +1,4 @@
-"""How often scanners are right, over sets of models."""
+"""Verdicts of scanners, counted over sets of models."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ class Rate(Metric):
     needs: ClassVar[AbstractSet[str]] = frozenset({"result"})
 
     def measure(self, access: MetricAccess) -> float:
-        """100 where the verdict is that there is a backdoor."""
+        """Return 100 where the verdict is that there is a backdoor, else 0."""
         return 100.0 * self.flagged(access)
 
     def flagged(self, access: MetricAccess) -> bool:
-        """The verdict. Raises Incompatible where there is none."""
+        """Return the verdict. Raise Incompatible where there is none."""
         result = access.result()
-        if result is None or result["flagged"] is None:
-            raise Incompatible(
-                "the defense gives no verdict"
-                if result
-                else "there is no defense to give a verdict"
-            )
-        return bool(result["flagged"])
+        if result is None:
+            raise Incompatible("there is no defense to give a verdict")
+        verdict = result["flagged"]
+        if verdict is None:
+            raise Incompatible("the defense gives no verdict")
+        return bool(verdict)
 
     def combine(self, values: Sequence[float]) -> Mapping[str, float]:
-        """The share over a set of models; a standard deviation of verdicts would say no more."""
-        return {"mean": sum(values) / len(values), "n": float(len(values))}
+        """Return the share over a set of models; a deviation of verdicts would say no more."""
+        share = sum(values) / len(values)
+        return {"mean": share, "n": float(len(values))}
 
 
 class TPR(Rate):
@@ -44,16 +44,16 @@ class TPR(Rate):
     """count only verdicts that name the target of an attacked class among the suspected labels"""
 
     def flagged(self, access: MetricAccess) -> bool:
-        """The verdict, and where asked for, whether it is right about the target."""
-        right = super().flagged(access)
-        if right and self.name_target:
-            result = access.result()
-            assert result is not None
-            right = bool(
-                {label for label in access.trigger().label_table if label >= 0}
-                & set(result["targets"])
-            )
-        return right
+        """Return the verdict; with `name_target`, only if it is right about a target too."""
+        verdict = super().flagged(access)
+        if not verdict or not self.name_target:
+            return verdict
+        result = access.result()
+        assert result is not None
+        label_table = access.trigger().label_table
+        targets = {label for label in label_table if label >= 0}
+        suspected = set(result["targets"])
+        return not targets.isdisjoint(suspected)
 
 
 class FPR(Rate):
@@ -62,7 +62,7 @@ class FPR(Rate):
     higher_is_better = False
 
     def compatible(self, context: Context) -> str | None:
-        """Only models without a backdoor can be called backdoored wrongly."""
-        if context.attack is not None and context.attack.facts.get("has_trigger"):
+        """Refuse backdoored models: only others can be called backdoored wrongly."""
+        if context.attack is not None and context.attack.facts.has_trigger:
             return f"attack {context.attack.name!r} leaves a backdoor"
         return None

@@ -1,4 +1,4 @@
-"""What a defense looks at."""
+"""Work of a defense, in images."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ from harness import Metric, Predictions
 
 
 class Images(Metric):
-    """Images: how many the defense and its parts processed, a forward and backward pass counting
-    one.
-    """
+    """Images that the defense and its parts processed; a forward and backward pass counts one."""
 
     unit = ""
     higher_is_better = False
 
     def score(self, predictions: Predictions) -> float:
-        """0 where there is no defense."""
+        """Return the recorded number; 0 where there is no defense."""
         return predictions.record["images"]

@@ -1,4 +1,4 @@
-"""How good a defense is at finding the poison in its training set."""
+"""Skill of a defense at finding the poison in its training set."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ class Isolation(Metric):
     higher_is_better = True
 
     def measure(self, access: MetricAccess) -> Mapping[str, float]:
-        """Both against the poisoned rows of the training set. Raises Incompatible where nothing is
-        suspected.
+        """Compare the suspects with the poisoned rows of the training set. Raise Incompatible where
+        nothing is suspected.
         """
         result = access.result()
-        if result is None or not result["suspects"]:
-            raise Incompatible(
-                "the defense suspects no training image"
-                if result
-                else "there is no defense to suspect"
-            )
+        if result is None:
+            raise Incompatible("there is no defense to suspect")
+        suspects = result["suspects"]
+        if not suspects:
+            raise Incompatible("the defense suspects no training image")
         poisoned = access.poisoned()
-        hits = int(poisoned[result["suspects"]].sum())
-        shares = {"precision": 100 * hits / len(result["suspects"])}
-        return {**shares, "recall": 100 * hits / int(poisoned.sum())} if poisoned.any() else shares
+        hits = int(poisoned[suspects].sum())
+        shares = {"precision": 100 * hits / len(suspects)}
+        if poisoned.any():
+            shares["recall"] = 100 * hits / int(poisoned.sum())
+        return shares

@@ -1,4 +1,4 @@
-"""How far the features of a class have collapsed to one point."""
+"""Collapse of the features of each class to one point."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ CHUNK = 5000
 
 
 class NC1(Metric):
-    """NC1: scatter of features within classes over that between them, on the training set; 0 is
-    full collapse.
+    """NC1: scatter of training features within classes over that between them; 0 is full collapse.
 
     tr(S_W S_B^+) / C of what the last linear layer takes, with S_W the covariance within classes,
     S_B that of the class means, and ^+ the pseudo-inverse. Every class counts alike, and images
@@ -29,7 +28,10 @@ class NC1(Metric):
     network gets wrong: collapse is said of networks where it is 0.
     """
 
-    citation = "Papyan, Han, Donoho: Prevalence of neural collapse during the terminal phase of training, PNAS 2020"
+    citation = (
+        "Papyan, Han, Donoho: Prevalence of neural collapse during the terminal phase of "
+        "training, PNAS 2020"
+    )
     needs: ClassVar[AbstractSet[str]] = frozenset({"model", "training-set"})
     unit = ""
 
@@ -39,10 +41,11 @@ class NC1(Metric):
     """
 
     def measure(self, access: MetricAccess) -> Mapping[str, float]:
-        """The ratio, and the training error."""
+        """Return the ratio, and the training error."""
         data = access.training_set()
         if self.images == "clean":
-            data = data.subset(~torch.from_numpy(access.poisoned()))
+            poisoned = torch.from_numpy(access.poisoned())
+            data = data.subset(~poisoned)
         assert data.labels is not None
         features, wrong = answers(access, access.model(), data)
         return {"": nc1(features, data.labels), "training_error": wrong / len(data)}
@@ -50,66 +53,85 @@ class NC1(Metric):
 
 @torch.no_grad()
 def answers(access: MetricAccess, model: nn.Module, data: ImageSet) -> tuple[Tensor, int]:
-    """What the head takes of each image, float32 (n, d) on the CPU, and how many images are
-    classified wrong.
+    """Return the head's inputs, float32 (n, d) on the CPU, and the number of images that are
+    misclassified.
     """
     anatomy = access.anatomy(model)
     width = inputs_of(model.get_submodule(anatomy.head))
-    found, wrong = [], torch.zeros((), dtype=torch.int64, device=access.device)
+    features: list[Tensor] = []
+    wrong = torch.zeros((), dtype=torch.int64, device=access.device)
     with evaluating(model), watched(model, [anatomy.features]) as seen:
         for images, labels in data.to(access.device).batches(BATCH):
             logits = model(images)
             assert labels is not None
             wrong += (logits.argmax(1) != labels).sum()
-            found.append(flat(seen[anatomy.features].float(), width))
+            output = seen[anatomy.features].float()
+            features.append(flat(output, width))
             access.tick()
-    return torch.cat(found).cpu(), int(wrong)
+    return torch.cat(features).cpu(), int(wrong)
 
 
 def inputs_of(head: nn.Module) -> int:
-    """How many numbers an image the last layer takes. Raises Incompatible where it is not linear."""
+    """Return how many numbers an image the last layer takes. Raise Incompatible if it is not
+    linear.
+    """
     if not isinstance(head, nn.Linear):
         raise Incompatible(
-            f"the network's last layer is a {type(head).__name__}; features are what a linear one takes"
+            f"the network's last layer is a {type(head).__name__}; "
+            "features are what a linear one takes"
         )
     return head.in_features
 
 
 def flat(features: Tensor, width: int) -> Tensor:
-    """(n, ...) -> (n, width); where the head works on every pixel of (n, width, h, w), the mean
-    over the pixels.
+    """Turn (n, ...) into (n, width): where the head works on every pixel of (n, width, h, w), by
+    the mean over the pixels.
     """
     if features[0].numel() == width:
         return features.flatten(1)
     if features.ndim < 3 or features.shape[1] != width:
         raise Incompatible(
-            f"the last layer takes {width} numbers an image, but its features are {features.shape[1:]}"
+            f"the last layer takes {width} numbers an image, "
+            f"but its features are {features.shape[1:]}"
         )
     return features.flatten(2).mean(2)
 
 
 def nc1(features: Tensor, labels: Tensor) -> float:
-    """tr(S_W S_B^+) / C of features (n, d), over the C classes that occur among the labels (n,).
+    """Return tr(S_W S_B^+) / C of features (n, d), over the C classes that occur among the labels
+    (n,).
 
     S_B has a rank below C, so its d x d entries are never needed: with the centred class means as
     columns of M = U diag(s) V', S_B is M M' / C, and the trace is C times the mean of |diag(1 / s)
-    U' (h - mean of its class)|^2. Raises Incompatible where all class means are one.
+    U' (h - mean of its class)|^2. Raise Incompatible where all class means are equal.
     """
     classes, places = torch.unique(labels, return_inverse=True)
-    count, counts = len(classes), torch.bincount(places).double()
+    count = len(classes)
+    counts = torch.bincount(places).double()
+    feature_chunks = torch.split(features, CHUNK)
+    place_chunks = torch.split(places, CHUNK)
+
     means = torch.zeros(count, features.shape[1], dtype=torch.float64)
-    for part, of in zip(torch.split(features, CHUNK), torch.split(places, CHUNK), strict=True):
-        means.index_add_(0, of, part.double())
+    for chunk, classes_of_chunk in zip(feature_chunks, place_chunks, strict=True):
+        means.index_add_(0, classes_of_chunk, chunk.double())
     means /= counts[:, None]
-    left, scale, _ = torch.linalg.svd((means - means.mean(0)).T, full_matrices=False)
-    kept = scale[: count - 1] > max(means.shape) * torch.finfo(torch.float64).eps * scale[0]
-    if not kept.any() or scale[0] <= torch.finfo(torch.float32).eps * features.abs().max():
+
+    centred = (means - means.mean(0)).T
+    left, scale, _ = torch.linalg.svd(centred, full_matrices=False)
+    largest = scale[0]
+    # C centred means have at most C - 1 directions; a singular value below rounding is no direction
+    rounding = max(means.shape) * torch.finfo(torch.float64).eps * largest
+    kept = scale[: count - 1] > rounding
+    rounding_of_features = torch.finfo(torch.float32).eps * features.abs().max()
+    if not kept.any() or largest <= rounding_of_features:
         raise Incompatible(
             "the features of all classes have the same mean: there is no scatter between them"
         )
     whitening = (left[:, : count - 1] / scale[: count - 1])[:, kept]
+
     total = 0.0
-    for part, of in zip(torch.split(features, CHUNK), torch.split(places, CHUNK), strict=True):
-        spread = (part.double() - means[of]) @ whitening
-        total += float((spread.square().sum(1) / counts[of]).sum())
+    for chunk, classes_of_chunk in zip(feature_chunks, place_chunks, strict=True):
+        spread = (chunk.double() - means[classes_of_chunk]) @ whitening
+        squared = spread.square().sum(1)
+        total += float((squared / counts[classes_of_chunk]).sum())
     return total / count

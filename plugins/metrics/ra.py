@@ -15,8 +15,9 @@ class RA(Metric):
     higher_is_better = True
 
     def score(self, predictions: Predictions) -> float:
-        """Over the images that ASR counts."""
+        """Score the images that ASR counts."""
         counted = predictions.attacked
         if predictions.triggered is None or not counted.any():
             raise Incompatible("no test image is attacked")
-        return 100 * float((predictions.triggered == predictions.labels)[counted].mean())
+        correct = predictions.triggered == predictions.labels
+        return 100 * float(correct[counted].mean())

@@ -1,4 +1,4 @@
-"""What a defense takes."""
+"""Work of a defense, in seconds."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ class Time(Metric):
     higher_is_better = False
 
     def score(self, predictions: Predictions) -> float:
-        """Wall-clock seconds; 0 where there is no defense."""
+        """Return wall-clock seconds; 0 where there is no defense."""
         return predictions.record["seconds"]

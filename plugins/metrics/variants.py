@@ -1,4 +1,4 @@
-"""What a model answers to an attack's further triggers."""
+"""A model's answers to an attack's further triggers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from harness import Incompatible, Metric, Predictions
 
 
 class Variants(Metric):
-    """Variants: share of test images under each further trigger of the attack that get their true
-    label, in percent.
+    """Variants: share of images under further triggers that get their true label, in percent.
 
     The further triggers are those that a backdoor should ignore: WaNet's noise mode, IAB's cross
     mode. One number a trigger, by its name.
@@ -21,21 +20,19 @@ class Variants(Metric):
     higher_is_better = True
 
     fooled: bool = False
-    """count those that get the label the attacker wants instead, over the images that ASR counts"""
+    """count those that get the attacker's label instead, over the images that ASR counts"""
 
     def score(self, predictions: Predictions) -> Mapping[str, float]:
-        """Over the whole test set, as the attacks' papers have it."""
+        """Score the whole test set, as the attacks' papers do; if `fooled`, its attacked images."""
         if not predictions.variants:
             raise Incompatible("the attack has no further trigger")
-        if not self.fooled:
-            answers = {
-                name: found == predictions.labels for name, found in predictions.variants.items()
-            }
-        elif predictions.attacked.any():
-            counted, mapped = predictions.attacked, predictions.mapped
-            answers = {
-                name: (found == mapped)[counted] for name, found in predictions.variants.items()
-            }
-        else:
+        if self.fooled and not predictions.attacked.any():
             raise Incompatible("no test image is attacked")
-        return {name: 100 * float(right.mean()) for name, right in answers.items()}
+        shares: dict[str, float] = {}
+        for name, answers in predictions.variants.items():
+            if self.fooled:
+                counted = (answers == predictions.mapped)[predictions.attacked]
+            else:
+                counted = answers == predictions.labels
+            shares[name] = 100 * float(counted.mean())
+        return shares

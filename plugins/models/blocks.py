@@ -1,9 +1,8 @@
-"""Layers that several of the built-in networks are made of. Tensors are NCHW."""
+"""Layers that several of the built-in networks use. Tensors are NCHW."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -39,12 +38,11 @@ class Conv3x3(nn.Conv2d):
         self, inputs: int, outputs: int, stride: int = 1, bias: bool = False, trailing: bool = False
     ) -> None:
         self.trailing = trailing and stride == 2
-        super().__init__(
-            inputs, outputs, 3, stride=stride, padding=0 if self.trailing else 1, bias=bias
-        )
+        padding = 0 if self.trailing else 1
+        super().__init__(inputs, outputs, 3, stride=stride, padding=padding, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        """Map (n, inputs, h, w) to (n, outputs, ceil(h / stride), ceil(w / stride))."""
         if self.trailing:
             height, width = images.shape[2:]
             # An odd size needs one row on either side, an even size only the trailing one.
@@ -53,9 +51,7 @@ class Conv3x3(nn.Conv2d):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, activated after the sum (He et al. 2015, arXiv
-    1512.03385).
-    """
+    """Two 3x3 convolutions with a shortcut, activated after the sum (He et al., 1512.03385)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -63,23 +59,21 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = Conv3x3(outputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), non-negative."""
-        inner = functional.relu(self.bn1(self.conv1(images)))
-        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(images))
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride), non-negative."""
+        inner = self.conv1(images)
+        inner = functional.relu(self.bn1(inner))
+        inner = self.bn2(self.conv2(inner))
+        return functional.relu(inner + self.shortcut(images))
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolution, the last one with four times the channels, and a shortcut (He
-    et al. 2015).
+    """1x1, 3x3 and 1x1 convolution with a shortcut (He et al. 2015).
 
-    The 3x3 convolution strides, as in torchvision.
+    The last convolution has four times the channels. The 3x3 convolution strides, as in
+    torchvision.
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
@@ -91,17 +85,25 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(inner)
         self.conv3 = nn.Conv2d(inner, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+        self.shortcut = shortcut(inputs, outputs, stride)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), non-negative."""
-        inner = functional.relu(self.bn1(self.conv1(images)))
-        inner = functional.relu(self.bn2(self.conv2(inner)))
-        return functional.relu(self.bn3(self.conv3(inner)) + self.shortcut(images))
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride), non-negative."""
+        inner = self.conv1(images)
+        inner = functional.relu(self.bn1(inner))
+        inner = self.conv2(inner)
+        inner = functional.relu(self.bn2(inner))
+        inner = self.bn3(self.conv3(inner))
+        return functional.relu(inner + self.shortcut(images))
+
+
+def shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Return the identity, or a 1x1 convolution with BatchNorm where the block changes the size."""
+    layers = nn.Sequential()
+    if stride != 1 or inputs != outputs:
+        layers.append(nn.Conv2d(inputs, outputs, 1, stride=stride, bias=False))
+        layers.append(nn.BatchNorm2d(outputs))
+    return layers
 
 
 class PreActivationBlock(nn.Module):
@@ -127,45 +129,57 @@ class PreActivationBlock(nn.Module):
         self.conv1 = Conv3x3(inputs, outputs, stride, bias=bias, trailing=trailing)
         self.bn2 = nn.BatchNorm2d(outputs)
         self.conv2 = Conv3x3(outputs, outputs, bias=bias)
-        changes = stride != 1 or inputs != outputs
-        self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias) if changes else None
+        self.shortcut: nn.Conv2d | None = None
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Conv2d(inputs, outputs, 1, stride=stride, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, h / stride, w / stride), signed."""
+        """Map (n, inputs, h, w) to (n, outputs, h / stride, w / stride), signed."""
         active = self._activated(self.bn1(images))
-        inner = self.conv2(self._activated(self.bn2(self.conv1(active))))
-        return cast(Tensor, inner + (images if self.shortcut is None else self.shortcut(active)))
+        inner: Tensor = self.conv1(active)
+        inner = self._activated(self.bn2(inner))
+        inner = self.conv2(inner)
+        if self.shortcut is None:
+            return inner + images
+        projected: Tensor = self.shortcut(active)
+        return inner + projected
 
     def _activated(self, images: Tensor) -> Tensor:
-        return functional.leaky_relu(images, self.slope) if self.slope else functional.relu(images)
+        if self.slope == 0:
+            return functional.relu(images)
+        return functional.leaky_relu(images, self.slope)
 
 
 class PointwiseLinear(nn.Linear):
-    """A linear layer over the channels of every pixel, (n, inputs, h, w) -> (n, outputs, h, w): a
-    1x1 convolution.
+    """A linear layer over the channels of every pixel: a 1x1 convolution.
+
+    It maps (n, inputs, h, w) to (n, outputs, h, w).
     """
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        return super().forward(images.movedim(1, -1)).movedim(-1, 1)
+        pixels = images.movedim(1, -1)
+        return super().forward(pixels).movedim(-1, 1)
 
 
 def row(
     block: Callable[[int, int, int], nn.Module], inputs: int, outputs: int, stride: int, count: int
-) -> nn.Module:
-    """A stage of `count` residual blocks, made by `block(inputs, outputs, stride)`; the first of
-    them strides.
+) -> nn.Sequential:
+    """Return a stage of `count` residual blocks, made by `block(inputs, outputs, stride)`.
+
+    The first of them strides.
     """
-    first = block(inputs, outputs, stride)
-    return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(count - 1)))
+    stage = nn.Sequential(block(inputs, outputs, stride))
+    for _ in range(count - 1):
+        stage.append(block(outputs, outputs, 1))
+    return stage
 
 
 def assemble(parts: Mapping[str, nn.Module], features: int, classes: int) -> nn.Sequential:
-    """The parts in order, then `flatten` and the linear layer `head`; convolutions start as
-    `initialise` says.
+    """Put the parts in order, then `flatten` and the linear layer `head`.
 
-    What comes out of `parts` has `features` numbers an image; the result maps images to (n,
-    classes) logits.
+    `parts` give `features` numbers an image; the network maps images to (n, classes) logits.
+    Convolutions start as `initialise` says.
     """
     net = nn.Sequential()
     for name, part in parts.items():

@@ -15,9 +15,7 @@ from harness import Anatomy, Incompatible, Task
 from plugins.models.normalised import blocks_of
 
 ENOUGH = 5
-"""parts that an anatomy is looked for in: a stem, three stages and a head at least, where the net
-has as many
-"""
+"""parts that an anatomy is looked for in, where the net has as many: stem, three stages, head"""
 POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
@@ -37,52 +35,55 @@ class Fitted(nn.Module):
 
 @dataclass(frozen=True)
 class Step:
-    """One module's turn in a forward pass, with its name.
-
-    `given` is a copy of a linear layer's input, `output` of what came out; None where it is no
-    tensor or was not kept. `size` is the height and width of the maps that came in.
-    """
+    """One module's turn in a forward pass."""
 
     name: str
+    """of the module"""
     module: nn.Module
     given: Tensor | None
+    """copy of a linear layer's input; None where it was not kept"""
     size: tuple[int, ...] | None
+    """height and width of the maps that came in; None where no maps did"""
     output: Tensor | None
+    """copy of what came out; None where it is no tensor or was not kept"""
 
 
 @torch.no_grad()
 def steps(net: nn.Module, shape: Sequence[int], keep: bool = False) -> list[Step]:
-    """What runs in which order on two images of `shape`, in eval mode; the net and the random state
-    are as before.
+    """Return what runs, in its order, on two images of `shape` in evaluation mode.
 
-    Tensors are kept only where that is asked for, the final ones always.
+    The net and the random state are left as found. Tensors are kept only where `keep` asks for
+    them, the final ones always.
     """
     names = {module: name for name, module in net.named_modules()}
-    seen: list[Step] = []
+    run: list[Step] = []
 
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         # Copies, since activations may be changed in place afterwards.
-        kept = output.clone() if isinstance(output, Tensor) and (keep or module is net) else None
-        given = inputs[0].clone() if keep and isinstance(module, nn.Linear) and inputs else None
-        size = (
-            tuple(inputs[0].shape[2:])
-            if inputs and isinstance(inputs[0], Tensor) and inputs[0].dim() == 4
-            else None
-        )
-        seen.append(Step(names[module], module, given, size, kept))
+        kept = None
+        if isinstance(output, Tensor) and (keep or module is net):
+            kept = output.clone()
+        given = None
+        size = None
+        if inputs and isinstance(inputs[0], Tensor):
+            if keep and isinstance(module, nn.Linear):
+                given = inputs[0].clone()
+            if inputs[0].dim() == 4:
+                size = tuple(inputs[0].shape[2:])
+        run.append(Step(names[module], module, given, size, kept))
 
-    one = next(net.parameters())
-    images = torch.linspace(
-        0, 1, 2 * shape[0] * shape[1] * shape[2], device=one.device, dtype=one.dtype
-    )
+    weight = next(net.parameters())
+    count = 2 * shape[0] * shape[1] * shape[2]
+    values = torch.linspace(0, 1, count, device=weight.device, dtype=weight.dtype)
+    images = values.sin().abs().view(2, *shape)
     handles = [module.register_forward_hook(hook) for module in names]
     try:
         with _evaluating(net), torch.random.fork_rng(devices=[]):
-            net(images.sin().abs().view(2, *shape))
+            net(images)
     finally:
         for handle in handles:
             handle.remove()
-    return seen
+    return run
 
 
 @contextmanager
@@ -100,44 +101,55 @@ def _evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def fit(net: nn.Module, shape: Sequence[int], channels: int, reduction: int) -> None:
-    """Let a net take images of `channels`, and take a `reduction` of height and width off its first
-    layers, in place.
+    """Let a net take images of `channels`, and shrink them less in its first layers, in place.
 
     `shape` is one of images that the net takes as it is. On their way, the first strided
-    convolutions and poolings get smaller strides, until `reduction` (1, 2 or 4) is taken; a
-    convolution whose kernel is its stride (patches) gets smaller patches, a pooling of stride 1
-    disappears. Raises Incompatible where it does not take such images, and for another number of
-    channels where no convolution comes first.
+    convolutions and poolings get smaller strides, until a `reduction` (1, 2 or 4) of height and
+    width is taken; a convolution whose kernel is its stride (patches) gets smaller patches, a
+    pooling of stride 1 disappears. Raises Incompatible where it does not take such images, and for
+    another number of channels where no convolution comes first.
     """
     run = _passed(net, shape, "the net")
     if channels != shape[0]:
-        first = next((step for step in run if isinstance(step.module, nn.Conv2d)), None)
-        if first is None:
-            raise Incompatible(
-                "no convolution comes first, so the number of input channels cannot be changed"
-            )
-        assert isinstance(first.module, nn.Conv2d)
-        _replace(net, first.name, _convolution_like(first.module, in_channels=channels))
-    strided = [step for step in run if step.size and _stride(step.module) in (2, 4, 8, 16, 32)]
+        _widen(net, run, channels)
+    strides = (2, 4, 8, 16, 32)
+    strided = [step for step in run if step.size and _stride(step.module) in strides]
     while reduction > 1 and strided:
         # Layers that meet maps of one size are on parallel paths, such as a shortcut.
-        size, stride = strided[0].size, _stride(strided[0].module)
+        size = strided[0].size
+        stride = _stride(strided[0].module)
         taken = min(reduction, stride)
-        for step in [
-            step for step in strided if step.size == size and _stride(step.module) == stride
-        ]:
-            _replace(net, step.name, _slowed(net.get_submodule(step.name), stride // taken))
+        # A list, since the stride of a layer that a step stands for may change on the way.
+        parallel = [s for s in strided if s.size == size and _stride(s.module) == stride]
+        for step in parallel:
+            layer = net.get_submodule(step.name)
+            _replace(net, step.name, _slowed(layer, stride // taken))
         strided = [step for step in strided if step.size != size]
         reduction //= taken
 
 
+def _widen(net: nn.Module, run: Sequence[Step], channels: int) -> None:
+    """Let the first convolution take images of so many channels."""
+    for step in run:
+        if isinstance(step.module, nn.Conv2d):
+            _replace(net, step.name, _convolution_like(step.module, in_channels=channels))
+            return
+    raise Incompatible(
+        "no convolution comes first, so the number of input channels cannot be changed"
+    )
+
+
 def _stride(module: nn.Module) -> int:
+    """Return the stride of a convolution or pooling; of other layers 1."""
     if not isinstance(module, (nn.Conv2d, *POOLS)):
         return 1
-    return module.stride if isinstance(module.stride, int) else int(module.stride[0])
+    if isinstance(module.stride, int):
+        return module.stride
+    return int(module.stride[0])
 
 
 def _slowed(module: nn.Module, stride: int) -> nn.Module:
+    """Return a convolution or pooling with another stride, changed in place if it can be."""
     if not isinstance(module, nn.Conv2d):
         if stride == 1:
             return nn.Identity()
@@ -151,19 +163,20 @@ def _slowed(module: nn.Module, stride: int) -> nn.Module:
 
 
 def _convolution_like(old: nn.Conv2d, **changed: Any) -> nn.Conv2d:
-    """A fresh convolution with the settings of another, some of them changed."""
-    settings = (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "groups",
-        "padding_mode",
-    )
-    kept = {name: getattr(old, name) for name in settings}
-    new = nn.Conv2d(**{**kept, **changed}, bias=old.bias is not None)
+    """Make a fresh convolution with the settings of another, some of them changed."""
+    settings: dict[str, Any] = {
+        "in_channels": old.in_channels,
+        "out_channels": old.out_channels,
+        "kernel_size": old.kernel_size,
+        "stride": old.stride,
+        "padding": old.padding,
+        "dilation": old.dilation,
+        "groups": old.groups,
+        "padding_mode": old.padding_mode,
+        "bias": old.bias is not None,
+    }
+    settings.update(changed)
+    new = nn.Conv2d(**settings)
     nn.init.kaiming_normal_(new.weight, mode="fan_out", nonlinearity="relu")
     return new
 
@@ -177,7 +190,7 @@ def _replace(net: nn.Module, name: str, module: nn.Module) -> None:
 
 
 def anatomy(fitted: nn.Module) -> Anatomy:
-    """The parts of a `Fitted`, found by watching a forward pass.
+    """Find the parts of a `Fitted` by watching a forward pass.
 
     The head is the linear layer whose output the net returns, the features are the first module
     whose output is the head's input. Stem and stages are the net's parts that hold weights, in
@@ -189,36 +202,43 @@ def anatomy(fitted: nn.Module) -> Anatomy:
         raise Incompatible(f"{type(fitted).__name__} is not as its model built it")
     run = steps(fitted, fitted.shape, keep=True)
     head = _head(run)
-    before = [
-        step
-        for step in run[: run.index(head)]
-        if step.name.startswith("net.") and step.output is not None
-    ]
-    features = next((step for step in before if _same(step.output, head.given)), None)
+    turns: dict[str, Step] = {}
+    features: str | None = None
+    for step in run[: run.index(head)]:
+        if step.name.startswith("net.") and step.output is not None:
+            turns[step.name] = step
+            if features is None and _same(step.output, head.given):
+                features = step.name
     if features is None:
         raise Incompatible("no module of the net gives what its last layer takes")
-    turns = {step.name: step for step in before}
+
     parts = [name for name in _parts(fitted.net, turns) if name != head.name]
-    maps = [name for name in parts[1:] if _is_map(turns[name].output)]
-    stages = tuple(maps or parts[1:])
+    after_stem = parts[1:]
+    maps = [name for name in after_stem if _is_map(turns[name].output)]
+    stages = tuple(maps or after_stem)
     if not stages:
         raise Incompatible("the net has no parts between its first layer and its last")
     modules = {name: fitted.get_submodule(name) for name in stages}
-    return Anatomy(parts[0], stages, features.name, head.name, blocks_of(modules))
+    return Anatomy(parts[0], stages, features, head.name, blocks_of(modules))
 
 
 def _head(run: list[Step]) -> Step:
+    """Return the turn of the linear layer whose output the net returns."""
     logits = run[-1].output
-    found = [step for step in run if isinstance(step.module, nn.Linear) and step.output is not None]
-    if logits is None or not found or not _same(found[-1].output, logits):
+    linear = None
+    for step in run:
+        if isinstance(step.module, nn.Linear) and step.output is not None:
+            linear = step
+    if logits is None or linear is None or not _same(linear.output, logits):
         raise Incompatible("the net's last layer is not linear, which an anatomy needs")
-    return found[-1]
+    return linear
 
 
-def _same(output: Tensor | None, wanted: Tensor | None) -> bool:
-    if output is None or wanted is None:
+def _same(output: Tensor | None, other: Tensor | None) -> bool:
+    """Tell whether two tensors hold the same values, whatever their shapes."""
+    if output is None or other is None:
         return False
-    return output.numel() == wanted.numel() and torch.equal(output.flatten(), wanted.flatten())
+    return output.numel() == other.numel() and torch.equal(output.flatten(), other.flatten())
 
 
 def _is_map(output: Tensor | None) -> bool:
@@ -226,71 +246,74 @@ def _is_map(output: Tensor | None) -> bool:
 
 
 def _parts(net: nn.Module, turns: dict[str, Step]) -> list[str]:
-    """Names of the parts that hold weights, in the order of their turns."""
+    """Return the names of the parts that hold weights, in the order of their turns."""
     parts = _weighty("net", net)
     while len(parts) < ENOUGH:
-        apart = [
-            inner
-            for name, module in parts.items()
-            for inner in (_weighty(name, module) or {name: module}).items()
-        ]
-        if dict(apart).keys() == parts.keys():
+        apart: dict[str, nn.Module] = {}
+        for name, module in parts.items():
+            inner = _weighty(name, module)
+            if inner:
+                apart.update(inner)
+            else:
+                apart[name] = module
+        if apart.keys() == parts.keys():
             break
-        parts = dict(apart)
-    order = list(turns)
-    return sorted((name for name in parts if name in turns), key=order.index)
+        parts = apart
+    return [name for name in turns if name in parts]
 
 
 def _weighty(name: str, module: nn.Module) -> dict[str, nn.Module]:
-    """The children that hold matrices or kernels: no normalisation, no activation."""
-    children = ((f"{name}.{child}", part) for child, part in module.named_children())
-    return {
-        full: part
-        for full, part in children
-        if any(weight.dim() > 1 for weight in part.parameters())
-    }
+    """Return the children that hold matrices or kernels: no normalisation, no activation."""
+    weighty = {}
+    for child, part in module.named_children():
+        if any(weight.dim() > 1 for weight in part.parameters()):
+            weighty[f"{name}.{child}"] = part
+    return weighty
 
 
 def with_features(net: nn.Module, shape: Sequence[int]) -> None:
-    """Where a function, and no module, gives what the head takes, let an identity before the head
-    give it, in place.
+    """Put an identity before the head, in place, where no module gives what the head takes.
+
+    A function gives it there.
     """
     run = steps(net, shape, keep=True)
     try:
         head = _head(run)
     except Incompatible:
         return
-    if not any(_same(step.output, head.given) for step in run[: run.index(head)]):
-        _replace(
-            net, head.name, nn.Sequential(OrderedDict(features=nn.Identity(), linear=head.module))
-        )
+    before = run[: run.index(head)]
+    if not any(_same(step.output, head.given) for step in before):
+        parts = OrderedDict(features=nn.Identity(), linear=head.module)
+        _replace(net, head.name, nn.Sequential(parts))
 
 
 def entrance_of(layers: dict[str, nn.Module]) -> nn.Module:
-    """The layers before the net as one module."""
-    return next(iter(layers.values()), nn.Identity())
+    """Return the layers before the net as one module."""
+    for layer in layers.values():
+        return layer
+    return nn.Identity()
 
 
 def checked(net: nn.Module, task: Task, name: str) -> None:
-    """Raise Incompatible where the net does not take the task's images, or gives no (n, classes)
-    logits.
-    """
+    """Raise Incompatible unless the net maps the task's images to (n, classes) logits."""
     output = _passed(net, task.image_shape, name)[-1].output
-    if output is None or output.shape != (2, task.classes):
+    expected = (2, task.classes)
+    if output is None or output.shape != expected:
         shape = "no tensor" if output is None else tuple(output.shape)
         raise Incompatible(
-            f"{name} gives {shape} for two images, where {(2, task.classes)} is wanted"
+            f"{name} gives {shape} for two images, where a shape of {expected} is expected"
         )
 
 
 def _passed(net: nn.Module, shape: Sequence[int], name: str) -> list[Step]:
-    """The steps of a pass. Raises Incompatible where the net takes no images of that (channels,
-    height, width).
+    """Return the steps of a pass.
+
+    Raises Incompatible where the net takes no images of that (channels, height, width).
     """
     try:
         return steps(net, shape)
     except (RuntimeError, ValueError, AssertionError, IndexError) as error:
-        size = f"{shape[1]} x {shape[2]}"
+        reason = " ".join(str(error).split())
         raise Incompatible(
-            f"{name} takes no images of {size} pixels: {' '.join(str(error).split())}"
+            f"{name} takes no images of {shape[1]} x {shape[2]} pixels: {reason}"
         ) from error

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
-
-from pydantic import Field
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness import Task
 from plugins.models.normalised import NormalisedModel
+from plugins.parts.ranges import Count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,8 +16,9 @@ CIFAR_MEAN = (0.4914, 0.4822, 0.4465)
 
 
 class ResNet18(NormalisedModel):
-    """ResNet-18 with the stem for small images (3x3, stride 1, no pooling): the network of ANP and
-    BCU.
+    """ResNet-18 with the stem for small images: the network of ANP and BCU.
+
+    That stem is a 3x3 convolution of stride 1, without pooling.
     """
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -34,17 +34,19 @@ class ResNet18(NormalisedModel):
     depths: ClassVar[tuple[int, ...]] = (2, 2, 2, 2)
     """residual blocks of each stage"""
     bottleneck: ClassVar[bool] = False
-    """whether blocks are 1x1, 3x3, 1x1 convolutions that end in four times as many channels"""
+    """blocks are 1x1, 3x3, 1x1 convolutions that end in four times as many channels"""
 
-    width: Annotated[int, Field(ge=1)] = 64
+    width: Count = 64
     """channels of the stem and of the first stage (four times that after a bottleneck); each
     further stage doubles
     """
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
-        `compatible` objects.
+        """Return a network from (n, channels, height, width) images to (n, classes) logits.
+
+        Raises ValueError where `compatible` objects.
         """
+        # Torch is imported late: a plan reads parameters and builds nothing.
         from torch import nn
 
         from plugins.models.blocks import BasicBlock, Bottleneck, Conv3x3, GlobalMean, assemble, row
@@ -53,11 +55,16 @@ class ResNet18(NormalisedModel):
         parts["stem"] = nn.Sequential(
             Conv3x3(task.channels, self.width), nn.BatchNorm2d(self.width), nn.ReLU()
         )
-        inputs, wider = self.width, 4 if self.bottleneck else 1
-        block = Bottleneck if self.bottleneck else BasicBlock
-        for number, (factor, stride) in enumerate([(1, 1), (2, 2), (4, 2), (8, 2)], start=1):
-            outputs = self.width * factor * wider
-            parts[f"stage{number}"] = row(block, inputs, outputs, stride, self.depths[number - 1])
+        inputs = self.width
+        for number, depth in enumerate(self.depths):
+            outputs = self.width * 2**number
+            stride = 1 if number == 0 else 2
+            if self.bottleneck:
+                outputs *= 4
+                stage = row(Bottleneck, inputs, outputs, stride, depth)
+            else:
+                stage = row(BasicBlock, inputs, outputs, stride, depth)
+            parts[f"stage{number + 1}"] = stage
             inputs = outputs
         parts["pool"] = GlobalMean()
         return assemble(parts, inputs, task.classes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
+
+from torch import nn
 
 from harness import Task
+from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble, row
 from plugins.models.normalised import NormalisedModel
-
-if TYPE_CHECKING:
-    from torch import nn
 
 KERAS = {
     "kernel": "weight",
@@ -19,7 +19,9 @@ KERAS = {
     "moving_mean": "running_mean",
     "moving_variance": "running_var",
 }
-"""What Keras calls a layer's tensors, and what torch does."""
+"""Torch's names of a layer's tensors by those of Keras."""
+LAYERS = {"conv2d": nn.Conv2d, "batch_normalization": nn.BatchNorm2d, "dense": nn.Linear}
+"""Torch's layers by the released names."""
 
 
 class ResNet20(NormalisedModel):
@@ -45,13 +47,10 @@ class ResNet20(NormalisedModel):
     """residual blocks of each stage"""
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
-        `compatible` objects.
+        """Return a network from (n, channels, height, width) images to (n, classes) logits.
+
+        Raises ValueError where `compatible` objects.
         """
-        from torch import nn
-
-        from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble, row
-
         parts = self.entrance(task)
         parts["stem"] = Conv3x3(task.channels, 16, bias=True)
         inputs = 16
@@ -67,25 +66,22 @@ class ResNet20(NormalisedModel):
 
 
 class ResNet32(ResNet20):
-    """ResNet-32, the deeper sister of `resnet20` with five blocks a stage, that DECK trains on SVHN
-    and STL-10.
-    """
+    """ResNet-32, as `resnet20` with five blocks a stage: DECK's network for SVHN and STL-10."""
 
     depth: ClassVar[int] = 5
 
 
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """From the released names, by number, to those of the layers in order of use, in place; other
-    names stay.
-    """
-    from torch import nn
+    """Give tensors under the released names those of the layers, in place; other names stay.
 
-    kinds = {"conv2d": nn.Conv2d, "batch_normalization": nn.BatchNorm2d, "dense": nn.Linear}
-    for kind, layer in kinds.items():
+    Released names count layers of a kind in the order of their use.
+    """
+    for kind, layer in LAYERS.items():
         # Layers are declared in the order of their use.
         used = [name for name, part in module.named_modules() if isinstance(part, layer)]
-        released = {f"{kind}_{number}": name for number, name in enumerate(used, start=1)}
+        ours = {f"{kind}_{number}": name for number, name in enumerate(used, start=1)}
         for name in list(state):
             theirs, _, tensor = name.removeprefix(prefix).rpartition(".")
-            if theirs in released and tensor in KERAS:
-                state[f"{prefix}{released[theirs]}.{KERAS[tensor]}"] = state.pop(name)
+            if theirs in ours and tensor in KERAS:
+                renamed = f"{prefix}{ours[theirs]}.{KERAS[tensor]}"
+                state[renamed] = state.pop(name)

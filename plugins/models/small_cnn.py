@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
-
-from pydantic import Field
+from typing import TYPE_CHECKING
 
 from harness import Context, Task
 from plugins.models.normalised import NormalisedModel
+from plugins.parts.ranges import Count
 
 if TYPE_CHECKING:
     from torch import nn
@@ -17,17 +16,17 @@ SMALLEST = 8
 
 
 class SmallCNN(NormalisedModel):
-    """Four 3x3 convolutions with BatchNorm, three of them pooled, then a global maximum: for
-    laptops and small images.
+    """Four 3x3 convolutions with BatchNorm, then a global maximum: for laptops and small images.
 
-    Widths are w, 2w, 4w, 4w: 61 thousand parameters at w = 16 and 10 classes.
+    Three of them are pooled. Widths are w, 2w, 4w, 4w: 61 thousand parameters at w = 16 and 10
+    classes.
     """
 
-    width: Annotated[int, Field(ge=1)] = 16
+    width: Count = 16
     """channels of the first convolution"""
 
     def compatible(self, context: Context) -> str | None:
-        """Three poolings need images of 8 x 8 pixels at least."""
+        """Require 8 x 8 pixels, which three poolings need."""
         task = context.task
         if min(task.height, task.width) < SMALLEST:
             return (
@@ -37,9 +36,11 @@ class SmallCNN(NormalisedModel):
         return super().compatible(context)
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
-        `compatible` objects.
+        """Return a network from (n, channels, height, width) images to (n, classes) logits.
+
+        Raises ValueError where `compatible` objects.
         """
+        # Torch is imported late: a plan reads parameters and builds nothing.
         from torch import nn
 
         from plugins.models.blocks import Conv3x3, GlobalMax, assemble
@@ -52,11 +53,10 @@ class SmallCNN(NormalisedModel):
             )
 
         w = self.width
-        parts = self.entrance(task) | {
-            "stem": block(task.channels, w, nn.MaxPool2d(2)),
-            "stage1": block(w, 2 * w, nn.MaxPool2d(2)),
-            "stage2": block(2 * w, 4 * w, nn.MaxPool2d(2)),
-            "stage3": block(4 * w, 4 * w),
-            "pool": GlobalMax(),
-        }
+        parts = self.entrance(task)
+        parts["stem"] = block(task.channels, w, nn.MaxPool2d(2))
+        parts["stage1"] = block(w, 2 * w, nn.MaxPool2d(2))
+        parts["stage2"] = block(2 * w, 4 * w, nn.MaxPool2d(2))
+        parts["stage3"] = block(4 * w, 4 * w)
+        parts["pool"] = GlobalMax()
         return assemble(parts, 4 * w, task.classes)

@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from torch import nn
 
 from harness import Context, Task
+from plugins.models.blocks import Conv3x3, assemble
 from plugins.models.normalised import NormalisedModel
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SMALLEST = 8
 """pixels: the three poolings halve an image three times"""
 GROUP = 8
 """layers of a group: twice convolution, BatchNorm and ELU, then pooling and dropout"""
+GROUPS = ("stem", "stage1", "stage2")
 
 
 class SmallVGG(NormalisedModel):
-    """Three groups of two 3x3 convolutions (32, 64, 128 channels) with BatchNorm, ELU and dropout:
-    I-BAU's network.
+    """Three groups of two 3x3 convolutions with BatchNorm, ELU and dropout: I-BAU's network.
 
+    The groups have 32, 64 and 128 channels.
     Its `load_state_dict` takes weights under the released names too (`features.N.*`, counted over
     every layer, and `classifier.*`). The released network does not normalise.
     """
 
-    citation = "Zeng et al., Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022 (2110.03735)"
+    citation = (
+        "Zeng et al., Adversarial Unlearning of Backdoors via Implicit Hypergradient, ICLR 2022 "
+        "(2110.03735)"
+    )
 
     def compatible(self, context: Context) -> str | None:
-        """Three poolings need images of 8 x 8 pixels at least."""
+        """Require 8 x 8 pixels, which three poolings need."""
         task = context.task
         if min(task.height, task.width) < SMALLEST:
             return (
@@ -37,39 +41,41 @@ class SmallVGG(NormalisedModel):
         return super().compatible(context)
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
-        `compatible` objects.
+        """Return a network from (n, channels, height, width) images to (n, classes) logits.
+
+        Raises ValueError where `compatible` objects.
         """
-        from torch import nn
-
-        from plugins.models.blocks import Conv3x3, assemble
-
-        def group(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
-            layers: list[nn.Module] = []
-            for width in (inputs, outputs):
-                layers += [Conv3x3(width, outputs, bias=True), nn.BatchNorm2d(outputs), nn.ELU()]
-            return nn.Sequential(*layers, nn.MaxPool2d(2), nn.Dropout(dropout))
-
-        parts = self.entrance(task) | {
-            "stem": group(task.channels, 32, 0.3),
-            "stage1": group(32, 64, 0.4),
-            "stage2": group(64, 128, 0.4),
-        }
-        net = assemble(parts, 128 * (task.height // 8) * (task.width // 8), task.classes)
+        parts = self.entrance(task)
+        parts["stem"] = _group(task.channels, 32, 0.3)
+        parts["stage1"] = _group(32, 64, 0.4)
+        parts["stage2"] = _group(64, 128, 0.4)
+        features = 128 * (task.height // 8) * (task.width // 8)
+        net = assemble(parts, features, task.classes)
         net.register_load_state_dict_pre_hook(_rename)  # type: ignore[no-untyped-call]
         return net
 
 
+def _group(inputs: int, outputs: int, dropout: float) -> nn.Sequential:
+    group = nn.Sequential()
+    for width in (inputs, outputs):
+        group.append(Conv3x3(width, outputs, bias=True))
+        group.append(nn.BatchNorm2d(outputs))
+        group.append(nn.ELU())
+    group.append(nn.MaxPool2d(2))
+    group.append(nn.Dropout(dropout))
+    return group
+
+
 def _rename(module: nn.Module, state: dict[str, Any], prefix: str, *rest: Any) -> None:
-    """From the released names to those of the parts, in place; other names stay."""
-    for name in [
-        name for name in state if name.startswith((f"{prefix}features.", f"{prefix}classifier."))
-    ]:
+    """Give tensors under the released names those of the parts, in place; other names stay."""
+    for name in list(state):
+        if not name.startswith((f"{prefix}features.", f"{prefix}classifier.")):
+            continue
         part, _, tail = name.removeprefix(prefix).partition(".")
         if part == "classifier":
-            new = f"head.{tail}"
+            renamed = f"head.{tail}"
         else:
-            number, _, tail = tail.partition(".")
+            number, _, tensor = tail.partition(".")
             group, layer = divmod(int(number), GROUP)
-            new = f"{('stem', 'stage1', 'stage2')[group]}.{layer}.{tail}"
-        state[prefix + new] = state.pop(name)
+            renamed = f"{GROUPS[group]}.{layer}.{tensor}"
+        state[prefix + renamed] = state.pop(name)

@@ -14,61 +14,57 @@ if TYPE_CHECKING:
 
 
 class TorchvisionNet(LibraryModel):
-    """A classifier of torchvision, as `torchvision:mobilenet_v2`, untrained, with head and stem
-    fitted to the task.
+    """A classifier of torchvision, as `torchvision:mobilenet_v2`, untrained and fitted to the task.
 
-    Images much smaller than those that it is made for lose no detail in the stem: strides and
-    pooling are taken out of the first layers, to `reduction` in all. Its anatomy is read off a
-    forward pass.
+    Head and stem are fitted. Images much smaller than those that it is made for lose no detail in
+    the stem: strides and pooling are taken out of the first layers, to `reduction` in all. Its
+    anatomy is read off a forward pass.
     """
 
     arch: Annotated[str, Field(min_length=1)]
     """the name in `torchvision.models.list_models()`"""
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits.
+        """Return a network from (n, channels, height, width) images to (n, classes) logits.
 
         Raises ValueError for an unknown architecture, Incompatible where it cannot be fitted to the
         task.
         """
-        from plugins.models.fitted import Fitted, checked, entrance_of, fit, with_features
-
-        entrance = entrance_of(self.entrance(task))
+        entrance = self.entrance(task)
         reduction = self.reduction_for(task)
         # As if for images that are larger by what the stem will no longer take away.
         size = (task.height * reduction, task.width * reduction)
         net = self._create(task, size)
-        fit(net, (3, *size), task.channels, reduction)
-        if hasattr(net, "image_size") and hasattr(
-            net, "patch_size"
-        ):  # a vision transformer measures its input by them
+        self.fit(net, (3, *size), task)
+        if hasattr(net, "image_size") and hasattr(net, "patch_size"):
+            # A vision transformer measures its input by them.
             shrunk: Any = net
-            shrunk.image_size, shrunk.patch_size = task.height, shrunk.patch_size // reduction
-        checked(net, task, f"torchvision:{self.arch}")
-        with_features(net, task.image_shape)
-        return Fitted(entrance, net, task.image_shape)
+            shrunk.image_size = task.height
+            shrunk.patch_size = shrunk.patch_size // reduction
+        return self.finish(entrance, net, task, f"torchvision:{self.arch}")
 
     def _settings(self, size: tuple[int, int]) -> dict[str, Any]:
         if self.arch in ("googlenet", "inception_v3"):
             # Their auxiliary heads would make the output a tuple.
             return {"aux_logits": False, "init_weights": True}
         if self.arch.startswith("vit_"):
-            if size[0] != size[1]:
+            height, width = size
+            if height != width:
                 raise Incompatible(f"torchvision:{self.arch} takes square images only")
-            return {"image_size": size[0]}
+            return {"image_size": height}
         return {}
 
     def _create(self, task: Task, size: tuple[int, int]) -> nn.Module:
-        import torchvision
+        import torchvision  # late: it imports torch, and a plan builds nothing
 
         known = torchvision.models.list_models(torchvision.models)
         if self.arch not in known:
-            raise ValueError(
-                f"torchvision has no classifier {self.arch!r}. {suggest(self.arch, known)}"
-            )
+            hint = suggest(self.arch, known)
+            raise ValueError(f"torchvision has no classifier {self.arch!r}. {hint}")
+        settings = self._settings(size)
         try:
             net: nn.Module = torchvision.models.get_model(
-                self.arch, weights=None, num_classes=task.classes, **self._settings(size)
+                self.arch, weights=None, num_classes=task.classes, **settings
             )
         except (RuntimeError, ValueError) as error:
             raise Incompatible(

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+
+from torch import nn
 
 from harness import Task
+from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble, row
 from plugins.models.normalised import NormalisedModel
-
-if TYPE_CHECKING:
-    from torch import nn
 
 SLOPE = 0.1
 """of the LeakyReLU below zero, as Trap-and-Replace has it"""
 
 
 class WRN16(NormalisedModel):
-    """Wide ResNet 16-1: three stages of two pre-activation blocks with 16, 32, 64 channels;
-    Trap-and-Replace's network.
+    """Wide ResNet 16-1, with two pre-activation blocks a stage: Trap-and-Replace's network.
 
-    Activations are LeakyReLU with slope 0.1 and convolutions have biases; its authors do not
-    normalise inputs. The published stem ends after the fifth of the six blocks.
+    The three stages have 16, 32 and 64 channels. Activations are LeakyReLU with slope 0.1 and
+    convolutions have biases; its authors do not normalise inputs. The published stem ends after the
+    fifth of the six blocks.
     """
 
     citation = "Zagoruyko and Komodakis, Wide Residual Networks, BMVC 2016 (arXiv 1605.07146)"
 
     def build(self, task: Task) -> nn.Module:
-        """(n, channels, height, width) images to (n, classes) logits. Raises ValueError where
-        `compatible` objects.
+        """Return a network from (n, channels, height, width) images to (n, classes) logits.
+
+        Raises ValueError where `compatible` objects.
         """
-        from functools import partial
-
-        from torch import nn
-
-        from plugins.models.blocks import Conv3x3, GlobalMean, PreActivationBlock, assemble, row
-
         block = partial(PreActivationBlock, trailing=False, slope=SLOPE)
         parts = self.entrance(task)
         parts["stem"] = Conv3x3(task.channels, 16, bias=True)

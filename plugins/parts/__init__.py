@@ -1,1 +1,1 @@
-"""What methods share, and the components that fill their parameters."""
+"""Code that methods share, and the components that fill their parameters."""

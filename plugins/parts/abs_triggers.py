@@ -1,5 +1,6 @@
-"""The two forms of trigger that ABS inverts, several at once: a patch, and a filter over colours
-and surroundings.
+"""The two forms of trigger that ABS inverts, several at once: a patch, and a filter.
+
+A filter computes the new colour of a pixel from its own and from those around it.
 """
 
 from __future__ import annotations
@@ -14,45 +15,58 @@ from plugins.parts.inversion import blend
 from plugins.parts.patterns import Stamp
 from plugins.parts.similarity import similarity
 
-CORNER, OUTSIDE = 2.0, -2.0
-"""Where masks start, before the tanh: on in a square of a quarter of the side, off elsewhere."""
+CORNER = 2.0
+"""Masks before the tanh at the start, in a square of a quarter of the side: on."""
+OUTSIDE = -2.0
+"""The same elsewhere: off."""
 SPAN = 4.0
 """The released code inverts patterns in units of a standard deviation, of which black to white are
 about four.
 """
 VISIBLE = 0.01
 """A pixel counts for a patch's size where its mask is above this."""
-WEIGHT, FAR = 500.0, 100 / 64
-"""Of the sum of too large a mask; twice that where it is so many times too large."""
-PATCH_OTHERS, FILTER_OTHERS = 1e-4, 1e-5
-"""Weights of all other neurons of the layer, relative to the one that is driven."""
+WEIGHT = 500.0
+"""Of the sum of a mask that is too large."""
+FAR = 100 / 64
+"""The weight is twice that for a mask more than so many times too large."""
+PATCH_OTHERS = 1e-4
+"""Weight of all other neurons of the layer, relative to the one that a patch drives."""
+FILTER_OTHERS = 1e-5
+"""The same for a filter."""
 DRIVEN = 0.01
 """Weight of neurons beside the similarity."""
-ALIKE, UNLIKE, LEAST = 10.0, 10_000.0, 2 / 16
-"""Weights of an image's similarity, the second where the mean over images is below `LEAST`."""
+LEAST = 2 / 16
+"""Mean similarity over images below which they are too unlike what they were."""
+ALIKE = 10.0
+"""Weight of an image's similarity where the mean is at least that."""
+UNLIKE = 10_000.0
+"""Weight of an image's similarity where the mean is lower."""
 
 
 class Form(Protocol):
-    """k triggers in the making."""
+    """k triggers of one form, while they are optimised."""
 
     def groups(self) -> list[tuple[nn.Parameter, float]]:
-        """The parameters, each with its learning rate."""
+        """Return the parameters, each with its learning rate."""
 
     def stamped(self, images: Tensor) -> Tensor:
-        """[0,1] images (n, c, h, w) with each of the triggers: (k, n, c, h, w)."""
+        """Put each of the triggers on [0,1] images (n, c, h, w): (k, n, c, h, w)."""
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
-        """(k,), of the activations of each trigger's neuron and of the other neurons of its layer,
-        both (k,).
+        """Return the loss of each trigger, (k,).
+
+        `own` and `others`, both (k,), are the activations of each trigger's neuron and of the other
+        neurons of its layer.
         """
 
     def project(self) -> None:
-        """After a step of the optimiser, bring the parameters back to what they may be: beyond,
-        gradients would end.
+        """Bring the parameters back into their range after a step of the optimiser.
+
+        Beyond it gradients would end.
         """
 
     def trigger(self, number: int) -> nn.Module:
-        """One of them, finished."""
+        """Return one of the triggers, finished."""
 
 
 class Patches:
@@ -72,34 +86,38 @@ class Patches:
         corner: int = 0,
     ) -> None:
         channels, height, width = images.shape[1:]
-        free = torch.full((count, 1, height, width), OUTSIDE)
-        rows, columns = slice(0, height // 4), slice(0, width // 4)
+        rows = slice(0, height // 4)
         if corner in (1, 3):
             rows = slice(height - height // 4, height)
+        columns = slice(0, width // 4)
         if corner in (1, 2):
             columns = slice(width - width // 4, width)
+        free = torch.full((count, 1, height, width), OUTSIDE)
         free[:, :, rows, columns] = CORNER
+        patterns = torch.rand(count, channels, height, width, generator=generator)
         self.free = nn.Parameter(free.to(images.device))
-        self.patterns = nn.Parameter(
-            torch.rand(count, channels, height, width, generator=generator).to(images.device)
-        )
-        self.limit, self.rate = area * height * width, rate
+        self.patterns = nn.Parameter(patterns.to(images.device))
+        self.limit = area * height * width
+        self.rate = rate
 
     def groups(self) -> list[tuple[nn.Parameter, float]]:
         """See `Form`."""
         return [(self.free, self.rate), (self.patterns, self.rate / SPAN)]
 
     def masks(self) -> Tensor:
-        """(k, 1, h, w), in (0, 1)."""
+        """Return the masks, (k, 1, h, w), in (0, 1)."""
         return torch.tanh(self.free) / 2 + 0.5
 
     def stamped(self, images: Tensor) -> Tensor:
         """See `Form`."""
-        return blend(images, self.masks()[:, None], self.patterns[:, None])
+        masks = self.masks()[:, None]
+        patterns = self.patterns[:, None]
+        return blend(images, masks, patterns)
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """Drive the neuron, not the others, with a small mask."""
-        return PATCH_OTHERS * others - own + punished(self.masks(), self.limit)
+        activations = PATCH_OTHERS * others - own
+        return activations + penalty(self.masks(), self.limit)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -118,7 +136,8 @@ class Filters:
 
     def __init__(self, count: int, images: Tensor, window: int, rate: float) -> None:
         self.first = FilterTrigger.like(images, window)
-        self.matrices = nn.Parameter(self.first.matrix.expand(count, -1, -1).clone())
+        matrices = self.first.matrix.expand(count, -1, -1)
+        self.matrices = nn.Parameter(matrices.clone())
         self.rate = rate
 
     def groups(self) -> list[tuple[nn.Parameter, float]]:
@@ -131,11 +150,13 @@ class Filters:
 
     def loss(self, images: Tensor, stamped: Tensor, own: Tensor, others: Tensor) -> Tensor:
         """Drive the neuron, not the others, with images that look as they did."""
-        alike = similarity(stamped.flatten(0, 1), images.repeat(len(stamped), 1, 1, 1)).view(
-            len(stamped), -1
-        )
+        count = len(stamped)
+        after = stamped.flatten(0, 1)
+        before = images.repeat(count, 1, 1, 1)
+        alike = similarity(after, before).view(count, -1)
         weight = torch.where(alike.mean(1) < LEAST, UNLIKE, ALIKE)
-        return DRIVEN * (FILTER_OTHERS * others - own) - weight * alike.sum(1)
+        activations = DRIVEN * (FILTER_OTHERS * others - own)
+        return activations - weight * alike.sum(1)
 
     @torch.no_grad()
     def project(self) -> None:
@@ -144,12 +165,14 @@ class Filters:
 
     def trigger(self, number: int) -> nn.Module:
         """See `Form`."""
-        return self.first.of(self.matrices[number].detach())
+        matrix = self.matrices[number].detach()
+        return self.first.of(matrix)
 
 
 class FilterTrigger(nn.Module):
-    """y = (x, max x, min x, mean x) M at every pixel, in units of `mean` and `std` (c,), clipped to
-    black and white.
+    """y = (x, max x, min x, mean x) M at every pixel, clipped to black and white.
+
+    Colours are in units of `mean` and `std` (c,).
     """
 
     matrix: Tensor
@@ -165,60 +188,73 @@ class FilterTrigger(nn.Module):
 
     @classmethod
     def like(cls, images: Tensor, window: int) -> FilterTrigger:
-        """The one that changes nothing, in units of these images."""
+        """Make the one that changes nothing, in units of these images."""
         channels = images.shape[1]
         matrix = torch.eye(4 * channels, channels, device=images.device)
-        return cls(
-            matrix,
-            images.mean((0, 2, 3)),
-            images.std((0, 2, 3)) + torch.finfo(images.dtype).eps,
-            window,
-        )
+        mean = images.mean((0, 2, 3))
+        std = images.std((0, 2, 3)) + torch.finfo(images.dtype).eps
+        return cls(matrix, mean, std, window)
 
     def of(self, matrix: Tensor) -> FilterTrigger:
-        """Another matrix (4c, c) in the same units."""
+        """Make one with another matrix (4c, c) in the same units."""
         return FilterTrigger(matrix, self.mean, self.std, self.window)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] floats (n, c, h, w), in and out."""
+        """Filter [0,1] floats (n, c, h, w), in and out."""
         return self.applied(images, self.matrix[None])[0]
 
     def applied(self, images: Tensor, matrices: Tensor) -> Tensor:
-        """Several matrices (k, 4c, c) on the same images: (k, n, c, h, w)."""
-        mean, std = self.mean.view(-1, 1, 1), self.std.view(-1, 1, 1)
-        features = surroundings((images - mean) / std, self.window)
-        return filtered(features, matrices, -mean / std, (1 - mean) / std) * std + mean
+        """Apply several matrices (k, 4c, c) to the same images: (k, n, c, h, w)."""
+        mean = self.mean.view(-1, 1, 1)
+        std = self.std.view(-1, 1, 1)
+        features = local_statistics((images - mean) / std, self.window)
+        black = -mean / std
+        white = (1 - mean) / std
+        return filtered(features, matrices, black, white) * std + mean
 
 
 def filtered(features: Tensor, matrices: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """(n, f, h, w) times (k, f, c), whose entries are cut at -1 and 1: (k, n, c, h, w), from `low`
-    to `high`.
+    """Multiply (n, f, h, w) by (k, f, c): (k, n, c, h, w), cut off at `low` and `high`.
+
+    The entries of the matrices are cut off at -1 and 1.
     """
     mapped = torch.einsum("nfhw,kfc->knchw", features, matrices.clamp(-1, 1))
-    return torch.minimum(torch.maximum(mapped, low), high)
+    above = torch.maximum(mapped, low)
+    return torch.minimum(above, high)
 
 
-def surroundings(images: Tensor, window: int) -> Tensor:
-    """Images (n, c, h, w) with maximum, minimum and mean over a square around each pixel: (n, 4c,
-    h, w).
+def local_statistics(images: Tensor, window: int) -> Tensor:
+    """Join images (n, c, h, w) with maximum, minimum and mean around each pixel: (n, 4c, h, w).
 
-    Where it sticks out of the image, only what is inside counts; of an even window the larger half
-    is below and right.
+    They are those of a square with sides of `window` pixels. Where it sticks out of the image, only
+    what is inside counts; of an even window the larger half is below and right.
     """
-    pad = ((window - 1) // 2, window // 2) * 2
-    top = functional.max_pool2d(functional.pad(images, pad, value=-torch.inf), window, 1)
-    bottom = -functional.max_pool2d(functional.pad(-images, pad, value=-torch.inf), window, 1)
-    sums, counts = (
-        functional.avg_pool2d(functional.pad(one, pad), window, 1)
-        for one in (images, torch.ones_like(images[:1, :1]))
-    )
-    return torch.cat([images, top, bottom, sums / counts], dim=1)
+    before = (window - 1) // 2
+    behind = window // 2
+    margins = (before, behind, before, behind)
+
+    def highest(pixels: Tensor) -> Tensor:
+        padded = functional.pad(pixels, margins, value=-torch.inf)
+        return functional.max_pool2d(padded, window, 1)
+
+    def average(pixels: Tensor) -> Tensor:
+        padded = functional.pad(pixels, margins)
+        return functional.avg_pool2d(padded, window, 1)
+
+    top = highest(images)
+    bottom = -highest(-images)
+    sums = average(images)
+    inside = average(torch.ones_like(images[:1, :1]))
+    return torch.cat([images, top, bottom, sums / inside], dim=1)
 
 
-def punished(masks: Tensor, limit: float) -> Tensor:
-    """The weighted sums of masks (k, 1, h, w) that cover more than `limit` pixels visibly; 0 for
-    others.
+def penalty(masks: Tensor, limit: float) -> Tensor:
+    """Return a penalty for each of the masks (k, 1, h, w) that covers more than `limit` pixels.
+
+    It is the weighted sum of the mask, and 0 for the others. Only visible pixels count as covered.
     """
     covered = (masks > VISIBLE).sum((1, 2, 3))
-    weight = WEIGHT * (covered > limit).float() * (1 + (covered > FAR * limit).float())
+    large = (covered > limit).float()
+    far_too_large = (covered > FAR * limit).float()
+    weight = WEIGHT * large * (1 + far_too_large)
     return weight * masks.sum((1, 2, 3))

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 
 class CleanModel(Part):
-    """The cell's architecture, trained by the cell's recipe on the attacker's clean training set."""
+    """The cell's architecture, trained by the cell's recipe on the attacker's clean images."""
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"train", "model"})
 
     def build(self, task: Task, model: nn.Module | None) -> nn.Module:
-        """The cell's network as it is."""
+        """Return the cell's network as it is."""
         assert model is not None
         return model
 
     def make(self, access: PartAccess) -> nn.Module:
-        """Train a fresh one. Raises `Diverged` where its loss does."""
+        """Train a fresh network. Raises `Diverged` where its loss does."""
         model = access.fresh_model()
         access.fit(model, access.train())
         return model

@@ -1,4 +1,4 @@
-"""How images are counted, so that `images` compares the costs of defenses."""
+"""The price of images by which `images` compares the costs of defenses."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""CutMix (Yun et al., ICCV 2019): boxes of images change places within a batch, and labels in the
-same share.
-"""
+"""CutMix (Yun et al., ICCV 2019): images of a batch exchange boxes, and labels as large a share."""
 
 from __future__ import annotations
 
@@ -23,58 +21,66 @@ class CutMix:
     """
 
     def __init__(self, probability: float, smoothing: float, generator: torch.Generator) -> None:
-        self.probability, self.smoothing, self.generator = probability, smoothing, generator
+        self.probability = probability
+        self.smoothing = smoothing
+        self.generator = generator
         self.others: Tensor | None = None
+        """Labels of the images that the boxes of the latest batch come from; none: not mixed."""
         self.kept = 1.0
+        """Share of an image of the latest batch that is its own."""
 
     def batch(self, batch: Batch) -> Batch:
-        """The batch, mixed or not."""
-        self.others, self.kept = None, 1.0
-        if (
-            not self.probability
-            or float(torch.rand((), generator=self.generator)) >= self.probability
-        ):
+        """Return the batch, mixed or not."""
+        self.others = None
+        self.kept = 1.0
+        if not self.probability or self._uniform() >= self.probability:
             return batch
         assert batch.labels is not None
         count, _, height, width = batch.images.shape
-        share = float(torch.rand((), generator=self.generator))
-        row, column = (
-            int(torch.randint(size, (), generator=self.generator)) for size in (height, width)
-        )
-        partners = torch.randperm(count, generator=self.generator).to(
-            batch.images.device, non_blocking=True
-        )
-        top, bottom, left, right = box(share, row, column, height, width)
+        share = self._uniform()
+        row = int(torch.randint(height, (), generator=self.generator))
+        column = int(torch.randint(width, (), generator=self.generator))
+        partners = torch.randperm(count, generator=self.generator)
+        partners = partners.to(batch.images.device, non_blocking=True)
+        corners = box(share, row, column, height, width)
+        top, bottom, left, right = corners
         images = batch.images.clone()
         images[:, :, top:bottom, left:right] = batch.images[partners, :, top:bottom, left:right]
-        self.others, self.kept = (
-            batch.labels[partners],
-            kept_of((top, bottom, left, right), height, width),
-        )
+        self.others = batch.labels[partners]
+        self.kept = kept_of(corners, height, width)
         return replace(batch, images=images)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy with both labels, in the shares of the image that they have."""
+        """Compute the cross-entropy with both labels, in the shares of the image that they have."""
         assert batch.labels is not None
         logits = model(batch.images).float()
-        total = functional.cross_entropy(logits, batch.labels, label_smoothing=self.smoothing)
+        own = functional.cross_entropy(logits, batch.labels, label_smoothing=self.smoothing)
         if self.others is None:
-            return total
+            return own
         other = functional.cross_entropy(logits, self.others, label_smoothing=self.smoothing)
-        return self.kept * total + (1 - self.kept) * other
+        return self.kept * own + (1 - self.kept) * other
+
+    def _uniform(self) -> float:
+        return float(torch.rand((), generator=self.generator))
 
 
 def box(share: float, row: int, column: int, height: int, width: int) -> tuple[int, int, int, int]:
-    """Top, bottom, left and right of a box at a centre that leaves `share` of the image, but for
-    what is outside.
+    """Return top, bottom, left and right of a box at a centre that leaves `share` of the image.
+
+    It leaves more where a part of it would lie outside, which is cut off.
     """
     side = math.sqrt(1 - share)
-    half_height, half_width = int(height * side) // 2, int(width * side) // 2
-    top, bottom = max(row - half_height, 0), min(row + half_height, height)
-    return top, bottom, max(column - half_width, 0), min(column + half_width, width)
+    half_height = int(height * side) // 2
+    half_width = int(width * side) // 2
+    top = max(row - half_height, 0)
+    bottom = min(row + half_height, height)
+    left = max(column - half_width, 0)
+    right = min(column + half_width, width)
+    return top, bottom, left, right
 
 
 def kept_of(corners: tuple[int, int, int, int], height: int, width: int) -> float:
-    """The share of an image that lies outside a box."""
+    """Return the share of an image that lies outside a box."""
     top, bottom, left, right = corners
-    return 1 - (bottom - top) * (right - left) / (height * width)
+    covered = (bottom - top) * (right - left)
+    return 1 - covered / (height * width)

@@ -23,8 +23,9 @@ SCALE = 0.02
 
 
 class PixelUnits(nn.Module):
-    """[0,1] pixels to deviations from the mean of each channel, and back. `mean` and `std` are
-    saved with a network.
+    """[0,1] pixels to deviations from the mean of each channel, and back.
+
+    `mean` and `std` are saved with a network.
     """
 
     mean: Tensor
@@ -37,26 +38,32 @@ class PixelUnits(nn.Module):
 
     def set(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Fill both, one number a channel, in [0,1] pixels."""
-        self.mean.copy_(torch.tensor(mean).view(-1, 1, 1))
-        self.std.copy_(torch.tensor(std).view(-1, 1, 1))
+        means = torch.tensor(mean)
+        deviations = torch.tensor(std)
+        self.mean.copy_(means.view(-1, 1, 1))
+        self.std.copy_(deviations.view(-1, 1, 1))
 
     def normalised(self, images: Tensor) -> Tensor:
-        """(n, c, h, w) pixels in units."""
+        """Return (n, c, h, w) pixels in units."""
         return (images - self.mean) / self.std
 
     def pixels(self, values: Tensor) -> Tensor:
-        """Units as [0,1] pixels, clipped."""
-        return (values * self.std + self.mean).clamp(0, 1)
+        """Return units as [0,1] pixels, clipped."""
+        pixels = values * self.std + self.mean
+        return pixels.clamp(0, 1)
 
     @property
     def span(self) -> Tensor:
         """Highest minus lowest value that a pixel of any channel can have, in units."""
-        return ((1 - self.mean) / self.std).max() - (-self.mean / self.std).min()
+        white = (1 - self.mean) / self.std
+        black = -self.mean / self.std
+        return white.max() - black.min()
 
 
 class InstanceNorm(nn.Module):
-    """(x - mean) / (std + 0.001) over all channels and places of an image, scaled and shifted by
-    one number each.
+    """(x - mean) / (std + 0.001) over all channels and places of an image.
+
+    The result is scaled and shifted by one number each.
     """
 
     def __init__(self) -> None:
@@ -65,11 +72,11 @@ class InstanceNorm(nn.Module):
         self.beta = nn.Parameter(torch.zeros(1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Same shape as `images` (n, c, h, w)."""
+        """Keep the shape of `images` (n, c, h, w)."""
         variance, mean = torch.var_mean(images, (1, 2, 3), correction=0, keepdim=True)
-        return (images - mean) / (
-            variance.clamp_min(TINY).sqrt() + EPSILON
-        ) * self.gamma + self.beta
+        centred = images - mean
+        deviation = variance.clamp_min(TINY).sqrt() + EPSILON
+        return centred / deviation * self.gamma + self.beta
 
 
 class ReflectedConv(nn.Conv2d):
@@ -82,9 +89,10 @@ class ReflectedConv(nn.Conv2d):
         nn.init.zeros_(self.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) -> (n, outputs, ...)."""
+        """Turn (n, inputs, h, w) into (n, outputs, ...)."""
         margin = self.kernel_size[0] // 2
-        return super().forward(functional.pad(images, (margin,) * 4, mode="reflect"))
+        continued = functional.pad(images, (margin,) * 4, mode="reflect")
+        return super().forward(continued)
 
 
 class Residual(nn.Module):
@@ -96,53 +104,69 @@ class Residual(nn.Module):
         self.second = nn.Sequential(*_normalised(width, width, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Same shape as `images`, not negative."""
-        return functional.relu(images + self.second(self.first(images)))
+        """Keep the shape of `images`; the result is not negative."""
+        inner = self.first(images)
+        total = images + self.second(inner)
+        return functional.relu(total)
 
 
 class Generator(nn.Module):
-    """Translates pictures into another style: two halvings, one residual block, two doublings;
-    489,235 parameters.
+    """Translator of pictures into another style: two halvings, a residual block, two doublings.
 
-    The released code means to have nine blocks, but its loop starts each from the same input and
-    connects the last. Takes pictures of 5 pixels and more.
+    It has 489,235 parameters, and takes pictures of 5 pixels and more. The released code means to
+    have nine blocks, but its loop starts each from the same input and connects the last.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.units = PixelUnits(channels)
-        encoder = [(channels, 32, 7, 1), (32, 64, 3, 2), (64, 128, 3, 2)]
-        layers: list[nn.Module] = []
-        for shape in encoder:
-            layers += [*_normalised(*shape), nn.ReLU()]
+        down = [(channels, 32, 7, 1), (32, 64, 3, 2), (64, 128, 3, 2)]
+        layers = nn.Sequential()
+        for inputs, outputs, kernel, stride in down:
+            layers.extend(_normalised(inputs, outputs, kernel, stride))
+            layers.append(nn.ReLU())
         layers.append(Residual(128))
         for inputs, outputs in [(128, 64), (64, 32)]:
-            layers += [nn.Upsample(scale_factor=2), *_normalised(inputs, outputs, 3), nn.ReLU()]
-        self.layers = nn.Sequential(*layers, *_normalised(32, channels, 7), nn.Tanh())
+            layers.append(nn.Upsample(scale_factor=2))
+            layers.extend(_normalised(inputs, outputs, 3))
+            layers.append(nn.ReLU())
+        layers.extend(_normalised(32, channels, 7))
+        layers.append(nn.Tanh())
+        self.layers = layers
 
     def translate(self, values: Tensor) -> Tensor:
-        """(n, c, h, w) in units -> the same shape, in [-1,1]."""
+        """Translate (n, c, h, w) in units to the same shape, in [-1,1]."""
+        height, width = values.shape[2:]
         translated: Tensor = self.layers(values)
-        return translated[:, :, : values.shape[2], : values.shape[3]]
+        # sides that were rounded up when halved have come back longer
+        return translated[:, :, :height, :width]
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return self.units.pixels(self.translate(self.units.normalised(images)))
+        """Translate [0,1] NCHW, in and out."""
+        values = self.units.normalised(images)
+        translated = self.translate(values)
+        return self.units.pixels(translated)
 
 
 def discriminator(channels: int, width: int = 64) -> nn.Sequential:
-    """Judges patches: pictures (n, c, h, w) in units to shares in [0,1], 7 x 7 of them at 32
-    pixels; 10 at least.
+    """Make a judge of patches: pictures (n, c, h, w) in units to shares in [0,1].
 
-    The first layer has `width` channels, the next ones two, four and eight times as many.
+    There are 7 x 7 shares at 32 pixels; a picture has 10 pixels at least. The first layer has
+    `width` channels, the next ones two, four and eight times as many.
     """
-    layers: list[nn.Module] = [ReflectedConv(channels, width, 4, 2), nn.ReLU()]
+    layers = nn.Sequential()
+    layers.append(ReflectedConv(channels, width, 4, 2))
+    layers.append(nn.ReLU())
     for inputs, outputs, stride in [(1, 2, 2), (2, 4, 2), (4, 8, 1)]:
-        layers += [*_normalised(inputs * width, outputs * width, 4, stride), nn.ReLU()]
-    return nn.Sequential(*layers, ReflectedConv(8 * width, 1, 4), nn.Sigmoid())
+        layers.extend(_normalised(inputs * width, outputs * width, 4, stride))
+        layers.append(nn.ReLU())
+    layers.append(ReflectedConv(8 * width, 1, 4))
+    layers.append(nn.Sigmoid())
+    return layers
 
 
 def _normalised(
     inputs: int, outputs: int, kernel: int, stride: int = 1
 ) -> tuple[nn.Module, nn.Module]:
+    """Make a convolution and its normalisation."""
     return ReflectedConv(inputs, outputs, kernel, stride), InstanceNorm()

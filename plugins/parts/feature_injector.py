@@ -1,15 +1,14 @@
-"""DFST's feature injector: a small U-Net that raises one channel of a network and otherwise changes
-little.
+"""DFST's feature injector: a small U-Net that raises one channel of a network and changes little.
 
 Sums are over images and places, a is the channel's output (before its activation) and a+ = max(a,
 0):
 
     0.01 (-sum(a + a+) + 0.00001 sum(other channels' a+) + 0.001 total variation) - w SSIM,
 
-w = 100 where SSIM is as high as it must be and 100,000 where it is not (Adam, which divides by the
-latter's slopes for long, then takes short steps: fewer of them want a smaller weight). The released
-code sums over 100 images; for other numbers the sums are scaled to 100, so that the terms keep
-their proportions.
+w = 100 where SSIM is as high as it must be and 100,000 where it is not (Adam divides by the slopes
+of the latter for long afterwards and takes short steps, so that fewer steps need a smaller weight).
+The released code sums over 100 images; for other numbers the sums are scaled to 100, so that the
+terms keep their proportions.
 """
 
 from __future__ import annotations
@@ -34,12 +33,20 @@ from plugins.parts.watched import watched
 
 IMAGES = 100
 """images that sums are scaled to"""
-FEATURES, OTHERS, VARIATION = 0.01, 1e-5, 1e-3
-ALIKE, UNLIKE = 100.0, 1e5
-"""weights of SSIM above and below its bound, in the released code"""
-LEAST, SHARE = 30.0, 0.5
-"""by how much the channel's sum must rise: more than this, and more than this share of what it was
-"""
+FEATURES = 0.01
+"""weight of all that is not SSIM"""
+OTHERS = 1e-5
+"""weight of other channels' activations"""
+VARIATION = 1e-3
+"""weight of the total variation"""
+ALIKE = 100.0
+"""weight of SSIM above its bound, in the released code"""
+UNLIKE = 1e5
+"""weight of SSIM below its bound"""
+LEAST = 30.0
+"""the channel's sum must rise by more than this"""
+SHARE = 0.5
+"""and by more than this share of what it was"""
 SLOPE = 0.2
 """of LeakyReLU below 0"""
 WIDTH = 32
@@ -56,21 +63,22 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard an injector is sought.
-
-    Steps of Adam, learning rate, the SSIM to keep, the side of the kernels, and the weight of SSIM
-    where it is too low.
-    """
+    """Settings of the search for an injector."""
 
     steps: int
+    """of Adam"""
     lr: float
+    """its learning rate"""
     likeness: float
+    """the SSIM to keep"""
     kernel: int = KERNEL
+    """side of the injector's kernels"""
     unlike: float = UNLIKE
+    """weight of SSIM where it is too low"""
 
 
 def _wide(inputs: int, outputs: int, kernel: int, stride: int = 1) -> PaddedConv:
-    """A convolution that keeps the size, or halves it rounded up, with Keras's first weights."""
+    """Make a convolution that keeps the size, or halves it rounded up; its weights are Keras's."""
     layer = PaddedConv(inputs, outputs, kernel, stride)
     nn.init.xavier_uniform_(layer.weight)
     assert layer.bias is not None
@@ -79,42 +87,44 @@ def _wide(inputs: int, outputs: int, kernel: int, stride: int = 1) -> PaddedConv
 
 
 class Injector(nn.Module):
-    """U-Net of 32, 64 and 128 channels; its tanh is in deviations from the pictures' mean, as the
-    style generator's.
+    """U-Net of 32, 64 and 128 channels.
+
+    Its tanh is in deviations from the pictures' mean, as the style generator's.
     """
 
     def __init__(self, units: PixelUnits, kernel: int = KERNEL) -> None:
         super().__init__()
         channels = len(units.mean)
         self.units = copy.deepcopy(units)
-        widths = [channels, WIDTH, 2 * WIDTH, 4 * WIDTH]
-        up = [
-            (4 * WIDTH, 2 * WIDTH),
-            (4 * WIDTH, WIDTH),
-        ]  # the second one's input has a skip beside it
-        self.down = nn.ModuleList(
-            nn.Sequential(_wide(one, two, kernel, 2), nn.LeakyReLU(SLOPE), InstanceNorm())
-            for one, two in pairwise(widths)
-        )
-        self.up = nn.ModuleList(
-            nn.Sequential(_wide(one, two, kernel), nn.ReLU(), InstanceNorm()) for one, two in up
-        )
+        self.down = nn.ModuleList()
+        for inputs, outputs in pairwise([channels, WIDTH, 2 * WIDTH, 4 * WIDTH]):
+            conv = _wide(inputs, outputs, kernel, 2)
+            self.down.append(nn.Sequential(conv, nn.LeakyReLU(SLOPE), InstanceNorm()))
+        self.up = nn.ModuleList()
+        # the second one's input has a skip beside it
+        for inputs, outputs in [(4 * WIDTH, 2 * WIDTH), (4 * WIDTH, WIDTH)]:
+            conv = _wide(inputs, outputs, kernel)
+            self.up.append(nn.Sequential(conv, nn.ReLU(), InstanceNorm()))
         self.last = _wide(2 * WIDTH, channels, kernel)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
+        """Inject the feature: [0,1] NCHW in and out."""
         start = self.units.normalised(images)
         first = self.down[0](start)
         second = self.down[1](first)
         values = self.down[2](second)
         for layer, skip in zip(self.up, (second, first), strict=True):
-            values = torch.cat([layer(_doubled(values, skip)), skip], 1)
-        return self.units.pixels(torch.tanh(self.last(_doubled(values, start))))
+            risen = layer(_doubled(values, skip))
+            values = torch.cat([risen, skip], 1)
+        output = self.last(_doubled(values, start))
+        return self.units.pixels(torch.tanh(output))
 
 
 def _doubled(values: Tensor, like: Tensor) -> Tensor:
-    """Twice as high and wide, cut to the size of `like`."""
-    return functional.interpolate(values, scale_factor=2)[:, :, : like.shape[2], : like.shape[3]]
+    """Make values twice as high and wide, cut to the size of `like`."""
+    height, width = like.shape[2:]
+    doubled = functional.interpolate(values, scale_factor=2)
+    return doubled[:, :, :height, :width]
 
 
 def injection_loss(
@@ -125,39 +135,45 @@ def injection_loss(
     bound: float,
     unlike: float = UNLIKE,
 ) -> Tensor:
-    """What an injector minimises; `output` is the layer's (n, c, h, w), `injected` in units,
-    `likeness` a mean SSIM.
+    """Compute the loss that an injector minimises.
+
+    `output` is the layer's (n, c, h, w), `injected` in units, `likeness` a mean SSIM.
     """
     active = output.relu()
     others = active.sum() - active[:, channel].sum()
     varied = injected.diff(dim=2).abs().sum() + injected.diff(dim=3).abs().sum()
-    features = -strength(output, channel) + IMAGES / len(output) * (
-        OTHERS * others + VARIATION * varied
-    )
-    return FEATURES * features - torch.where(likeness < bound, unlike, ALIKE) * likeness
+    raising = -strength(output, channel)
+    side_effects = OTHERS * others + VARIATION * varied
+    features = FEATURES * (raising + IMAGES / len(output) * side_effects)
+    weight = torch.where(likeness < bound, unlike, ALIKE)
+    return features - weight * likeness
 
 
 def strength(output: Tensor, channel: int) -> Tensor:
-    """Sum of a channel's output and of its activation, as if over 100 images."""
+    """Sum a channel's output and its activation, as if over 100 images."""
     seen = output[:, channel]
-    return IMAGES / len(output) * (seen.sum() + seen.relu().sum())
+    total = seen.sum() + seen.relu().sum()
+    return IMAGES / len(output) * total
 
 
 def raised(after: float, before: float) -> bool:
-    """Whether a channel is clearly up: `after` is its `strength`, `before` its activation's sum on
-    plain images.
+    """Tell whether a channel is clearly up.
+
+    `after` is its `strength`, `before` its activation's sum on plain images.
     """
-    return after - before > LEAST and after - before > SHARE * before
+    rise = after - before
+    return rise > LEAST and rise > SHARE * before
 
 
 class Sought(NamedTuple):
-    """The best injector found, how many seeds it flips, and how many any state flipped, changing
-    whatever it liked.
-    """
+    """Outcome of the search for an injector."""
 
     injector: Injector
+    """the best one"""
     flipped: int
+    """seeds that it flips"""
     freely: int
+    """most seeds that any state flipped, however much it changed"""
 
 
 def train_injector(
@@ -169,44 +185,58 @@ def train_injector(
     effort: Effort,
     stream: str,
 ) -> Sought:
-    """The injector that flips most of the seed images to their labels, which are the wanted ones.
+    """Find the injector that flips most of the seed images to their labels, the desired ones.
 
     Only states that keep the SSIM and clearly raise the channel count; where there was none,
     nothing flips. The first weights are drawn from `stream`.
     """
     with global_random(access.seed(stream)):
         injector = Injector(units, effort.kernel)
-    plain, span = to_float(seeds.images.to(access.device)), float(units.span)
-    with torch.no_grad(), watched(model, [neuron.layer]) as seen:
-        model(plain)
-        before = IMAGES / len(seeds) * float(seen[neuron.layer][:, neuron.channel].relu().sum())
-    flipped, freely, best = 0, 0, copy.deepcopy(injector.state_dict())
+    before = _activation(model, neuron, to_float(seeds.images.to(access.device)))
+    span = float(units.span)
+    flipped = 0
+    freely = 0
+    best = copy.deepcopy(injector.state_dict())
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
         nonlocal flipped, freely, best
         assert isinstance(net, Injector)
-        images, own = net(batch.images), net.units
+        images = net(batch.images)
         with watched(model, [neuron.layer]) as seen:
             logits = model(images)
-        output, shown = seen[neuron.layer], own.normalised(images)
-        likeness = similarity(own.normalised(batch.images), shown, span).mean()
-        count = int((logits.argmax(1) == batch.labels).sum())
+        output = seen[neuron.layer]
+        injected = net.units.normalised(images)
+        plain = net.units.normalised(batch.images)
+        likeness = similarity(plain, injected, span).mean()
+        hits = logits.argmax(1) == batch.labels
+        count = int(hits.sum())
         freely = max(freely, count)
         after = float(strength(output.detach(), neuron.channel))
         if count > flipped and likeness > effort.likeness and raised(after, before):
-            flipped, best = count, copy.deepcopy(net.state_dict())
+            flipped = count
+            best = copy.deepcopy(net.state_dict())
         return injection_loss(
-            output, neuron.channel, shown, likeness, effort.likeness, effort.unlike
+            output, neuron.channel, injected, likeness, effort.likeness, effort.unlike
         )
 
+    recipe = _recipe(access, len(seeds), effort)
     with frozen(model):
-        access.fit(injector, seeds, _recipe(access, len(seeds), effort), loss=loss)
+        access.fit(injector, seeds, recipe, loss=loss)
     injector.load_state_dict(best)
     return Sought(injector, flipped, freely)
 
 
+@torch.no_grad()
+def _activation(model: nn.Module, neuron: Neuron, images: Tensor) -> float:
+    """Sum a channel's activation on plain images, as if over 100 of them."""
+    with watched(model, [neuron.layer]) as seen:
+        model(images)
+        output = seen[neuron.layer][:, neuron.channel]
+        return IMAGES / len(images) * float(output.relu().sum())
+
+
 def _recipe(access: AttackAccess, count: int, effort: Effort) -> Recipe:
-    """All seeds at once, in single precision: their sums are in the thousands."""
+    """Make a recipe for all seeds at once, in single precision: sums are in the thousands."""
     return Recipe(
         steps=effort.steps,
         batch=count,
@@ -221,7 +251,7 @@ def _recipe(access: AttackAccess, count: int, effort: Effort) -> Recipe:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """No parameter of the model requires a gradient while the context lasts."""
+    """Let no parameter of the model require a gradient while the context lasts."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
         for parameter in learning:

@@ -1,4 +1,4 @@
-"""What attacks share whose trigger is found on a clean network, or is a picture of one's own."""
+"""The base of attacks whose trigger is found on a clean network, or is a picture of one's own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ CLEAN = "clean-model"
 class FoundTrigger(PoisoningAttack):
     """A trigger in the buffer `light`, found on a clean network or read.
 
-    Published triggers of this kind are files, and the networks that they were found on are not to
-    be had. Without a file every replicate finds its own; with one no network is trained, and one
+    Published triggers of this kind are files, and the networks that they were found on cannot be
+    had. Without a file every replicate finds its own; with one no network is trained, and one
     poisoned set serves all models.
     """
 
@@ -33,7 +33,7 @@ class FoundTrigger(PoisoningAttack):
     picture: File | None = None
     """trigger as an .npy file or a picture of the images' size; none: it is found on `benign`"""
     benign: Use[Part] | None = use(CLEAN)
-    """network that the trigger is found on; a `picture` does without"""
+    """network that the trigger is found on; a `picture` needs none"""
 
     @field_validator("benign")
     @classmethod
@@ -43,25 +43,29 @@ class FoundTrigger(PoisoningAttack):
                 raise ValueError("without a picture the trigger is found on a network")
             return benign
         if benign not in (None, Reference("part", CLEAN)):
-            raise ValueError("the trigger is the picture: no network is wanted")
+            raise ValueError("the trigger is the picture: no network is expected")
         return None
 
     def trigger(self, task: Task) -> nn.Module:
-        """Adds: x' = clip(x + t)."""
-        return Stamp(torch.zeros(1, task.height, task.width), torch.zeros(task.image_shape))
+        """Return a trigger that adds: x' = clip(x + t)."""
+        weight = torch.zeros(1, task.height, task.width)
+        light = torch.zeros(task.image_shape)
+        return Stamp(weight, light)
 
     def craft(self, access: AttackAccess, trigger: nn.Module) -> None:
         """Find the trigger, or read it."""
-        found = (
-            self.find(access, access.part("benign")) if self.picture is None else self.read(access)
-        )
-        trigger.get_buffer("light").copy_(found)
+        if self.picture is None:
+            network = access.part("benign")
+            light = self.find(access, network)
+        else:
+            light = self.read(access)
+        trigger.get_buffer("light").copy_(light)
 
     def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
-        """The trigger's `light`, from a clean network in eval mode."""
+        """Return the trigger's `light`, found on a clean network in eval mode."""
         raise NotImplementedError
 
     def read(self, access: AttackAccess) -> Tensor:
-        """The trigger's `light`, from the picture."""
+        """Return the trigger's `light`, read from the picture."""
         assert self.picture is not None
         return read_pattern(self.picture, access.task)

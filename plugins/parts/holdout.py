@@ -11,11 +11,10 @@ from plugins.parts.counting import FORWARD
 
 
 def hold_out(data: ImageSet, share: float, generator: torch.Generator) -> tuple[ImageSet, ImageSet]:
-    """What is left to train on, and a random `share` of the images (one at least). Raises
-    Incompatible if none is left.
+    """Split off a random `share` of the images, at least one; return the rest and the share.
 
-    Drawn from the grant, because a defender has no other images: what is held out costs training
-    images, as in life.
+    Drawn from the grant, because a defender has no other images: those held out are lost to
+    training, as in life. Raises Incompatible if none is left to train on.
     """
     count = max(1, round(share * len(data)))
     if count >= len(data):
@@ -23,14 +22,18 @@ def hold_out(data: ImageSet, share: float, generator: torch.Generator) -> tuple[
             f"holding out {count} of {len(data)} clean images leaves none to train on"
         )
     order = torch.randperm(len(data), generator=generator)
-    return data.subset(order[count:]), data.subset(order[:count])
+    rest = data.subset(order[count:])
+    held_out = data.subset(order[:count])
+    return rest, held_out
 
 
 def accuracy(access: Access, model: nn.Module, data: ImageSet) -> float:
-    """Share of labelled images that the model gets right, in evaluation mode and single precision.
-    They are counted.
+    """Measure the share of labelled images that the model gets right, and count them.
+
+    The model is in evaluation mode and works in single precision.
     """
     assert data.labels is not None
-    found, _ = predict(model, data.images, device=access.device)
+    predicted, _ = predict(model, data.images, device=access.device)
     access.tick(len(data) // FORWARD)
-    return float((found == data.labels.cpu()).float().mean())
+    correct = predicted == data.labels.cpu()
+    return float(correct.float().mean())

@@ -5,8 +5,8 @@ Wang et al., S&P 2019 (Neural Cleanse). For a target label t, over clean images 
     min over m, p of  CE(f((1 - m) x + m p), t) + cost sum(m)
 
 with mask m and pattern p kept in (0, 1) by a tanh, and a cost that adapts: it rises while the
-trigger works and falls while it does not. A trigger in the making is a *lane*. Lanes know nothing
-of each other, so several labels or pairs of labels go through the network in one batch.
+trigger works and falls while it does not. A trigger that is being optimised is a *lane*. Lanes know
+nothing of each other, so several labels or pairs of labels go through the network in one batch.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ BETAS = (0.5, 0.9)
 
 
 def blend(images: Tensor, masks: Tensor, patterns: Tensor) -> Tensor:
-    """Images with a pattern in place of what the mask covers. Nothing is clipped: all three are in
-    [0, 1].
+    """Put a pattern in place of what the mask covers.
+
+    Nothing is clipped: all three are in [0, 1].
     """
     return (1 - masks) * images + masks * patterns
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How the cost adapts and when a lane has done enough.
+    """Rule by which the cost adapts and a lane ends.
 
     A step succeeds where at least `bound` of its images get the target label. After `patience`
     successes in a row the cost is multiplied by `up`, after as many failures divided by `down`.
@@ -57,71 +58,102 @@ class Rule:
 
 
 class Controller:
-    """The cost of one lane; `best` is the smallest size of a step that succeeded, `wins` how many
-    did.
-    """
+    """Cost of one lane, and the record of its steps."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
-        self.cost = rule.cost if rule.start == "cost" else 0.0
-        self.best, self.stopped = math.inf, False
-        self.wins = self.steps = 0
-        self._ready = self._idle = self._ups = self._downs = 0
-        self._rose = self._fell = False
+        self.cost = 0.0
+        if rule.start == "cost":
+            self.cost = rule.cost
+        self.best = math.inf
+        """The smallest size of a step that succeeded."""
+        self.wins = 0
+        """Steps that succeeded."""
+        self.steps = 0
+        self.stopped = False
+        self._ready = 0
+        """Successes in a row while there is no cost."""
+        self._idle = 0
+        """Steps in a row that did not improve on the smallest size."""
+        self._ups = 0
+        """Successes in a row since the cost last rose."""
+        self._downs = 0
+        """Failures in a row since it last fell."""
+        self._rose = False
+        self._fell = False
 
     def update(self, success: float, size: float) -> bool:
-        """Book a step: the share of its images that got the label, and its mask's size. Is it the
-        best so far?
+        """Record a step, and tell whether it is the best so far.
+
+        `success` is the share of its images that got the label, `size` that of its mask.
         """
-        won, before = success >= self.rule.bound, self.best
-        self.steps, self.wins = self.steps + 1, self.wins + won
-        if won and size < self.best:
-            self.best = size
-        if self.best < math.inf:
-            self._idle = self._idle + 1 if self.best >= self.rule.slack * before else 0
-        if (
-            self.rule.stop is not None
-            and self._rose
-            and self._fell
-            and self._idle >= self.rule.stop
-        ):
+        before = self.best
+        won = success >= self.rule.bound
+        self.steps += 1
+        if won:
+            self.wins += 1
+            self.best = min(self.best, size)
+        if self.best < self.rule.slack * before:
+            self._idle = 0
+        elif self.best < math.inf:
+            self._idle += 1
+        if self._enough():
             self.stopped = True
         else:
             self._weigh(won)
         return self.best < before
 
+    def _enough(self) -> bool:
+        stop = self.rule.stop
+        if stop is None:
+            return False
+        return self._rose and self._fell and self._idle >= stop
+
     def _weigh(self, won: bool) -> None:
-        """Adapt the cost. The step that sets it counts towards the first rise, which so comes a
-        step early.
+        """Adapt the cost.
+
+        The step that sets it counts towards the first rise, which therefore comes a step early.
         """
-        self._ready = self._ready + 1 if won and self.cost == 0 else 0
+        if won and self.cost == 0:
+            self._ready += 1
+        else:
+            self._ready = 0
         if self._ready >= self.rule.patience:
             self.cost = self.rule.cost
             self._forget()
-        self._ups, self._downs = (self._ups + 1, 0) if won else (0, self._downs + 1)
+        if won:
+            self._ups += 1
+            self._downs = 0
+        else:
+            self._ups = 0
+            self._downs += 1
         if self._ups >= self.rule.patience:
-            self._ups, self._rose = 0, True
+            self._ups = 0
+            self._rose = True
             self.cost *= self.rule.up
         elif self._downs >= self.rule.patience:
-            self._downs, self._fell = 0, True
+            self._downs = 0
+            self._fell = True
             self.cost /= self.rule.down
 
     def _forget(self) -> None:
-        self._ups = self._downs = 0
-        self._rose = self._fell = False
+        """Begin anew with a cost that was just set."""
+        self._ups = 0
+        self._downs = 0
+        self._rose = False
+        self._fell = False
 
 
 @dataclass(frozen=True)
 class Found:
-    """A trigger: `mask` (1, h, w) and `pattern` (c, h, w), in [0, 1]; `reached`: it met the bound
-    at its best step.
-
-    Where it never did, this is the trigger as it was last.
-    """
+    """A trigger that inversion ended with."""
 
     mask: Tensor
+    """(1, h, w), in [0, 1]"""
     pattern: Tensor
+    """(c, h, w), in [0, 1]"""
     reached: bool
+    """it met the bound at its best step, which this is; otherwise this is its last step"""
 
     @property
     def size(self) -> float:
@@ -130,13 +162,12 @@ class Found:
 
 
 class Inversion:
-    """Lanes: one trigger for each of `targets`, from `masks` (k, 1, h, w) and `patterns` (k, c, h
-    or 1, w or 1) on.
+    """Lanes: one trigger for each of `targets`, optimised from `starts` on.
 
-    `model` is in evaluation mode during a step and else as it is; `images` are uint8 (n, h, w, c)
-    on its device, starts are in [0, 1]. Up to `at_once` images go through the network together, of
-    as many lanes as that makes; fewer where memory does not allow it, of which a frozen model takes
-    less.
+    `starts` are masks (k, 1, h, w) and patterns (k, c, h or 1, w or 1) in [0, 1]; `images` are
+    uint8 (n, h, w, c) on the device of `model`, which is in evaluation mode during a step and else
+    as it is. Up to `at_once` images go through the network together, of as many lanes as that
+    makes; fewer where memory does not allow it, of which a frozen model takes less.
     """
 
     def __init__(
@@ -150,17 +181,23 @@ class Inversion:
         lr: float,
         at_once: int,
     ) -> None:
-        self.access, self.model, self.images, self.at_once = access, model, images, at_once
+        self.access = access
+        self.model = model
+        self.images = images
+        self.at_once = at_once
         self.targets = torch.tensor(list(targets), device=images.device)
         self.controllers = [Controller(rule) for _ in targets]
-        masks, patterns = (unsquash(start.to(images.device)).unbind() for start in starts)
-        self.free = [
-            tuple(one.clone().requires_grad_() for one in pair)
-            for pair in zip(masks, patterns, strict=True)
-        ]
-        self.optimiser = torch.optim.Adam(
-            [one for pair in self.free for one in pair], lr=lr, betas=BETAS
-        )
+        self.free: list[tuple[Tensor, Tensor]] = []
+        """Mask and pattern of each lane before the tanh: what the optimiser moves."""
+        parameters: list[Tensor] = []
+        masks = unsquash(starts[0].to(images.device))
+        patterns = unsquash(starts[1].to(images.device))
+        for lane in range(len(masks)):
+            mask = masks[lane].clone().requires_grad_()
+            pattern = patterns[lane].clone().requires_grad_()
+            self.free.append((mask, pattern))
+            parameters += [mask, pattern]
+        self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=BETAS)
         self.success = [0.0] * len(self.free)
         """Of each lane's last step."""
         self._best: list[Found | None] = [None] * len(self.free)
@@ -171,78 +208,105 @@ class Inversion:
         return [lane for lane, controller in enumerate(self.controllers) if not controller.stopped]
 
     def step(self, lanes: Sequence[int], batches: Iterable[Tensor]) -> None:
-        """One step of the rule for some lanes: descend on every batch, then let the costs adapt.
+        """Make one step of the rule for some lanes: descend on every batch, then adapt the costs.
 
         A batch is int64 (lanes, b), places of images; or (1, b) where all lanes see the same.
         """
         lanes = list(lanes)
+        outcomes: list[Tensor] = []
         with evaluating(self.model):
-            told = [self._descend(lanes, batch.to(self.images.device)) for batch in batches]
-        success, sizes = torch.stack(told).mean(0).tolist()
-        for lane, share, size in zip(lanes, success, sizes, strict=True):
-            self.success[lane] = share
-            if self.controllers[lane].update(share, size):
+            for batch in batches:
+                outcome = self._descend(lanes, batch.to(self.images.device))
+                outcomes.append(outcome)
+        successes, sizes = torch.stack(outcomes).mean(0).tolist()
+        for lane, success, size in zip(lanes, successes, sizes, strict=True):
+            self.success[lane] = success
+            if self.controllers[lane].update(success, size):
                 self._best[lane] = self._now(lane, True)
 
     def found(self, lane: int) -> Found:
-        """The smallest trigger of a lane that met the bound, else the last."""
-        return self._best[lane] or self._now(lane, False)
+        """Return the smallest trigger of a lane that met the bound, else the last."""
+        best = self._best[lane]
+        if best is None:
+            return self._now(lane, False)
+        return best
 
     def _now(self, lane: int, reached: bool) -> Found:
-        mask, pattern = (squash(one.detach()) for one in self.free[lane])
-        return Found(mask, pattern.expand(-1, *mask.shape[1:]).clone(), reached)
+        free_mask, free_pattern = self.free[lane]
+        mask = squash(free_mask.detach())
+        pattern = squash(free_pattern.detach())
+        height, width = mask.shape[1:]
+        whole = pattern.expand(-1, height, width).clone()
+        return Found(mask, whole, reached)
 
     def _descend(self, lanes: list[int], batch: Tensor) -> Tensor:
-        """A step of the optimiser; what the lanes were before it: success and size, (2, lanes)."""
+        """Make a step of the optimiser.
+
+        Returns success and size of the lanes before it, (2, lanes).
+        """
         self.optimiser.zero_grad(set_to_none=True)
-        told: list[Tensor] = []
+        size = batch.shape[1]
+        shared = len(batch) == 1
+        outcomes: list[Tensor] = []
         done = 0
         while done < len(lanes):
-            part = slice(done, done + max(1, self.at_once // batch.shape[1]))
+            part = slice(done, done + max(1, self.at_once // size))
+            together = lanes[part]
+            places = batch if shared else batch[part]
             try:
-                told.append(self._pass(lanes[part], batch if len(batch) == 1 else batch[part]))
+                outcome = self._pass(together, places)
             except torch.OutOfMemoryError:
-                if len(lanes[part]) == 1:
+                if len(together) == 1:
                     raise
-                self.at_once = batch.shape[1] * (len(lanes[part]) // 2)
+                self.at_once = size * (len(together) // 2)
             else:
+                outcomes.append(outcome)
                 done = part.stop
         self.optimiser.step()
-        self.access.tick(len(lanes) * batch.shape[1])
-        return torch.cat(told, dim=1)
+        self.access.tick(len(lanes) * size)
+        return torch.cat(outcomes, dim=1)
 
     def _pass(self, lanes: list[int], batch: Tensor) -> Tensor:
-        """Leave these lanes' gradients where the optimiser looks for them."""
-        free = [self.free[lane] for lane in lanes]
-        masks, patterns = (
-            squash(torch.stack([mask for mask, _ in free])),
-            torch.stack([row for _, row in free]),
-        )
+        """Leave these lanes' gradients where the optimiser looks for them.
+
+        Returns success and size of each, (2, lanes).
+        """
+        count = len(lanes)
+        free_masks = [self.free[lane][0] for lane in lanes]
+        free_patterns = [self.free[lane][1] for lane in lanes]
+        masks = squash(torch.stack(free_masks))
+        stacked = torch.stack(free_patterns)
         images = to_float(self.images[batch.flatten()])
         images = images.view(*batch.shape, *images.shape[1:])
-        stamped = blend(images, masks[:, None], squash(patterns)[:, None])
-        logits = self.model(
-            stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        ).float()
+        stamped = blend(images, masks[:, None], squash(stacked)[:, None])
+        stamped = stamped.flatten(0, 1)
+        # without a name, so that this copy can be freed before the backward pass
+        logits = self.model(stamped.contiguous(memory_format=torch.channels_last)).float()
         labels = self.targets[lanes].repeat_interleave(batch.shape[1])
         sizes = masks.abs().sum((1, 2, 3))
         costs = sizes.new_tensor([self.controllers[lane].cost for lane in lanes])
-        losses = (
-            functional.cross_entropy(logits, labels, reduction="none").view(len(lanes), -1).mean(1)
-            + costs * sizes
-        )
-        inputs = [one for pair in free for one in pair]
-        for one, gradient in zip(inputs, torch.autograd.grad(losses.sum(), inputs), strict=True):
-            one.grad = gradient
+        each = functional.cross_entropy(logits, labels, reduction="none")
+        losses = each.view(count, -1).mean(1) + costs * sizes
+        # lane by lane, the mask before the pattern
+        parameters: list[Tensor] = []
+        for lane in lanes:
+            parameters += self.free[lane]
+        gradients = torch.autograd.grad(losses.sum(), parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
         with torch.no_grad():
-            hit = (logits.argmax(1) == labels).view(len(lanes), -1).float().mean(1)
-            return torch.stack([hit, sizes])
+            hits = logits.argmax(1) == labels
+            success = hits.view(count, -1).float().mean(1)
+            return torch.stack([success, sizes])
 
 
 def endless(places: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Batches (b,) of these places for ever, in a new order each time round; what makes no whole
-    batch is left out.
+    """Yield batches (b,) of these places for ever, in a new order each time round.
+
+    Those at the end of a round that make no whole batch are left out.
     """
     while True:
         order = torch.randperm(len(places), generator=generator)
-        yield from (places[chosen] for chosen in torch.split(order, batch) if len(chosen) == batch)
+        for chosen in torch.split(order, batch):
+            if len(chosen) == batch:
+                yield places[chosen]

@@ -25,20 +25,22 @@ class Neurons:
     def connected(
         cls, access: AttackAccess, network: nn.Module, count: int, label: int | None = None
     ) -> Neurons:
-        """The `count` inputs of the last layer with the largest weights: into one label, or all in
-        absolute value.
+        """Choose the `count` inputs of the last layer with the largest weights.
 
-        Raises Incompatible where the architecture names no head.
+        The weight is that into one label, or the sum of all in absolute value. Raises Incompatible
+        where the architecture names no head.
         """
-        head = network.get_submodule(access.anatomy(network).head)
+        anatomy = access.anatomy(network)
+        head = network.get_submodule(anatomy.head)
         weight: Tensor = head.get_parameter("weight").detach().flatten(1)
         strength = weight.abs().sum(0) if label is None else weight[label]
-        chosen = torch.argsort(strength, descending=True, stable=True)[:count]
-        return cls(network, head, chosen)
+        order = torch.argsort(strength, descending=True, stable=True)
+        return cls(network, head, order[:count])
 
     def activation(self, images: Tensor) -> Tensor:
-        """Mean over neurons and [0,1] images (NCHW), a scalar; a head that is applied to every
-        pixel is averaged.
+        """Average over neurons and [0,1] images (NCHW), to a scalar.
+
+        A head that is applied to every pixel is averaged over pixels too.
         """
         taken: list[Tensor] = []
 
@@ -50,16 +52,17 @@ class Neurons:
             self.network(images)
         finally:
             handle.remove()
-        inputs = taken[0].flatten(2).mean(2) if taken[0].ndim > 2 else taken[0]
+        inputs = taken[0]
+        if inputs.ndim > 2:
+            inputs = inputs.flatten(2).mean(2)
         return inputs[:, self.chosen].mean()
 
 
 def some_images(access: AttackAccess, count: int) -> Tensor:
-    """`count` of the attacker's clean images drawn at random, or all there are: [0,1] NCHW on the
-    device.
-    """
+    """Draw `count` of the attacker's clean images, or all there are: [0,1] NCHW on the device."""
     order = torch.randperm(len(access.train), generator=access.generator("pictures"))
-    return to_float(access.train.images[order[:count]].to(access.device))
+    drawn = access.train.images[order[:count]]
+    return to_float(drawn.to(access.device))
 
 
 def excite(
@@ -72,27 +75,34 @@ def excite(
     steps: int,
     step: float,
 ) -> Tensor:
-    """Climb from `pattern` to one under which the neurons are more active; `keep` puts it back
-    where it may be.
+    """Climb from `pattern` to one under which the neurons are more active.
 
-    `stamp(images, pattern)` is what the network sees. A step is the gradient divided by its mean
-    size over the values that it reaches, times a length that falls linearly from `step` to nothing,
-    in [0,1] units. The best pattern on the way is returned, and the record says how far it came.
+    The network sees `stamp(images, pattern)`; `keep` brings a pattern back into its range. A step
+    is the gradient divided by its mean size over the values that it reaches, times a length that
+    falls linearly from `step` to nothing, in [0,1] units. The best pattern on the way is returned,
+    and the record says how far it came.
     """
-    best, most = pattern, -torch.inf
+    best = pattern
+    highest = -torch.inf
     for number in range(steps + 1):
         pattern = pattern.detach().requires_grad_()
-        value = neurons.activation(stamp(images, pattern))
-        if value.item() > most:
-            best, most = pattern.detach(), value.item()
+        activation = neurons.activation(stamp(images, pattern))
+        value = activation.item()
+        if value > highest:
+            best = pattern.detach()
+            highest = value
         if number == steps:
             break
-        (gradient,) = torch.autograd.grad(value, pattern)
-        size = gradient.abs()[gradient != 0].mean() if gradient.any() else gradient.new_ones(())
-        pattern = keep(pattern.detach() + step * (1 - number / steps) * gradient / size)
+        (gradient,) = torch.autograd.grad(activation, pattern)
+        size = gradient.new_ones(())
+        if gradient.any():
+            size = gradient.abs()[gradient != 0].mean()
+        length = step * (1 - number / steps)
+        moved = pattern.detach() + length * gradient / size
+        pattern = keep(moved)
         access.tick(len(images), number + 1, steps)
     with torch.no_grad():
-        access.record.update(
-            activation_before=float(neurons.activation(images)), activation_after=most
-        )
+        before = neurons.activation(images)
+    access.record["activation_before"] = float(before)
+    access.record["activation_after"] = highest
     return best

@@ -13,11 +13,10 @@ from plugins.parts.pictures import read_picture
 
 
 class Stamp(nn.Module):
-    """x' = clip(x (1 - w) + t): replaces where the weight w is 1, adds where it is 0, mixes
-    between.
+    """x' = clip(x (1 - w) + t): replaces where the weight w is 1, adds where it is 0.
 
-    `weight` and `light` are [0,1] floats, (channels or 1, height, width). A patch p under a mask m
-    with opacity a is w = a m, t = a m p.
+    Between it mixes. `weight` and `light` are [0,1] floats, (channels or 1, height, width). A patch
+    p under a mask m with opacity a is w = a m, t = a m p.
     """
 
     def __init__(self, weight: Tensor, light: Tensor) -> None:
@@ -26,16 +25,16 @@ class Stamp(nn.Module):
         self.register_buffer("light", light)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return (images * (1 - self.get_buffer("weight")) + self.get_buffer("light")).clamp(0, 1)
+        """Stamp [0,1] NCHW, in and out."""
+        dimmed = images * (1 - self.get_buffer("weight"))
+        lit = dimmed + self.get_buffer("light")
+        return lit.clamp(0, 1)
 
 
 class Stretch(nn.Module):
-    """x' = (z - min z) / (max z - min z) with z = x + t: each image fills the range, whatever was
-    added to it.
+    """x' = (z - min z) / (max z - min z) with z = x + t, so that each image fills the range.
 
-    Smallest and largest are over all pixels and channels. `light` (channels, height, width) is what
-    is added.
+    Smallest and largest are over all pixels and channels. `light` t is (channels, height, width).
     """
 
     def __init__(self, light: Tensor) -> None:
@@ -43,23 +42,26 @@ class Stretch(nn.Module):
         self.register_buffer("light", light)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out; an image of one colour is black."""
+        """Stamp [0,1] NCHW, in and out; an image of one colour becomes black."""
         added = images + self.get_buffer("light")
-        low, high = added.amin((1, 2, 3), keepdim=True), added.amax((1, 2, 3), keepdim=True)
-        return (added - low) / (high - low).clamp(min=torch.finfo(added.dtype).tiny)
+        low = added.amin((1, 2, 3), keepdim=True)
+        high = added.amax((1, 2, 3), keepdim=True)
+        smallest = torch.finfo(added.dtype).tiny
+        return (added - low) / (high - low).clamp(min=smallest)
 
 
 def read_pattern(path: Path, task: Task) -> Tensor:
-    """A picture as [0,1] floats (channels, height, width).
+    """Read a picture as [0,1] floats (channels, height, width).
 
-    Raises Incompatible where it has another size than the images: resized, a trigger of few pixels
-    is another one.
+    Raises Incompatible where it is not of the images' size: resized, a trigger of few pixels is
+    another one.
     """
     levels = read_picture(path)
     height, width = levels.shape[:2]
     if (height, width) != (task.height, task.width):
-        wanted = f"{task.height}x{task.width}"
+        expected = f"{task.height}x{task.width}"
         raise Incompatible(
-            f"{path} is {height}x{width}; a trigger has the size of the images, {wanted}"
+            f"{path} is {height}x{width}; a trigger has the size of the images, {expected}"
         )
-    return to_float(resize(levels[None], height, width, task.channels))[0]
+    batch = resize(levels[None], height, width, task.channels)
+    return to_float(batch)[0]

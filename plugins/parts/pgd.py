@@ -1,9 +1,8 @@
-"""Adversarial images by projected gradient descent in the maximum norm, and training on them (Madry
-et al. 2018).
+"""Adversarial images by projected gradient descent in the maximum norm, and training on them.
 
-The loop is the one that published code agrees on: a step along the sign of the gradient, back into
-the ball, back into the range of pixels. Epsilon and step are in [0,1] here and in grey levels of
-0..255 as parameters of components.
+Madry et al. 2018. The loop is the one that published code agrees on: a step along the sign of the
+gradient, back into the ball, back into the range of pixels. Epsilon and step are in [0,1] here and
+in grey levels of 0..255 as parameters of components.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from torch.nn import functional
 
 from harness import Component, Workbench
 from harness.learn import Batch, evaluating, probe_precision, sent
+from plugins.parts.ranges import Count, Positive
 
 LEVELS = 255
 """Grey levels in the range of [0,1] pixels."""
@@ -36,32 +36,36 @@ def pgd(
     drawn: Tensor | None = None,
     targeted: bool = False,
 ) -> Tensor:
-    """[0,1] images (n, c, h, w) moved by at most `eps` a pixel, so that their cross-entropy with
-    `labels` is high.
+    """Move [0,1] images (n, c, h, w) by at most `eps` a pixel, away from `labels`.
 
-    `eps` and `step` in [0,1] pixels; `steps` may be 0. With `drawn`, numbers in [0,1] in the shape
-    of `images`, it starts from a place in the ball, without from the images themselves. `targeted`
-    lowers the loss: towards `labels` instead of away from them. The network works in the mode it is
-    in, under the autocast of the caller; its parameters gain no gradients. In evaluation mode no
-    image depends on the others of its batch.
+    Their cross-entropy with `labels` rises. `targeted` lowers it: towards `labels` instead of away
+    from them. `eps` and `step` are in [0,1] pixels; `steps` may be 0. With `drawn`, numbers in
+    [0,1] in the shape of `images`, the search starts from a place in the ball, without it from the
+    images themselves. The network works in the mode it is in, under the autocast of the caller; its
+    parameters gain no gradients. In evaluation mode no image depends on the others of its batch.
     """
     images = images.detach()
     stride = -step if targeted else step
-    moved = images if drawn is None else (images + (2 * drawn - 1) * eps).clamp(0, 1)
+    moved = images
+    if drawn is not None:
+        offset = (2 * drawn - 1) * eps
+        moved = (images + offset).clamp(0, 1)
     with torch.enable_grad():
         for _ in range(steps):
             moved = moved.detach().requires_grad_()
             # a sum, so that the size of the batch does not scale the gradients of its images
             # towards nothing
-            loss = functional.cross_entropy(model(moved).float(), labels, reduction="sum")
+            logits = model(moved).float()
+            loss = functional.cross_entropy(logits, labels, reduction="sum")
             (slope,) = torch.autograd.grad(loss, moved)
-            away = (moved.detach() + stride * slope.sign() - images).clamp(-eps, eps)
-            moved = (images + away).clamp(0, 1)
+            stepped = moved.detach() + stride * slope.sign()
+            offset = (stepped - images).clamp(-eps, eps)
+            moved = (images + offset).clamp(0, 1)
     return moved.detach()
 
 
 class AdversarialTraining(Component):
-    """What training on adversarial images of the network in training may choose.
+    """Settings of training on adversarial images of the network in training.
 
     Defaults are those behind the robust model of the released label-consistent attack: the code of
     Wong et al. 2020 with 10 steps.
@@ -69,9 +73,9 @@ class AdversarialTraining(Component):
 
     eps: Annotated[float, Field(gt=0, le=255)] = 8.0
     """furthest that a pixel moves, in grey levels of 0..255"""
-    step: Annotated[float, Field(gt=0)] = 2.0
+    step: Positive = 2.0
     """how far a step moves it, in grey levels"""
-    steps: Annotated[int, Field(ge=1)] = 10
+    steps: Count = 10
     """steps an image; training then costs `steps` + 1 times what it costs on plain images"""
     random_start: bool = True
     """begin anywhere in the ball, not at the image"""
@@ -82,22 +86,23 @@ class AdversarialTraining(Component):
     """
 
     def perturbing(self, access: Workbench, model: nn.Module) -> Callable[[Batch], Batch]:
-        """An `after_augment` hook for a `fit` of `model` by the grid's recipe, in whose precision
-        it works.
+        """Return an `after_augment` hook for a `fit` of `model` by the grid's recipe.
 
-        It counts a processed image for each step.
+        It works in the recipe's precision, and counts a processed image for each step.
         """
-        starts, where = access.generator("start"), torch.device(access.device)
-        half = probe_precision(access.recipe.precision, where) == "bf16"
-        eps, step = self.eps / LEVELS, self.step / LEVELS
+        starts = access.generator("start")
+        device = torch.device(access.device)
+        half = probe_precision(access.recipe.precision, device) == "bf16"
+        eps = self.eps / LEVELS
+        step = self.step / LEVELS
 
         def perturb(batch: Batch) -> Batch:
             assert batch.labels is not None
             drawn = None
             if self.random_start:
-                drawn = sent(torch.rand(batch.images.shape, generator=starts), where)
+                drawn = sent(torch.rand(batch.images.shape, generator=starts), device)
             still = evaluating(model) if self.statistics == "running" else nullcontext()
-            with still, torch.autocast(where.type, dtype=torch.bfloat16, enabled=half):
+            with still, torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
                 images = pgd(
                     model,
                     batch.images,

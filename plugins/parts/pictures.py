@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from harness import Task
@@ -13,48 +14,42 @@ from harness.learn import resize, to_float
 
 
 def read_picture(path: Path) -> Tensor:
-    """A picture as uint8 (height, width, channels), channels 1 or 3: an .npy file, or any format
-    that Pillow reads.
+    """Read a picture as uint8 (height, width, channels), channels 1 or 3.
 
-    Raises ValueError where the file holds no such picture. Arrays of Python objects are never
-    unpickled.
+    The file is an .npy file, or of any format that Pillow reads. Raises ValueError where it holds
+    no such picture. Arrays of Python objects are never unpickled.
     """
     try:
         pixels = np.load(path, allow_pickle=False) if path.suffix == ".npy" else _decoded(path)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{path}: no picture ({error}); wanted: an .npy file or one that Pillow can read"
+            f"{path}: no picture ({error}); expected: an .npy file or one that Pillow can read"
         ) from None
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
-    if (
-        pixels.dtype != np.uint8
-        or pixels.ndim != 3
-        or pixels.shape[2] not in (1, 3)
-        or not pixels.size
-    ):
+    coloured = pixels.ndim == 3 and pixels.shape[2] in (1, 3)
+    if pixels.dtype != np.uint8 or not coloured or not pixels.size:
         seen = f"{pixels.dtype} {tuple(pixels.shape)}"
         raise ValueError(
             f"{path}: a picture is uint8, (height, width) or (height, width, 1 or 3), not {seen}"
         )
+    # a copy, for a file's pixels may be read-only
     return torch.from_numpy(np.array(pixels))
 
 
 def picture_for(task: Task, path: Path) -> Tensor:
-    """A picture in the size and channels of a task, [0,1] float32 (channels, height, width). Raises
-    ValueError.
+    """Read a picture in the size and channels of a task: [0,1] float32 (channels, height, width).
+
+    Raises ValueError where the file holds no picture.
     """
-    return to_float(resize(read_picture(path)[None], task.height, task.width, task.channels))[0]
+    levels = read_picture(path)
+    batch = resize(levels[None], task.height, task.width, task.channels)
+    return to_float(batch)[0]
 
 
 def _decoded(path: Path) -> np.ndarray:
-    try:
-        from PIL import Image
-    except ModuleNotFoundError:
-        raise ValueError(
-            "Pillow is not installed: pip install pillow, or save the picture with numpy.save"
-        ) from None
     with Image.open(path) as picture:
         if picture.mode[0] in "IF":  # what is above 255 would be cut off, and the picture white
             raise ValueError(f"its grey levels are no bytes but of mode {picture.mode}")
-        return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+        grey = picture.mode in ("1", "L")
+        return np.asarray(picture.convert("L" if grey else "RGB"))

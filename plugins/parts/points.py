@@ -1,6 +1,4 @@
-"""Points inside a network by the words of its anatomy, for grids that must not know its layers by
-name.
-"""
+"""Points inside a network by the words of its anatomy, so that grids need no names of layers."""
 
 from __future__ import annotations
 
@@ -19,14 +17,16 @@ last.
 
 
 def locate(anatomy: Anatomy, point: str) -> str:
-    """The submodule whose output is meant. Raises Incompatible where the network has too few of
-    them.
+    """Return the name of the submodule whose output is the point.
+
+    Raises Incompatible where the network has too few of them.
     """
-    found = re.fullmatch(r"(\w+)\[(-?\d+)\]", point)
-    if found is None:
+    indexed = re.fullmatch(r"(\w+)\[(-?\d+)\]", point)
+    if indexed is None:
         return str(getattr(anatomy, point))
-    names: tuple[str, ...] = getattr(anatomy, found[1])
-    place = int(found[2])
+    kind = indexed[1]
+    place = int(indexed[2])
+    names: tuple[str, ...] = getattr(anatomy, kind)
     if not -len(names) <= place < len(names):
-        raise Incompatible(f"{point} is no part of this network, which has {len(names)} {found[1]}")
+        raise Incompatible(f"{point} is no part of this network, which has {len(names)} {kind}")
     return names[place]

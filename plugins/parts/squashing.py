@@ -1,6 +1,4 @@
-"""Numbers without bounds as pixels or opacities in (0, 1), by a tanh: what a trigger is optimised
-by.
-"""
+"""Numbers without bounds as pixels or opacities in (0, 1), by a tanh, to optimise triggers by."""
 
 from __future__ import annotations
 
@@ -14,10 +12,10 @@ all that follow.
 
 
 def squash(free: Tensor, slack: float = SLACK) -> Tensor:
-    """tanh(free) / (2 - slack) + 1/2; with a negative slack 0 and 1 are out of reach."""
+    """Return tanh(free) / (2 - slack) + 1/2; with a negative slack 0 and 1 are out of reach."""
     return torch.tanh(free) / (2 - slack) + 0.5
 
 
 def unsquash(pixels: Tensor) -> Tensor:
-    """The free numbers of pixels in [0, 1]."""
+    """Return the free numbers of pixels in [0, 1]."""
     return torch.atanh((pixels - 0.5) * (2 - SLACK))

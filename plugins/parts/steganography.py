@@ -1,9 +1,8 @@
-"""A pair of networks that hide bits in a picture and read them again: StegaStamp's, as the
-invisible attack uses them.
+"""A pair of networks that hide bits in a picture and read them again, for the invisible attack.
 
-Tancik et al., CVPR 2020, in the small form of BackdoorBox: images of 32 x 32 and 20 bits. What
-makes StegaStamp survive print and camera (warps, blur, JPEG in training) was left out by the attack
-and is here.
+StegaStamp, Tancik et al., CVPR 2020, in the small form of BackdoorBox: images of 32 x 32 and 20
+bits. StegaStamp survives print and camera thanks to warps, blur and JPEG in training, which the
+attack left out; so does this.
 """
 
 from __future__ import annotations
@@ -20,36 +19,39 @@ from torch.nn import functional
 
 from harness import Context, Part, Recipe, Task
 from harness.learn import Batch, Extra, global_random
+from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.similarity import similarity
-from plugins.parts.stegastamp import Critic, Decoder, Encoder, Pair
+from plugins.parts.stegastamp import Critic, Pair, StegaStampDecoder, StegaStampEncoder
 from plugins.parts.unet import Padding
 
 if TYPE_CHECKING:
     from harness import PartAccess
 
-Weight = Annotated[float, Field(ge=0)]
-
 MULTIPLE = 16
 """Sides must be a multiple of this: the encoder halves an image four times."""
-CRITIC_RATE, CRITIC_SMOOTHING, CRITIC_BOUND = 1e-5, 0.9, 0.01
-"""Learning rate and decay of the critic's RMSprop, and how far its weights may be from 0
-(StegaStamp's code).
-"""
+CRITIC_RATE = 1e-5
+"""Learning rate of the critic's RMSprop (StegaStamp's code)."""
+CRITIC_SMOOTHING = 0.9
+"""Its decay."""
+CRITIC_BOUND = 0.01
+"""Largest distance of the critic's weights from 0."""
 
 
 class Steganography(Part):
-    """Encoder that hides bits in an image, trained with the decoder that reads them (Tancik et al.
-    2020).
+    """Encoder that hides bits in an image, trained with a decoder that reads them (StegaStamp).
 
     Loss: cross-entropy of the bits alone at first, then weighted with the square of the residual,
     the structural dissimilarity 1 - SSIM of image and encoded image, and a critic's opinion if
     asked. SSIM is our choice: the published loss has LPIPS there, a distance between features of a
     network that was trained on ImageNet. BackdoorBox also trains on test images; here the pair sees
-    the training set only. All layers start as He et al. (2015) say, as StegaStamp's encoder does:
+    the training set only. All layers start as in He et al. (2015), as StegaStamp's encoder does:
     from PyTorch's smaller weights hundreds of steps pass before a bit is read.
     """
 
-    citation = "Tancik, Mildenhall, Ng: StegaStamp: Invisible Hyperlinks in Physical Photographs, CVPR 2020"
+    citation = (
+        "Tancik, Mildenhall, Ng: "
+        "StegaStamp: Invisible Hyperlinks in Physical Photographs, CVPR 2020"
+    )
     needs: ClassVar[AbstractSet[str]] = frozenset({"train"})
     seeded = False
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
@@ -59,8 +61,8 @@ class Steganography(Part):
         "fast": {"epochs": 5, "secret_epochs": 1, "lr": 3e-4, "secrets": "fresh"},
     }
 
-    bits: Annotated[int, Field(ge=1)] = 20
-    """length of what is hidden; 20 in StegaStamp's and BackdoorBox's code, 100 in the invisible
+    bits: Count = 20
+    """number of hidden bits; 20 in StegaStamp's and BackdoorBox's code, 100 in the invisible
     attack's
     """
     resolution: Annotated[int, Field(ge=MULTIPLE, multiple_of=MULTIPLE)] | None = None
@@ -72,21 +74,21 @@ class Steganography(Part):
     """bits to train with: one draw for each image (BackdoorBox), or a new one in each batch
     (StegaStamp)
     """
-    epochs: Annotated[int, Field(ge=1)] = 20
+    epochs: Count = 20
     """passes over the training images"""
-    secret_epochs: Annotated[int, Field(ge=0)] = 2
+    secret_epochs: CountOrZero = 2
     """passes at the start in which only the bits count"""
-    batch: Annotated[int, Field(ge=1)] = 32
+    batch: Count = 32
     """images a step"""
-    lr: Annotated[float, Field(gt=0)] = 1e-4
+    lr: Positive = 1e-4
     """learning rate of Adam, constant"""
-    l2: Weight = 2.0
+    l2: NotNegative = 2.0
     """weight of the mean squared residual"""
-    ssim: Weight = 1.5
+    ssim: NotNegative = 1.5
     """weight of 1 - SSIM; the published weight of LPIPS"""
-    bce: Weight = 1.5
+    bce: NotNegative = 1.5
     """weight of the bits' cross-entropy, after the first passes"""
-    critic: Weight = 0.0
+    critic: NotNegative = 0.0
     """weight of the critic; 0: none is trained, as in BackdoorBox's settings, where it has 0.5
     otherwise
     """
@@ -99,61 +101,75 @@ class Steganography(Part):
     def _counts_epochs(self) -> Self:
         if self.secret_epochs > self.epochs:
             raise ValueError(
-                f"secret_epochs {self.secret_epochs} are more than the {self.epochs} epochs there are"
+                f"secret_epochs {self.secret_epochs} are more than "
+                f"the {self.epochs} epochs there are"
             )
         return self
 
     def compatible(self, context: Context) -> str | None:
-        """The encoder halves images four times."""
+        """Refuse images that cannot be halved four times, as the encoder does."""
         height, width = self.sides(context.task)
-        if height % MULTIPLE or width % MULTIPLE:
-            larger = -(-max(height, width) // MULTIPLE) * MULTIPLE
-            return (
-                f"images of {height} x {width} cannot be halved four times: "
-                f'set encoder = {{name = "steganography", resolution = {larger}}}'
-            )
-        return None
+        if height % MULTIPLE == 0 and width % MULTIPLE == 0:
+            return None
+        larger = -(-max(height, width) // MULTIPLE) * MULTIPLE
+        return (
+            f"images of {height} x {width} cannot be halved four times: "
+            f'set encoder = {{name = "steganography", resolution = {larger}}}'
+        )
 
     def sides(self, task: Task) -> tuple[int, int]:
-        """Height and width at which images are encoded."""
-        return (self.resolution, self.resolution) if self.resolution else (task.height, task.width)
+        """Return height and width at which images are encoded."""
+        if self.resolution is None:
+            return task.height, task.width
+        return self.resolution, self.resolution
 
-    def encoder(self, task: Task) -> Encoder:
-        """A freshly initialised encoder."""
-        return Encoder(task.channels, *self.sides(task), self.bits, self.padding)
+    def encoder(self, task: Task) -> StegaStampEncoder:
+        """Make a freshly initialised encoder."""
+        height, width = self.sides(task)
+        return StegaStampEncoder(task.channels, height, width, self.bits, self.padding)
 
     def build(self, task: Task, model: nn.Module | None) -> Pair:
-        """Encoder and decoder."""
-        return Pair(
-            self.encoder(task), Decoder(task.channels, *self.sides(task), self.bits, self.padding)
-        )
+        """Make an encoder and a decoder."""
+        height, width = self.sides(task)
+        encoder = self.encoder(task)
+        decoder = StegaStampDecoder(task.channels, height, width, self.bits, self.padding)
+        return Pair(encoder, decoder)
 
     def make(self, access: PartAccess) -> nn.Module:
         """Train both, and the critic if there is one."""
         data = access.train().unlabelled()
+        critic = None
         with global_random(access.seed("weights")):
             pair = self.build(access.task, None)
             pair.initialise()
-            critic = (
-                Critic(access.task.channels, self.padding).to(access.device)
-                if self.critic
-                else None
-            )
-        loss = Loss(self, critic, self._bits(access, len(data)), self.sides(access.task))
+            if self.critic:
+                critic = Critic(access.task.channels, self.padding)
+                critic.to(access.device)
+        bits = self._bits(access, len(data))
+        loss = Loss(self, critic, bits, self.sides(access.task))
         access.fit(pair, data, self._recipe(), loss=loss, **judged(critic))
         return pair
 
     def _bits(self, access: PartAccess, count: int) -> Callable[[Batch], Tensor]:
-        """What gives a batch its bits, floats 0 or 1 (b, bits)."""
+        """Return the function that gives a batch its bits, floats 0 or 1 (b, bits)."""
         drawing = access.generator("bits")
 
         def draw(images: int) -> Tensor:
             return torch.randint(2, (images, self.bits), generator=drawing).float()
 
+        def fresh(batch: Batch) -> Tensor:
+            bits = draw(len(batch.images))
+            return bits.to(batch.images.device, non_blocking=True)
+
         if self.secrets == "fresh":
-            return lambda batch: draw(len(batch.images)).to(batch.images.device, non_blocking=True)
+            return fresh
         table = draw(count)
-        return lambda batch: table[batch.indices].to(batch.images.device, non_blocking=True)
+
+        def fixed(batch: Batch) -> Tensor:
+            bits = table[batch.indices]
+            return bits.to(batch.images.device, non_blocking=True)
+
+        return fixed
 
     def _recipe(self) -> Recipe:
         return Recipe(
@@ -168,59 +184,57 @@ class Steganography(Part):
 
 @dataclass(frozen=True)
 class Loss:
-    """The `loss` hook of `fit`. `bits` gives a batch what it hides; `sides` is the size at which it
-    does.
-    """
+    """The `loss` hook of `fit`."""
 
     part: Steganography
     critic: Critic | None
     bits: Callable[[Batch], Tensor]
+    """gives a batch the bits that it hides"""
     sides: tuple[int, int]
+    """height and width at which it hides them"""
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Bits alone at first, then all terms."""
-        images, bits = resized(batch.images, self.sides), self.bits(batch)
+        """Compute the loss: of the bits alone at first, then of all terms."""
+        part = self.part
+        images = resized(batch.images, self.sides)
+        bits = self.bits(batch)
         residual, encoded, logits = model(images, bits)
-        read = functional.binary_cross_entropy_with_logits(logits.float(), bits)
-        if batch.epoch < self.part.secret_epochs:
-            return read
-        total = self.part.bce * read + visibility(
-            images, encoded, residual, self.part.l2, self.part.ssim
-        )
-        return (
-            total
-            if self.critic is None
-            else total + opinion(self.critic, images, encoded, self.part.critic)
-        )
+        reading = functional.binary_cross_entropy_with_logits(logits.float(), bits)
+        if batch.epoch < part.secret_epochs:
+            return reading
+        total = part.bce * reading
+        total = total + visibility(images, encoded, residual, part.l2, part.ssim)
+        if self.critic is None:
+            return total
+        return total + opinion(self.critic, images, encoded, part.critic)
 
 
 def visibility(images: Tensor, encoded: Tensor, residual: Tensor, l2: float, ssim: float) -> Tensor:
-    """l2 times the mean squared residual, and ssim times 1 - SSIM, in single precision."""
-    with torch.autocast(
-        images.device.type, enabled=False
-    ):  # SSIM takes small differences of large numbers
+    """Add l2 times the mean squared residual and ssim times 1 - SSIM, in single precision."""
+    # SSIM takes small differences of large numbers
+    with torch.autocast(images.device.type, enabled=False):
         alike = similarity(encoded.float(), images.float()).mean()
-        return l2 * residual.float().square().mean() + ssim * (1 - alike)
+        squared = residual.float().square().mean()
+        return l2 * squared + ssim * (1 - alike)
 
 
 def opinion(critic: Critic, images: Tensor, encoded: Tensor, weight: float) -> Tensor:
-    """What the encoder minimises, weight C(encoded), and the critic, C(plain) - C(encoded): one sum
-    for one backward.
+    """Add the losses of encoder, weight C(encoded), and critic, C(plain) - C(encoded).
 
-    Each half hands its gradient to one of the two only.
+    Each half hands its gradient to one of the two only, so that one backward pass serves both.
     """
     critic.requires_grad_(False)
-    fooled = critic(encoded)
+    suspicion = critic(encoded)
     critic.requires_grad_(True)
-    told_apart = critic(images) - critic(encoded.detach())
-    return cast(Tensor, weight * fooled.float() + told_apart.float())
+    difference = critic(images) - critic(encoded.detach())
+    return cast(Tensor, weight * suspicion.float() + difference.float())
 
 
 def judged(critic: Critic | None) -> dict[str, Any]:
-    """What `fit` must know of the critic: its optimiser, and the bound on its weights after each
-    step.
+    """Return settings of `fit` for the critic: its optimiser, and a bound on its weights.
 
-    RMSprop is Adam without momentum, up to a correction in the first steps.
+    The bound is kept after each step. RMSprop is Adam without momentum, up to a correction in the
+    first steps.
     """
     if critic is None:
         return {}
@@ -231,12 +245,14 @@ def judged(critic: Critic | None) -> dict[str, Any]:
             parameter.clamp_(-CRITIC_BOUND, CRITIC_BOUND)
 
     rates = {"lr": CRITIC_RATE, "betas": (0.0, CRITIC_SMOOTHING)}
-    return {"extra": [Extra(critic.parameters(), rates)], "after_step": bound}
+    trained = Extra(critic.parameters(), rates)
+    return {"extra": [trained], "after_step": bound}
 
 
 def resized(images: Tensor, sides: tuple[int, int], antialias: bool = True) -> Tensor:
-    """Bilinear, and the images themselves where they have that size; smoothing matters where they
-    shrink.
+    """Resize images bilinearly; they are returned themselves where they have that size.
+
+    `antialias` smooths them, which matters where they shrink.
     """
     if tuple(images.shape[2:]) == sides:
         return images

@@ -1,6 +1,4 @@
-"""The networks of StegaStamp (Tancik et al., CVPR 2020) for images of any size: encoder, decoder
-and critic.
-"""
+"""The networks of StegaStamp (Tancik et al., CVPR 2020), for images of any size."""
 
 from __future__ import annotations
 
@@ -13,9 +11,10 @@ from torch.nn import functional
 from plugins.parts.unet import PaddedConv, Padding, UNet
 
 
-class Encoder(nn.Module):
-    """Residual that hides bits in an image: a dense layer spreads them over a plane of its size, a
-    U-Net sees both.
+class StegaStampEncoder(nn.Module):
+    """Residual that hides bits in an image.
+
+    A dense layer spreads the bits over a plane of the image's size, a U-Net sees both.
     """
 
     def __init__(self, channels: int, height: int, width: int, bits: int, padding: Padding) -> None:
@@ -25,45 +24,45 @@ class Encoder(nn.Module):
         self.unet = UNet(2 * channels, channels, padding=padding)
 
     def forward(self, images: Tensor, bits: Tensor) -> Tensor:
-        """[0,1] (n, c, h, w), with bits (n, bits) or (bits,) for all of them: a residual to add,
-        (n, c, h, w).
+        """Return a residual to add to [0,1] images, both (n, c, h, w).
+
+        `bits` are (n, bits), or (bits,) for all of them.
         """
-        plane = (
-            functional.relu(self.secret(bits - 0.5))
-            .view(-1, *self.plane)
-            .expand(len(images), -1, -1, -1)
-        )
-        return cast(Tensor, self.unet(torch.cat([plane, images - 0.5], 1)))
+        spread = functional.relu(self.secret(bits - 0.5))
+        plane = spread.view(-1, *self.plane)
+        plane = plane.expand(len(images), -1, -1, -1)
+        joined = torch.cat([plane, images - 0.5], 1)
+        return cast(Tensor, self.unet(joined))
 
 
-class Decoder(nn.Module):
+class StegaStampDecoder(nn.Module):
     """Logits of the bits: an affine transformation, guessed from the image, then convolutions."""
 
     def __init__(self, channels: int, height: int, width: int, bits: int, padding: Padding) -> None:
         super().__init__()
         self.guess = convolutions(channels, ((32, 2), (64, 2), (128, 2)), padding)
-        self.hidden = nn.Linear(128 * halved(height, 3) * halved(width, 3), 128)
+        guessed = 128 * halved(height, 3) * halved(width, 3)
+        self.hidden = nn.Linear(guessed, 128)
         self.affine = nn.Linear(128, 6)
         layers = ((32, 2), (32, 1), (64, 2), (64, 1), (64, 2), (128, 2), (128, 2))
         self.look = convolutions(channels, layers, padding)
-        self.read = nn.Sequential(
-            nn.Linear(128 * halved(height, 5) * halved(width, 5), 512),
-            nn.ReLU(),
-            nn.Linear(512, bits),
-        )
+        seen = 128 * halved(height, 5) * halved(width, 5)
+        self.read = nn.Sequential(nn.Linear(seen, 512), nn.ReLU(), nn.Linear(512, bits))
+        identity = torch.eye(2, 3)
         with torch.no_grad():  # at first the image stays as it is
             self.affine.weight.zero_()
-            self.affine.bias.copy_(torch.eye(2, 3).flatten())
+            self.affine.bias.copy_(identity.flatten())
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] (n, c, h, w) to logits (n, bits)."""
+        """Turn [0,1] (n, c, h, w) into logits (n, bits)."""
         centred = images - 0.5
-        hidden = functional.relu(self.hidden(self.guess(centred).flatten(1)))
-        grid = functional.affine_grid(
-            self.affine(hidden).view(-1, 2, 3), list(images.shape), align_corners=False
-        )
+        guess = self.guess(centred).flatten(1)
+        hidden = functional.relu(self.hidden(guess))
+        affine = self.affine(hidden).view(-1, 2, 3)
+        grid = functional.affine_grid(affine, list(images.shape), align_corners=False)
         moved = functional.grid_sample(centred, grid.to(centred.dtype), align_corners=False)
-        return cast(Tensor, self.read(self.look(moved).flatten(1)))
+        features = self.look(moved).flatten(1)
+        return cast(Tensor, self.read(features))
 
 
 class Critic(nn.Module):
@@ -75,20 +74,24 @@ class Critic(nn.Module):
         self.out = PaddedConv(64, 1, 3, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] (n, c, h, w) to a scalar."""
-        return cast(Tensor, self.out(self.look(images - 0.5)).mean())
+        """Turn [0,1] (n, c, h, w) into a scalar."""
+        features = self.look(images - 0.5)
+        opinions = self.out(features)
+        return cast(Tensor, opinions.mean())
 
 
 class Pair(nn.Module):
     """Encoder and decoder, which are trained together."""
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    def __init__(self, encoder: StegaStampEncoder, decoder: StegaStampDecoder) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.encoder = encoder
+        self.decoder = decoder
 
     def initialise(self) -> None:
-        """Draw weights that keep activations at their size, biases 0; only the decoder's affine
-        layer is left alone.
+        """Draw weights that keep activations at their size, and set biases to 0.
+
+        Only the decoder's affine layer is left alone.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear) and module is not self.decoder.affine:
@@ -96,25 +99,28 @@ class Pair(nn.Module):
                 nn.init.zeros_(cast(Tensor, module.bias))
 
     def forward(self, images: Tensor, bits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """[0,1] images and their bits: the residual, the encoded images, and logits of the bits
-        read from these.
+        """Hide bits in [0,1] images, and read them again.
+
+        Returns the residual, the encoded images, and logits of the bits read from these.
         """
         residual = self.encoder(images, bits)
         encoded = (images + residual).clamp(0, 1)
-        return residual, encoded, self.decoder(encoded)
+        logits = self.decoder(encoded)
+        return residual, encoded, logits
 
 
 def convolutions(
     inputs: int, layers: tuple[tuple[int, int], ...], padding: Padding
 ) -> nn.Sequential:
-    """3x3 convolutions with ReLU, each layer (outputs, stride)."""
+    """Make 3x3 convolutions with ReLU, each layer (outputs, stride)."""
     net = nn.Sequential()
     for outputs, stride in layers:
-        net.append(PaddedConv(inputs, outputs, 3, stride, padding)).append(nn.ReLU())
+        net.append(PaddedConv(inputs, outputs, 3, stride, padding))
+        net.append(nn.ReLU())
         inputs = outputs
     return net
 
 
 def halved(size: int, times: int) -> int:
-    """A side after so many strides, rounded up each time."""
+    """Return a side after so many strides, rounded up each time."""
     return -(-size // (1 << times))

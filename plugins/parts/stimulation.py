@@ -1,12 +1,13 @@
 """Artificial brain stimulation: which single neurons turn images to one label when they are driven?
 
-Liu et al., CCS 2019 (ABS). A neuron is a channel; to stimulate it is to put one value in all its
+Liu et al., CCS 2019 (ABS). A neuron is a channel; stimulating it means putting one value in all its
 places. Each image votes for the label whose logit rises most, by how much more it rises than any
 other.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -19,89 +20,103 @@ from harness import Incompatible, Unit, Workbench
 from plugins.parts.counting import FORWARD
 
 LEVELS = 5
-"""Values that a neuron is set to, from 0 on, in equal steps of REACH / LEVELS times the layer's
-largest output.
-"""
+"""Number of values that a neuron is set to, from 0 on, in equal steps."""
 REACH = 8.0
+"""A step is REACH / LEVELS times the layer's largest output."""
 
 Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
-class Neuron:
-    """A channel, one `of` so many in the layer `module`; the `label` that it turns images to, by
-    `score` logits.
-    """
+class Candidate:
+    """A neuron that may be compromised."""
 
     module: str
+    """its layer"""
     channel: int
     of: int
+    """channels of the layer"""
     label: int
+    """that it turns images to"""
     score: float
+    """by how many logits it does"""
 
 
 @torch.no_grad()
 def elevated(
     access: Workbench, model: nn.Module, images: Tensor, labels: Tensor, dissent: int, at_once: int
-) -> list[Neuron]:
-    """All neurons that turn all images but `dissent` to one label, the strongest first.
+) -> list[Candidate]:
+    """Find all neurons that turn all images but `dissent` to one label, the strongest first.
 
     `images`: [0,1] floats (n, c, h, w), `labels` (n,) their true ones, both on the model's device.
     About `at_once` images go through the network together.
     """
     units = list(access.units(model))
-    peaks, cuts = _peaks(model, images, units), _cuts(access, model, images, units)
-    found: list[Neuron] = []
-    for done, unit in enumerate(units):
-        for channels in torch.split(
-            torch.arange(unit.count), max(1, at_once // (LEVELS * len(images)))
-        ):
-            logits = _stimulated(
-                model, images, unit, channels, peaks[unit.module] * REACH / LEVELS, cuts[unit]
-            )
+    peaks = _peaks(model, images, units)
+    cuts = _cuts(access, model, images, units)
+    true_labels = labels.cpu()
+    together = max(1, at_once // (LEVELS * len(images)))
+    candidates: list[Candidate] = []
+    for done, unit in enumerate(units, start=1):
+        step = peaks[unit.module] * REACH / LEVELS
+        for channels in torch.split(torch.arange(unit.count), together):
+            logits = _stimulated(model, images, unit, channels, step, cuts[unit]).cpu()
             access.tick(len(channels) * LEVELS * len(images) // FORWARD)
-            for channel, answers in zip(channels.tolist(), logits.cpu(), strict=True):
-                if vote := election(answers, labels.cpu(), dissent):
-                    found.append(Neuron(unit.module, channel, unit.count, *vote))
-        access.tick(done=done + 1, of=len(units))
-    return sorted(found, key=lambda neuron: -neuron.score)
+            for place, channel in enumerate(channels.tolist()):
+                vote = election(logits[place], true_labels, dissent)
+                if vote is not None:
+                    label, score = vote
+                    candidates.append(Candidate(unit.module, channel, unit.count, label, score))
+        access.tick(done=done, of=len(units))
+    return sorted(candidates, key=lambda candidate: -candidate.score)
 
 
 def election(logits: Tensor, labels: Tensor, dissent: int) -> tuple[int, float] | None:
-    """The label that a neuron turns images to and how strongly; None where it does not.
+    """Return the label that a neuron turns images to and how strongly; None where it does not.
 
     `logits` (levels, n, classes), the first level that of a silent neuron. Strength is that of the
     weakest vote among images of other classes.
     """
     rise = logits[1:].amax(0) - logits[0]
     top = rise.topk(2, dim=1)
-    votes, lead = top.indices[:, 0], top.values[:, 0] - top.values[:, 1]
-    label = int(votes.bincount(minlength=rise.shape[1]).argmax())
-    mine = votes == label
-    others = mine & (labels != label)
-    if int(mine.sum()) < len(votes) - dissent or not others.any():
+    votes = top.indices[:, 0]
+    lead = top.values[:, 0] - top.values[:, 1]
+    counts = votes.bincount(minlength=rise.shape[1])
+    label = int(counts.argmax())
+    agreeing = votes == label
+    turned = agreeing & (labels != label)
+    if int(agreeing.sum()) < len(votes) - dissent or not turned.any():
         return None
-    strength = float(lead[others].min())
-    return (label, strength) if strength > 0 else None
+    strength = float(lead[turned].min())
+    if strength <= 0:
+        return None
+    return label, strength
 
 
-def shortlist(neurons: Sequence[Neuron], number: int, spread: int, per_layer: int) -> list[Neuron]:
-    """The strongest `number`; the first `spread` of them are the strongest with at most `per_layer`
-    of one layer.
+def shortlist(
+    candidates: Sequence[Candidate], number: int, spread: int, per_layer: int
+) -> list[Candidate]:
+    """Return the strongest `number` of candidates.
+
+    The first `spread` of them are the strongest with at most `per_layer` of one layer.
     """
-    counts: dict[str, int] = {}
-    chosen: list[Neuron] = []
-    for neuron in neurons:
-        if len(chosen) < min(spread, number) and counts.get(neuron.module, 0) < per_layer:
-            counts[neuron.module] = counts.get(neuron.module, 0) + 1
-            chosen.append(neuron)
-    rest = [neuron for neuron in neurons if neuron not in chosen]
+    counts: Counter[str] = Counter()
+    chosen: list[Candidate] = []
+    rest: list[Candidate] = []
+    for candidate in candidates:
+        room = len(chosen) < min(spread, number)
+        if room and counts[candidate.module] < per_layer:
+            counts[candidate.module] += 1
+            chosen.append(candidate)
+        else:
+            rest.append(candidate)
     return (chosen + rest)[:number]
 
 
 def channels_first(module: nn.Module, output: Tensor, count: int) -> Tensor:
-    """A view of a layer's output (n, count, ...). Linear layers of transformers have their channels
-    last.
+    """Return a view of a layer's output, (n, count, ...).
+
+    Linear layers of transformers have their channels last.
     """
     dims = [1, output.ndim - 1]
     if isinstance(module, nn.Linear):
@@ -116,15 +131,17 @@ def channels_first(module: nn.Module, output: Tensor, count: int) -> Tensor:
 
 @contextmanager
 def hooked(model: nn.Module, hooks: Sequence[tuple[str, Hook]]) -> Iterator[None]:
-    """Forward hooks on named submodules, while the context lasts."""
+    """Put forward hooks on named submodules, while the context lasts."""
     with ExitStack() as stack:
         for name, hook in hooks:
-            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
+            module = model.get_submodule(name)
+            handle = module.register_forward_hook(hook)
+            stack.callback(handle.remove)
         yield
 
 
 def _peaks(model: nn.Module, images: Tensor, units: Sequence[Unit]) -> dict[str, float]:
-    """The largest output of each layer, over images, channels and places."""
+    """Measure the largest output of each layer, over images, channels and places."""
     peaks: dict[str, float] = {}
 
     def keep(name: str) -> Hook:
@@ -141,33 +158,38 @@ def _peaks(model: nn.Module, images: Tensor, units: Sequence[Unit]) -> dict[str,
 def _stimulated(
     model: nn.Module, images: Tensor, unit: Unit, channels: Tensor, step: float, cut: str
 ) -> Tensor:
-    """Logits with each of these channels at each level: (channels, levels, n, classes)."""
-    which = channels.repeat_interleave(LEVELS)
-    values = (step * torch.arange(LEVELS, device=images.device)).repeat(len(channels))
+    """Compute logits with each of these channels at each level: (channels, levels, n, classes)."""
+    stimulated = channels.repeat_interleave(LEVELS)
+    levels = step * torch.arange(LEVELS, device=images.device)
+    values = levels.repeat(len(channels))
+    copies = len(values)  # of the batch, one for each channel and level
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        # (copies, n, channels, ...): one copy of the batch for each channel and level
         changed = output.clone()
         maps = channels_first(module, changed, unit.count)
-        maps = maps.view(len(values), -1, *maps.shape[1:])
-        maps[torch.arange(len(values)), :, which] = values.to(maps.dtype).view(
-            -1, *[1] * (maps.ndim - 2)
-        )
+        maps = maps.view(copies, -1, *maps.shape[1:])  # (copies, n, channels, ...)
+        images_and_places = [1] * (maps.ndim - 2)
+        spread = values.to(maps.dtype).view(-1, *images_and_places)
+        maps[torch.arange(copies), :, stimulated] = spread
         return changed
 
-    with hooked(model, [(unit.module, hook)]), _copied(model, cut, len(values)):
+    with hooked(model, [(unit.module, hook)]), _copied(model, cut, copies):
         logits: Tensor = model(images)
     return logits.float().view(len(channels), LEVELS, len(images), -1)
 
 
 @contextmanager
 def _copied(model: nn.Module, cut: str, copies: int) -> Iterator[None]:
-    """The batch so many times over, one after the other, from the submodule `cut` on."""
+    """Repeat the batch so many times, one after the other, from the submodule `cut` on."""
 
     def hook(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return inputs[0].repeat(copies, *[1] * (inputs[0].ndim - 1)), *inputs[1:]
+        batch = inputs[0]
+        once = [1] * (batch.ndim - 1)
+        repeated = batch.repeat(copies, *once)
+        return repeated, *inputs[1:]
 
-    handle = model.get_submodule(cut).register_forward_pre_hook(hook)
+    module = model.get_submodule(cut)
+    handle = module.register_forward_pre_hook(hook)
     try:
         yield
     finally:
@@ -177,10 +199,10 @@ def _copied(model: nn.Module, cut: str, copies: int) -> Iterator[None]:
 def _cuts(
     access: Workbench, model: nn.Module, images: Tensor, units: Sequence[Unit]
 ) -> dict[Unit, str]:
-    """Where the batch is copied: before the smallest part around a unit that alone feeds the rest
-    of the network.
+    """Choose the submodule before which the batch is copied, for each unit.
 
-    What goes before is then computed once. The model itself ("") where that does not give the same
+    That is the smallest part around the unit that alone feeds the rest of the network, so that all
+    before it is computed once. It is the model itself ("") where that does not give the same
     answers.
     """
     try:
@@ -189,24 +211,27 @@ def _cuts(
     except Incompatible:
         parts = ()
     sound = {"": True}
-    found = {}
+    cuts: dict[Unit, str] = {}
     for unit in units:
-        around = [name for name in parts if f"{unit.module}.".startswith(f"{name}.")]
-        cut = max(around, key=len, default="")
+        cut = ""
+        for part in parts:
+            around = f"{unit.module}.".startswith(f"{part}.")
+            if around and len(part) > len(cut):
+                cut = part
         if cut not in sound:
             sound[cut] = _feeds_alone(model, cut, images[:2])
-        found[unit] = cut if sound[cut] else ""
-    return found
+        cuts[unit] = cut if sound[cut] else ""
+    return cuts
 
 
 def _feeds_alone(model: nn.Module, cut: str, images: Tensor) -> bool:
-    """Whether the answers to a batch that is doubled at `cut` are those to the batch, twice."""
+    """Tell whether a batch that is doubled at `cut` gets the answers to the batch, twice."""
     try:
         with _copied(model, cut, 2):
-            twice = model(images)
+            doubled = model(images)
     except (RuntimeError, TypeError, IndexError, AttributeError):
         return False
     plain = model(images)
-    return twice.shape == (2 * len(plain), plain.shape[1]) and torch.allclose(
-        twice, plain.repeat(2, 1), 1e-3, 1e-3
-    )
+    if doubled.shape != (2 * len(plain), plain.shape[1]):
+        return False
+    return torch.allclose(doubled, plain.repeat(2, 1), 1e-3, 1e-3)

@@ -6,17 +6,19 @@ from harness import Recipe
 
 
 def stretched(recipe: Recipe, epochs: int, count: int) -> Recipe:
-    """The recipe over `epochs` passes of `count` images, with all that happens at a given epoch
-    moved in proportion.
+    """Stretch the recipe to `epochs` passes of `count` images.
 
-    Milestones are shares of the training and move by themselves; a horizon and the epochs of
-    `rates` are multiplied.
+    All that happens at a given epoch moves in proportion: milestones are shares of the training and
+    move by themselves; a horizon and the epochs of `rates` are multiplied.
     """
-    length = recipe.epochs if recipe.steps is None else recipe.steps / recipe.steps_per_epoch(count)
-    factor = epochs / length if length else 1.0
-    return recipe.replace(
-        epochs=epochs,
-        steps=None,
-        horizon=None if recipe.horizon is None else recipe.horizon * factor,
-        rates=tuple((epoch * factor, rate) for epoch, rate in recipe.rates),
-    )
+    length: float = recipe.epochs
+    if recipe.steps is not None:
+        length = recipe.steps / recipe.steps_per_epoch(count)
+    factor = 1.0
+    if length:
+        factor = epochs / length
+    horizon = recipe.horizon
+    if horizon is not None:
+        horizon = horizon * factor
+    rates = tuple((epoch * factor, rate) for epoch, rate in recipe.rates)
+    return recipe.replace(epochs=epochs, steps=None, horizon=horizon, rates=rates)

@@ -1,18 +1,14 @@
-"""What the trojan triggers share: colours under a mask that excite a neuron of a clean network (Liu
-et al. 2018).
-"""
+"""The base of the trojan triggers: colours under a mask that excite a neuron (Liu et al. 2018)."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from harness import AttackAccess, Task
 from plugins.parts.found_trigger import FoundTrigger
 from plugins.parts.neurons import Neurons, excite, some_images
+from plugins.parts.ranges import Count, CountOrZero, Positive
 
 
 class Trojan(FoundTrigger):
@@ -26,35 +22,34 @@ class Trojan(FoundTrigger):
 
     citation = "Liu et al.: Trojaning Attack on Neural Networks, NDSS 2018"
 
-    neurons: Annotated[int, Field(ge=1)] = 1
-    """neurons under the last layer that it excites, those with the largest sum of absolute weights
-    out of them
+    neurons: Count = 1
+    """neurons under the last layer that it excites, those with the largest sum of absolute outgoing
+    weights
     """
-    pictures: Annotated[int, Field(ge=1)] = 32
+    pictures: Count = 32
     """clean training images that it is made on"""
-    steps: Annotated[int, Field(ge=0)] = 300
+    steps: CountOrZero = 300
     """gradient steps"""
-    step: Annotated[float, Field(gt=0)] = 0.1
+    step: Positive = 0.1
     """mean size of the first step, pixels in [0,1]; sizes fall linearly"""
 
     def mask(self, task: Task) -> Tensor:
-        """Where the colours lie, [0,1] (1, height, width)."""
+        """Return the mask of the colours, [0,1] (1, height, width)."""
         raise NotImplementedError
 
     def find(self, access: AttackAccess, network: nn.Module) -> Tensor:
         """Climb from colours drawn for the replicate."""
         mask = self.mask(access.task).to(access.device)
-        drawn = torch.rand(access.task.image_shape, generator=access.generator("colours")).to(
-            access.device
-        )
-        colours = excite(
-            access,
-            Neurons.connected(access, network, self.neurons),
-            some_images(access, self.pictures),
-            drawn,
-            lambda images, colours: images * (1 - mask) + mask * colours,
-            lambda colours: colours.clamp(0, 1),
-            self.steps,
-            self.step,
-        )
+        start = torch.rand(access.task.image_shape, generator=access.generator("colours"))
+        start = start.to(access.device)
+        neurons = Neurons.connected(access, network, self.neurons)
+        images = some_images(access, self.pictures)
+
+        def stamp(images: Tensor, colours: Tensor) -> Tensor:
+            return images * (1 - mask) + mask * colours
+
+        def keep(colours: Tensor) -> Tensor:
+            return colours.clamp(0, 1)
+
+        colours = excite(access, neurons, images, start, stamp, keep, self.steps, self.step)
         return mask * colours

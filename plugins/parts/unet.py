@@ -1,8 +1,9 @@
-"""A small U-Net, and the padded convolutions of the networks that come with it. Tensors are NCHW."""
+"""A small U-Net, and padded convolutions for the networks that come with it. Tensors are NCHW."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -29,29 +30,35 @@ class PaddedConv(nn.Conv2d):
         self.style = padding
 
     def around(self, size: int) -> tuple[int, int]:
-        """Pixels before and behind a side of `size`."""
-        kernel, stride = self.kernel_size[0], self.stride[0]
+        """Return the pixels to pad before and behind a side of `size`."""
+        kernel = self.kernel_size[0]
+        stride = self.stride[0]
         total = kernel - 1
         if self.style == "same":
-            total = max(0, (-(-size // stride) - 1) * stride + kernel - size)
-        return total // 2, total - total // 2
+            outputs = -(-size // stride)
+            needed = (outputs - 1) * stride + kernel
+            total = max(0, needed - size)
+        before = total // 2
+        return before, total - before
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, outputs, ceil(h / stride), ceil(w / stride))."""
-        (top, bottom), (left, right) = (self.around(size) for size in images.shape[2:])
-        both = min(top, bottom), min(left, right)
-        if (
-            bottom != top or right != left
-        ):  # the rest is common to both ends, which needs no copy of the images
-            images = functional.pad(
-                images, (left - both[1], right - both[1], top - both[0], bottom - both[0])
-            )
-        return functional.conv2d(images, self.weight, self.bias, self.stride, both)
+        """Turn (n, inputs, h, w) into (n, outputs, ceil(h / stride), ceil(w / stride))."""
+        height, width = images.shape[2:]
+        top, bottom = self.around(height)
+        left, right = self.around(width)
+        # padding that both ends have in common is the convolution's, which needs no copy of images
+        rows = min(top, bottom)
+        columns = min(left, right)
+        if bottom != top or right != left:
+            rest = (left - columns, right - columns, top - rows, bottom - rows)
+            images = functional.pad(images, rest)
+        return functional.conv2d(images, self.weight, self.bias, self.stride, (rows, columns))
 
 
 class Rise(nn.Module):
-    """One step up: double the size (nearest), 2x2 convolution, join with what was there on the way
-    down, convolve.
+    """One step up: double the size, and join with the maps of the way down.
+
+    Nearest neighbours, a 2x2 convolution, the join, a 3x3 convolution.
     """
 
     def __init__(self, inputs: int, skipped: int, outputs: int, padding: Padding) -> None:
@@ -60,44 +67,51 @@ class Rise(nn.Module):
         self.merge = PaddedConv(skipped + outputs, outputs, 3, padding=padding)
 
     def forward(self, deep: Tensor, skip: Tensor, rest: Sequence[Tensor] = ()) -> Tensor:
-        """(n, inputs, h, w) with maps of twice the size to (n, outputs, 2h, 2w); `rest` is joined
-        last.
+        """Join (n, inputs, h, w) with maps of twice the size, to (n, outputs, 2h, 2w).
+
+        `rest` is joined last.
         """
-        lifted = functional.relu(self.lift(functional.interpolate(deep, scale_factor=2)))
-        return functional.relu(self.merge(torch.cat([skip, lifted, *rest], 1)))
+        doubled = functional.interpolate(deep, scale_factor=2)
+        lifted = functional.relu(self.lift(doubled))
+        joined = torch.cat([skip, lifted, *rest], 1)
+        return functional.relu(self.merge(joined))
 
 
 class UNet(nn.Module):
-    """Strided 3x3 convolutions down, `Rise` up; the last join has the input in it too. The output
-    is linear.
+    """Strided 3x3 convolutions down, `Rise` up; the last join has the input in it too.
 
-    Sides must be multiples of `multiple`.
+    The output is linear. Sides must be multiples of `multiple`.
     """
 
     def __init__(
         self, inputs: int, outputs: int, widths: Sequence[int] = WIDTHS, padding: Padding = "same"
     ) -> None:
         super().__init__()
-        self.multiple = 2 ** (len(widths) - 1)
-        strides = (1, *(2 for _ in widths[1:]))
-        self.down = nn.ModuleList(
-            PaddedConv(before, after, 3, stride, padding)
-            for before, after, stride in zip((inputs, *widths), widths, strides, strict=False)
-        )
-        steps = list(zip(widths[:0:-1], widths[-2::-1], strict=True))
-        self.up = nn.ModuleList(
-            Rise(deep, flat + (inputs if number == len(steps) else 0), flat, padding)
-            for number, (deep, flat) in enumerate(steps, start=1)
-        )
+        halvings = len(widths) - 1
+        self.multiple = 2**halvings
+        self.down = nn.ModuleList([PaddedConv(inputs, widths[0], 3, 1, padding)])
+        for flat, deep in pairwise(widths):
+            self.down.append(PaddedConv(flat, deep, 3, 2, padding))
+        self.up = nn.ModuleList()
+        for level in range(halvings, 0, -1):
+            flat = widths[level - 1]
+            skipped = flat
+            if level == 1:
+                skipped += inputs
+            self.up.append(Rise(widths[level], skipped, flat, padding))
         self.out = PaddedConv(widths[0], outputs, 1, padding=padding)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(n, inputs, h, w) to (n, outputs, h, w)."""
+        """Turn (n, inputs, h, w) into (n, outputs, h, w)."""
         skips = [images]
         for conv in self.down:
-            skips.append(functional.relu(conv(skips[-1])))
-        found = skips.pop()
+            values = functional.relu(conv(skips[-1]))
+            skips.append(values)
+        values = skips.pop()
         for rise in self.up:
             skip = skips.pop()
-            found = rise(found, skip, skips if len(skips) == 1 else ())
-        return cast(Tensor, self.out(found))
+            rest: list[Tensor] = []
+            if len(skips) == 1:  # the last step
+                rest = [images]
+            values = rise(values, skip, rest)
+        return cast(Tensor, self.out(values))

@@ -1,35 +1,31 @@
-"""What follows a verdict: train the model to give its true labels to images with the inverted
-trigger on them.
-"""
+"""Unlearning after a verdict: train the model to give images with inverted triggers true labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Access
 from harness.learn import Batch, ImageSet, stamping_hook
 from plugins.parts.fine_tuning import FineTuning
+from plugins.parts.ranges import Count, CountOrZero, Share
 
 
 class Unlearning(FineTuning):
-    """A defense that judges a model by inverted triggers, and fine-tunes on clean images that carry
-    them.
-    """
+    """A defense that judges a model by inverted triggers, and fine-tunes on images with them."""
 
-    epochs: Annotated[int, Field(ge=0)] = 1
+    epochs: CountOrZero = 1
     """passes over the clean images; one in Neural Cleanse and in DECK's comparison"""
-    batch: Annotated[int, Field(ge=1)] = 32
+    batch: Count = 32
     """images a step"""
     unlearn: Literal["flagged", "always", "never"] = "flagged"
     """which triggers are unlearned: those that the verdict names; where it names none, the
     likeliest one all the same; none at all: a verdict without a model
     """
-    stamped: Annotated[float, Field(gt=0, le=1)] = 0.2
+    stamped: Share = 0.2
     """share of the clean images that carries a trigger, with the true labels; each trigger has its
     own share as far as the images last
     """
@@ -41,49 +37,54 @@ class Unlearning(FineTuning):
     def mended(
         self, access: Access, named: Sequence[nn.Module], likeliest: Sequence[nn.Module]
     ) -> nn.Module | None:
-        """The victim without the triggers of its verdict: as it is where there are none, None for
-        unlearn = "never".
+        """Return the victim without the triggers of its verdict.
+
+        It is as it was where there are none to unlearn, and None for unlearn = "never".
         """
         if self.unlearn == "never":
             return None
         model = access.victim()
-        chosen = list(named) or (list(likeliest) if self.unlearn == "always" else [])
-        if chosen:
-            data = access.clean()
-            order = torch.randperm(len(data), generator=access.generator("stamped"))
-            data, carried = self.lesson(data, len(chosen), order)
-            assert data.labels is not None
-            hooks = [
-                stamping_hook(trigger.to(access.device), mask, data.labels)
-                for trigger, mask in zip(chosen, carried, strict=True)
-            ]
+        chosen = list(named)
+        if not chosen and self.unlearn == "always":
+            chosen = list(likeliest)
+        if not chosen:
+            return model
+        clean = access.clean()
+        order = torch.randperm(len(clean), generator=access.generator("stamped"))
+        data, carriers = self.lesson(clean, len(chosen), order)
+        assert data.labels is not None
+        hooks: list[Callable[[Batch], Batch]] = []
+        for trigger, carrying in zip(chosen, carriers, strict=True):
+            hooks.append(stamping_hook(trigger.to(access.device), carrying, data.labels))
 
-            def stamp(batch: Batch) -> Batch:
-                for hook in hooks:
-                    batch = hook(batch)
-                return batch
+        def stamp(batch: Batch) -> Batch:
+            for hook in hooks:
+                batch = hook(batch)
+            return batch
 
-            # After crop and flip: what is inverted lies where it lies, and would be moved or cut
-            # off by them.
-            access.fit(model, data, self.tuning(access), after_augment=stamp)
+        # After crop and flip, which would move an inverted trigger or cut it off: it lies in one
+        # place.
+        access.fit(model, data, self.tuning(access), after_augment=stamp)
         return model
 
     def lesson(self, data: ImageSet, triggers: int, order: Tensor) -> tuple[ImageSet, list[Tensor]]:
-        """What is trained on, and for each trigger which of it carries that, boolean (n,).
+        """Return the images to train on, and for each trigger which of them carry it, boolean (n,).
 
         `order` (int64, as many as `data`) is the order in which images are taken.
         """
         count = max(1, round(self.stamped * len(data)))
         if self.append:
-            first, copies = len(data), data.subset(order[:count])
+            # plain images first, then a share of copies for each trigger
+            places = torch.arange(len(data), len(data) + triggers * count)
+            copies = data.subset(order[:count])
             for _ in range(triggers):
                 data = data.join(copies)
-            shares = [
-                torch.arange(first + n * count, first + (n + 1) * count) for n in range(triggers)
-            ]
         else:
             count = min(count, len(data) // triggers)
-            shares = [order[n * count : (n + 1) * count] for n in range(triggers)]
-        return data, [
-            torch.zeros(len(data), dtype=torch.bool).index_fill(0, share, True) for share in shares
-        ]
+            places = order
+        carriers: list[Tensor] = []
+        for number in range(triggers):
+            share = places[number * count : (number + 1) * count]
+            carrying = torch.zeros(len(data), dtype=torch.bool)
+            carriers.append(carrying.index_fill(0, share, True))
+        return data, carriers

@@ -1,4 +1,4 @@
-"""What submodules of a network put out while it runs."""
+"""Outputs of a network's submodules while it runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """The latest outputs of the named submodules, while the context lasts."""
+    """Keep the latest outputs of the named submodules, while the context lasts."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
@@ -20,7 +20,10 @@ def watched(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Tensor
 
         return hook
 
-    handles = [model.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    handles = []
+    for name in names:
+        module = model.get_submodule(name)
+        handles.append(module.register_forward_hook(keep(name)))
     try:
         yield seen
     finally:

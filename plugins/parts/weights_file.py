@@ -1,5 +1,6 @@
-"""Tensors from a file that somebody else wrote: safetensors, NumPy's .npz, or a torch checkpoint
-without code in it.
+"""Tensors from a file that somebody else wrote, read without running code from it.
+
+It is safetensors, NumPy's .npz, or a torch checkpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,67 +27,71 @@ COUNTER = "num_batches_tracked"
 
 
 def read_tensors(path: Path, entry: str = "") -> dict[str, Tensor]:
-    """All tensors of a file by name, on the CPU; `entry` is the dotted place of the state within a
-    torch checkpoint.
+    """Read all tensors of a file by name, to the CPU.
 
-    The format is told by the content. Raises ValueError where there are none, and for a file whose
-    content only code from it could restore: unpickling somebody's objects runs whatever they wrote.
+    `entry` is the dotted place of the state within a torch checkpoint. The format is recognised by
+    the content. Raises ValueError where there are no tensors, and for a file whose content only
+    code from it could restore: unpickling somebody's objects runs whatever they wrote.
     """
     with path.open("rb") as stream:
         start = stream.read(9)
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            if any(name.endswith(".npy") for name in archive.namelist()):
-                return _npz(path)
-    elif start[8:] == b"{":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise ValueError(
-                f"{path}: a damaged safetensors file ({error}); fetch it again"
-            ) from None
+            members = archive.namelist()
+        if any(name.endswith(".npy") for name in members):
+            return _npz(path)
+    elif start[8:] == b"{":  # after eight bytes of length, safetensors begin with JSON
+        return _safetensors(path)
     return _state(path, _checkpoint(path), entry)
 
 
 def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, Tensor]:
-    r"""The tensors under new names; each rule is a regular expression for a whole name and what
-    replaces it.
+    r"""Return the tensors under new names.
 
+    Each rule is a regular expression for a whole name, and its replacement.
     `{"module\\.(.*)": "\\1"}` takes a prefix away; an empty replacement drops the tensor. Names
     that no rule fits stay. Raises ValueError where a rule cannot be meant or fits nothing, two fit
     one name, or two tensors get one name.
     """
-    patterns = {rule: compiled(rule, new) for rule, new in rules.items()}
-    unused, made = set(rules), dict[str, str]()
-    new: dict[str, Tensor] = {}
-    for name, value in state.items():
+    patterns = {rule: compiled(rule, replacement) for rule, replacement in rules.items()}
+    unused = set(rules)
+    tensors: dict[str, Tensor] = {}
+    old_names: dict[str, str] = {}
+    for name, tensor in state.items():
         fitting = [rule for rule, pattern in patterns.items() if pattern.fullmatch(name)]
         if len(fitting) > 1:
+            several = " and ".join(repr(rule) for rule in fitting)
+            raise ValueError(f"rename: {several} both fit {name!r}; one may")
+        new = name
+        if fitting:
+            rule = fitting[0]
+            unused.discard(rule)
+            new = patterns[rule].sub(rules[rule], name, count=1)
+        if new in old_names:
             raise ValueError(
-                f"rename: {' and '.join(map(repr, fitting))} both fit {name!r}; one may"
+                f"rename: {old_names[new]!r} and {name!r} would both be called {new!r}"
             )
-        unused -= {*fitting}
-        other = patterns[fitting[0]].sub(rules[fitting[0]], name, count=1) if fitting else name
-        if other in made:
-            raise ValueError(f"rename: {made[other]!r} and {name!r} would both be called {other!r}")
-        if other:
-            new[other], made[other] = value, name
+        if new:
+            tensors[new] = tensor
+            old_names[new] = name
     if unused:
         raise ValueError(f"rename: {min(unused)!r} fits no tensor; the file has {_some(state)}")
-    return new
+    return tensors
 
 
 def in_torch_order(state: Mapping[str, Tensor], kernels: Kernels) -> dict[str, Tensor]:
-    """The tensors with `hwio` kernels as torch has them: (h, w, in, out) to (out, in, h, w), (in,
-    out) to (out, in).
+    """Bring `hwio` kernels into torch's order of axes.
+
+    That is (h, w, in, out) to (out, in, h, w), and (in, out) to (out, in).
     """
-    if kernels == "oihw":
-        return dict(state)
-    axes = {4: (3, 2, 0, 1), 2: (1, 0)}
-    return {
-        name: value.permute(axes[value.ndim]) if value.ndim in axes else value
-        for name, value in state.items()
-    }
+    tensors = dict(state)
+    if kernels == "hwio":
+        for name, tensor in state.items():
+            if tensor.ndim == 4:
+                tensors[name] = tensor.permute(3, 2, 0, 1)
+            elif tensor.ndim == 2:
+                tensors[name] = tensor.permute(1, 0)
+    return tensors
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
@@ -95,89 +100,111 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     Raises ValueError, naming tensors and shapes, unless they are those it has, dense, and all
     finite real numbers.
     """
-    if odd := [name for name, value in state.items() if not _plain(value)]:
+    odd = [name for name, tensor in state.items() if not _plain(tensor)]
+    if odd:
         raise ValueError(
-            f"{source} holds something else than finite real numbers, one for each place, in {_some(odd)}"
+            f"{source} holds something other than finite real numbers, one for each place, "
+            f"in {_some(odd)}"
         )
+    network = type(module).__name__
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{source} does not fit {network}: {reason}") from None
+    problems: list[str] = []
+    lacking = [name for name in missing if not name.endswith(COUNTER)]
+    if lacking:
+        problems.append(f"it lacks {_some(lacking)}")
+    if unexpected:
+        problems.append(f"it has {_some(unexpected)}, which the network does not")
+    if problems:
         raise ValueError(
-            f"{source} does not fit {type(module).__name__}: {' '.join(str(error).split())}"
-        ) from None
-    missing = [name for name in missing if not name.endswith(COUNTER)]
-    if missing or unexpected:
-        told = [
-            *([f"it lacks {_some(missing)}"] if missing else []),
-            *([f"it has {_some(unexpected)}, which the network does not"] if unexpected else []),
-        ]
-        hint = (
+            f"{source} does not fit {network}: {'; '.join(problems)}. "
             "say with `rename` what its tensors are called in this network, or name another model"
         )
-        raise ValueError(
-            f"{source} does not fit {type(module).__name__}: {'; '.join(told)}. {hint}"
-        )
+
+
+def _safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path}: a damaged safetensors file ({error}); fetch it again") from None
 
 
 def _npz(path: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return {name: torch.from_numpy(np.array(arrays[name])) for name in arrays.files}
+            for name in arrays.files:
+                array = np.array(arrays[name])
+                tensors[name] = torch.from_numpy(array)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"{path}: a damaged .npz file ({error}); fetch it again") from None
     except (ValueError, TypeError) as error:
-        told = str(error).rstrip(".")
+        reason = str(error).rstrip(".")
         raise ValueError(
-            f"{path}: {told}. Wanted: arrays of plain numbers, which need no unpickling"
+            f"{path}: {reason}. Expected: arrays of plain numbers, which need no unpickling"
         ) from None
+    return tensors
 
 
 def _checkpoint(path: Path) -> Any:
-    """What `torch.save` wrote, read without running code."""
+    """Read what `torch.save` wrote, without running code."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of what is refused below
+            warnings.simplefilter("ignore")  # of content that is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        what = (
-            f"the object {named[1]}"
-            if named
-            else "a TorchScript program"
-            if "TorchScript" in str(error)
-            else None
-        )
-    if what is None:
+        reason = str(error)
+    refused = re.search(r"GLOBAL (\S+)", reason)
+    if refused:
+        content = f"the object {refused[1]}"
+    elif "TorchScript" in reason:
+        content = "a TorchScript program"
+    else:
         raise ValueError(
-            f"{path} is no safetensors file, no .npz and nothing that torch.save wrote, or it is damaged. Wanted: one "
-            "of these; a plain pickle is not read, because that would run whatever code it holds"
+            f"{path} is no safetensors file, no .npz and nothing that torch.save wrote, "
+            "or it is damaged. Expected: one of these; a plain pickle is not read, "
+            "because that would run whatever code it holds"
         )
     raise ValueError(
-        f"{path} holds {what}, which only code could restore, and code in a victim's file is not run here. Wanted: "
-        "safetensors, .npz, or torch.save(model.state_dict(), path), written by whoever trusts the file"
+        f"{path} holds {content}, which only code could restore, "
+        "and code in a victim's file is not run here. Expected: safetensors, .npz, "
+        "or torch.save(model.state_dict(), path), written by whoever trusts the file"
     )
 
 
-def _state(path: Path, found: Any, entry: str) -> dict[str, Tensor]:
-    """The mapping of names to tensors within a checkpoint."""
-    for word in filter(None, entry.split(".")):
-        if not isinstance(found, Mapping) or word not in found:
-            raise ValueError(f"{path} has no entry {entry!r}; there is {_inside(found)}")
-        found = found[word]
-    if not isinstance(found, Mapping):
+def _state(path: Path, content: Any, entry: str) -> dict[str, Tensor]:
+    """Find the mapping of names to tensors within a checkpoint."""
+    for word in entry.split("."):
+        if not word:
+            continue
+        if not isinstance(content, Mapping) or word not in content:
+            raise ValueError(f"{path} has no entry {entry!r}; there is {_inside(content)}")
+        content = content[word]
+    if not isinstance(content, Mapping):
         raise ValueError(
-            f"{path} holds {_inside(found)}, not tensors by name: save model.state_dict()"
+            f"{path} holds {_inside(content)}, not tensors by name: save model.state_dict()"
         )
-    if others := [str(name) for name, value in found.items() if not isinstance(value, Tensor)]:
+    tensors: dict[str, Tensor] = {}
+    others: list[str] = []
+    for name, value in content.items():
+        if isinstance(value, Tensor):
+            tensors[str(name)] = value
+        else:
+            others.append(str(name))
+    if others:
         raise ValueError(
             f'{path} holds more than a state ({_some(others)}): say which part it is, entry = "..."'
         )
-    return {str(name): value for name, value in found.items()}
+    return tensors
 
 
 def compiled(rule: str, new: str = "") -> re.Pattern[str]:
-    """A rule of `renamed`. Raises ValueError where it is no regular expression, or lacks groups
-    that `new` names.
+    """Compile a rule of `renamed`.
+
+    Raises ValueError where it is no regular expression, or lacks groups that `new` names.
     """
     try:
         pattern = re.compile(rule)
@@ -190,18 +217,25 @@ def compiled(rule: str, new: str = "") -> re.Pattern[str]:
     return pattern
 
 
-def _plain(value: Tensor) -> bool:
-    """Whether a tensor is dense, real and finite."""
-    if value.layout != torch.strided or value.is_quantized or value.is_complex():
+def _plain(tensor: Tensor) -> bool:
+    """Tell whether a tensor is dense, real and finite."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
         return False
-    return bool(value.isfinite().all())
+    return bool(tensor.isfinite().all())
 
 
-def _inside(found: Any) -> str:
-    return _some(map(str, found)) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+def _inside(content: Any) -> str:
+    """Describe a part of a checkpoint."""
+    if isinstance(content, Mapping):
+        return _some(str(name) for name in content)
+    return f"a {type(content).__name__}"
 
 
-def _some(names: Any, most: int = 6) -> str:
-    listed = list(names)
-    more = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return (", ".join(listed[:most]) or "nothing") + more
+def _some(names: Iterable[str], most: int = 6) -> str:
+    """List the first names, and count the others."""
+    everything = list(names)
+    listed = ", ".join(everything[:most]) or "nothing"
+    others = len(everything) - most
+    if others > 0:
+        return f"{listed} and {others} more"
+    return listed

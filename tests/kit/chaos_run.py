@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.outcomes import Outcome
-from harness.run.execute import Options, execute
+from harness.run.execute import execute
+from harness.run.state import Options
 from harness.store.objects import Manifest, Store
 from tests.kit.engine_stages import ENTRY, Plan
 

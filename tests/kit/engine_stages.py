@@ -18,7 +18,8 @@ from typing import Any
 
 from harness.errors import Incompatible
 from harness.outcomes import Outcome
-from harness.stages import Input, Stage
+from harness.stages.stage import Input, Stage
+from tests.kit.payloads import AnyPayload
 
 ENTRY = "tests.kit.engine_stages:main"
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -44,7 +45,8 @@ def make(
     inputs = tuple(Input(f"role{number}", parent, ("*",)) for number, parent in enumerate(parents))
     spec = {"name": name, "inputs": list(parents)}
     key = hashlib.sha256(json.dumps(spec).encode()).hexdigest()
-    return Stage(kind, key, name, spec, {}, inputs, {"name": name, **payload}, guarded)
+    told = AnyPayload(kind, {"name": name, **payload})
+    return Stage(kind, key, name, spec, {}, inputs, told, guarded)
 
 
 def main(task: Mapping[str, Any]) -> None:

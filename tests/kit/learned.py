@@ -147,13 +147,16 @@ def backdoored(model: Model | None = None, epochs: int = 20) -> nn.Module:
 
 
 def judged(net: nn.Module) -> tuple[float, float]:
-    """Accuracy on new pictures, and the share of those of other classes that stamped go to class 0."""
+    """Return the accuracy on new pictures, and the share of those of other classes that go to class
+    0 when they are stamped.
+    """
     test = pictures(150)
     assert test.labels is not None
-    clean, fooled = predict(net, test.images)[0], predict(net, stamped(test))[0]
-    return float((clean == test.labels).float().mean()), float(
-        (fooled[test.labels != 0] == 0).float().mean()
-    )
+    clean, _ = predict(net, test.images)
+    fooled, _ = predict(net, stamped(test))
+    others = test.labels != 0
+    accuracy = float((clean == test.labels).float().mean())
+    return accuracy, float((fooled[others] == 0).float().mean())
 
 
 def crafting(

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from harness.registry import ask as inquiry
+from harness.registry.ask import read_reply
 from tests.kit.places import ROOT
 
 ANSWERS = """
@@ -42,11 +42,9 @@ def answering(*path: object) -> Iterator[None]:
             return []
         print(json.dumps(list(questions)), file=asking, flush=True)
         replies = json.loads(answers.readline())
-        return [
-            reply["ok"] if "ok" in reply else inquiry._trouble(reply["error"]) for reply in replies
-        ]
+        return [read_reply(reply) for reply in replies]
 
     with child, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.registry.resolve.ask", ask)
+        patch.setattr("harness.registry.ask.ask", ask)
         yield
         asking.close()

@@ -201,8 +201,10 @@ class Playing(TorchDispatchMode):
             return
         if func in INDEXING:
             if not isinstance(args[0], Far):
-                where = "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
-                raise RuntimeError(f"{where} ({func})")
+                raise RuntimeError(
+                    "indices should be either on cpu or on the same device as the indexed tensor "
+                    f"(cpu) ({func})"
+                )
             here = [
                 item for item in args[2:3] if isinstance(item, Tensor) and not isinstance(item, Far)
             ]
@@ -214,8 +216,10 @@ class Playing(TorchDispatchMode):
         ]
         if wrong:
             seen = ", ".join(str(tuple(item.shape)) for item in wrong)
-            told = "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
-            raise RuntimeError(f"{told} ({func}; on the CPU: {seen})")
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least two devices, "
+                f"cuda:0 and cpu! ({func}; on the CPU: {seen})"
+            )
 
     def _wait(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], there: bool) -> None:
         """Tell that the host waits, in debug mode; raise it while recording."""

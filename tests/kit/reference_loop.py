@@ -215,7 +215,9 @@ class Compared:
 
     @property
     def alike(self) -> bool:
-        """Stricter than a t-test of five against five at 5 %, which asks for 1.46 times the noise."""
+        """True where means differ by no more than the noise: stricter than a t-test of five against
+        five at 5 %, which asks for 1.46 times the noise.
+        """
         return self.apart <= max(self.noise, self.floor)
 
 

@@ -1,4 +1,6 @@
-"""Grids, plans and stores made by hand: results and reports without a component, a child or torch."""
+"""Grids, plans and stores made by hand: results and reports without a component, a child or
+torch.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,22 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from harness import grid, keys
+from harness.access.context import Coordinates
+from harness.components import AnyFacts, MetricFacts, PartFacts, Task
+from harness.components.spec import ComponentSpec
 from harness.grid import Cell
-from harness.plan.plan import Plan, PlannedCell, Want
+from harness.plan.cells import PlannedCell, Want
+from harness.plan.plan import Plan
 from harness.registry.resolved import Resolved
-from harness.stages import Input, Stage
+from harness.stages.payloads import ContextSpec, DefendPayload, Payload, Structure
+from harness.stages.stage import Input, Stage
 from harness.store.objects import Store
+from tests.kit.payloads import AnyPayload
 
+NETWORK = Structure(ComponentSpec("nowhere:cnn"))
+CONTEXT = ContextSpec(
+    Task("signs", 10, 16, 16, 3, 1000), Coordinates(0, "signs", "defend", "by hand")
+)
 ENVIRONMENT = {"device": "cpu", "threads": 1, "packages": {"torch": "2.11.0"}}
 
 GRID = """
@@ -42,30 +54,40 @@ name = "asr"
 
 
 def resolved(
-    kind: str, name: str, params: Mapping[str, Any] | None = None, **facts: Any
+    kind: str,
+    name: str,
+    params: Mapping[str, Any] | None = None,
+    unit: str = "%",
+    combines: bool = False,
 ) -> Resolved:
-    """A component that nobody registered."""
+    """A component that nobody registered. Only the facts of metrics are real: `unit` and
+    `combines`.
+    """
     params = dict(params or {})
-    facts = {"unit": "%", "combines": False, **facts} if kind == "metric" else facts
-    told = {
-        "target": f"nowhere:{name}",
-        "distribution": "handmade",
-        "dist_version": "1.0",
-        "version": 1,
-    }
-    rest = {
-        "needs": [],
-        "seeded": True,
-        "recipe": None,
-        "checks": False,
-        "summary": "",
-        "citation": "",
-        "presets": [],
-    }
+    facts: AnyFacts = PartFacts()
+    if kind == "metric":
+        facts = MetricFacts(unit=unit, higher_is_better=None, combines=combines, measured=False)
     return Resolved(
-        kind=kind, name=name, params=params, identity=params, changed={}, uses={}, code={name: "r1"}, facts=facts,
-        **told, **rest,
-    )  # fmt: skip
+        kind=kind,
+        name=name,
+        target=f"nowhere:{name}",
+        distribution="handmade",
+        dist_version="1.0",
+        version=1,
+        params=params,
+        identity=params,
+        changed={},
+        uses={},
+        code={name: "r1"},
+        needs=[],
+        seeded=True,
+        recipe=None,
+        facts=facts,
+        checks=False,
+        summary="",
+        citation="",
+        presets=[],
+    )
 
 
 @dataclass
@@ -101,10 +123,17 @@ class Hand:
         params = {**self.params.get(entry.base, {}), **entry.params}
         if entry.kind != "metric":
             return resolved(entry.kind, entry.name, params)
-        facts = {"unit": self.units.get(entry.base, "%"), "combines": entry.base in self.combining}
-        return resolved(entry.kind, entry.name, params, **facts)
+        unit = self.units.get(entry.base, "%")
+        return resolved(entry.kind, entry.name, params, unit, entry.base in self.combining)
 
-    def stage(self, kind: str, title: str, inputs: Sequence[Input] = (), **more: Any) -> str:
+    def stage(
+        self,
+        kind: str,
+        title: str,
+        inputs: Sequence[Input] = (),
+        payload: Payload | None = None,
+        **more: Any,
+    ) -> str:
         spec = {
             "stage": kind,
             "title": title,
@@ -118,7 +147,7 @@ class Hand:
             spec,
             {"source": "r1"},
             tuple(inputs),
-            more.get("payload", {}),
+            payload or AnyPayload(kind),
         )
         return self.stages.setdefault(stage.key, stage).key
 
@@ -130,23 +159,30 @@ class Hand:
         for entry in cell.chain:
             if entry.name == "none":
                 continue
-            spec = {"seed": {"replicate": cell.defense_seed, "dataset": "signs"}}
+            seed = {"replicate": cell.defense_seed, "dataset": "signs"}
             choices = {"count": 500, "labelled": True, "split": "pool"}
-            grant = self.stage("grant", f"grant {cell.defense_seed}", choices=choices, **spec)
+            grant = self.stage("grant", f"grant {cell.defense_seed}", choices=choices, seed=seed)
             inputs = (Input("victim", last, ("*",)), Input("clean", grant, ("*",)))
-            payload = {"component": self.components[entry].body}
+            payload = DefendPayload(
+                component=self.components[entry].body,
+                context=CONTEXT,
+                granted=(),
+                structure=NETWORK,
+                defended_structure=NETWORK,
+                attack=None,
+            )
             title = f"defend {entry.label} {trio} {cell.victim_seed}.{cell.defense_seed}"
             last = defended = self.stage("defend", title, inputs, payload=payload)
         score = self.stage("score", f"score {cell.name}", (Input("model", last, ("*",)),))
         wants = tuple(
             Want(metric.label, self.components[metric], score) for metric in self.grid.metrics
         )
-        established = (
-            {"asr": (self._undefended(trio, cell, victim), self.bound)} if self.bound else {}
-        )
+        established = {}
+        if self.bound:
+            established["asr"] = (self._undefended(trio, cell, victim), self.bound)
         marks = self.marks.get(cell.defense.base, ())
         return PlannedCell(
-            cell, components, {"epochs": 8}, victim, defended, wants, marks, cast(Any, established)
+            cell, components, {"epochs": 8}, victim, defended, wants, marks, established
         )
 
     def _undefended(self, trio: str, cell: Cell, victim: str) -> str:
@@ -171,15 +207,14 @@ class Hand:
 
     def score(self, cell: str, **numbers: Any) -> None:
         """The rows of a cell such as `badnets/ft/0.0`; a metric's several numbers as a dict."""
-        rows = {
-            name: value if isinstance(value, dict) else {"": value}
-            for name, value in numbers.items()
-        }
+        rows = {}
+        for name, value in numbers.items():
+            rows[name] = value if isinstance(value, dict) else {"": value}
         self.commit(self.key(f"score signs/cnn/{cell}"), {"rows.json": rows})
 
     def defend(self, title: str, **result: Any) -> None:
-        told = {"flagged": None, "score": None, "record": {"seconds": 1.0, "images": 5.0}}
-        self.commit(self.key(title), {"result.json": {**told, **result}})
+        usual = {"flagged": None, "score": None, "record": {"seconds": 1.0, "images": 5.0}}
+        self.commit(self.key(title), {"result.json": {**usual, **result}})
 
     def fail(self, title: str, message: str, status: str = "error") -> None:
         log = self.folder / "log.txt"

@@ -5,6 +5,7 @@ public is missing.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import inspect
 import re
@@ -17,15 +18,16 @@ from types import ModuleType
 
 import pytest
 
-import harness
 from harness import grid
 from harness.cli import parser
 from harness.cli.list_ import rows_of
-from harness.components import BY_KIND, RESERVED
+from harness.components import BY_KIND
+from harness.doors import DOORS
 from harness.errors import BenchError
 from harness.registry.discovery import discover
 from harness.registry.memo import Memo
 from harness.registry.names import Registry
+from harness.vocabulary import KINDS
 from tests.kit.places import ROOT
 
 PAGES = [
@@ -85,7 +87,12 @@ GRIDS = [block for block in TOML if "project" not in tomllib.loads(block.text)]
 AXES = {"dataset", "model", "attack", "defense", "metric"}
 COMPLETE = [block for block in GRIDS if tomllib.loads(block.text).keys() >= AXES]
 PYTHON = [block for block in BLOCKS if block.language == "python"]
-README = [block for block in PYTHON if block.page.name == "README.md"]
+MODULE = re.compile(r"# (\w+)\.py\b")
+"""The first line of a block that is a module of its own."""
+PACKAGE = [
+    block for block in PYTHON if block.page.name == "plugins.md" and MODULE.match(block.text)
+]
+"""The modules of the complete package in docs/plugins.md."""
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +111,32 @@ def page(name: str) -> str:
 
 def named(text: str) -> set[str]:
     """Every word within backticks of a page."""
-    return set(re.findall(r"[\w-]+", " ".join(re.findall(r"`([^`\n]+)`", text))))
+    return set(re.findall(r"[\w-]+", " ".join(spans(text))))
+
+
+def spans(text: str) -> list[str]:
+    """What stands within backticks on a page."""
+    return re.findall(r"`([^`\n]+)`", text)
+
+
+def section(text: str, title: str) -> str:
+    """The text under a heading, up to the next heading of its level or above."""
+    (heading,) = re.finditer(rf"^(#+) {re.escape(title)}$", text, re.MULTILINE)
+    level = len(heading[1])
+    following = re.compile(rf"^#{{1,{level}}} ", re.MULTILINE)
+    return following.split(text[heading.end() :])[0]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of each row of the tables in a text, without their heads."""
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    ruled = [set("".join(row)) == {"-"} for row in rows]
+    heads = [*ruled[1:], False]
+    return [row for row, rule, head in zip(rows, ruled, heads, strict=True) if not (rule or head)]
 
 
 # --- grids ----------------------------------------------------------------------------------------
@@ -157,14 +189,15 @@ def test_every_grid_that_ships_can_be_read(path: Path) -> None:
 
 
 def test_every_key_of_a_grid_is_described() -> None:
-    from harness.grid import checks
+    from harness.grid.axes import SEED_AXES
     from harness.grid.blocks import _KEYS as BLOCK
+    from harness.grid.fields import GRANTS
     from harness.grid.files import TOP
     from harness.grid.tables import _KEYS as TABLE_KEYS
-    from harness.grid.tables import _SEEDS
     from harness.learn.recipes import Recipe
+    from harness.vocabulary import RESERVED
 
-    wanted = {*TOP, *RESERVED, *BLOCK, *TABLE_KEYS, *_SEEDS, *checks.GRANTS, *Recipe.model_fields}
+    wanted = {*TOP, *RESERVED, *BLOCK, *TABLE_KEYS, *SEED_AXES, *GRANTS, *Recipe.model_fields}
     wanted |= {*BY_KIND["dataset"].model_fields, *BY_KIND["model"].model_fields}
     assert wanted - named(page("docs/grid.md")) == set()
 
@@ -173,16 +206,19 @@ def test_every_key_of_a_grid_is_described() -> None:
 
 
 @pytest.fixture
-def readme_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """The modules of the README, written to files; the one that registers is imported."""
-    names = [block.text.partition(".py")[0].removeprefix("# ") for block in README]
-    for name, block in zip(names, README, strict=True):
-        (tmp_path / f"{name}.py").write_text(block.text)
+def complete_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """The modules of the guide's package, written to files; the one that registers is imported."""
+    names = []
+    for block in PACKAGE:
+        name = MODULE.match(block.text)
+        assert name
+        names.append(name[1])
+        (tmp_path / f"{name[1]}.py").write_text(block.text)
     monkeypatch.syspath_prepend(str(tmp_path))
     (project,) = [
         tomllib.loads(block.text)
         for block in TOML
-        if block.page.name == "README.md" and block not in GRIDS
+        if block.page.name == "plugins.md" and block not in GRIDS
     ]
     assert sorted(project["tool"]["setuptools"]["py-modules"]) == sorted(names)
     (entry,) = project["project"]["entry-points"]["bench.plugins"].values()
@@ -193,21 +229,21 @@ def readme_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[M
             sys.modules.pop(name, None)
 
 
-def test_the_plugin_of_the_readme_registers_a_sound_defense(readme_plugin: ModuleType) -> None:
+def test_the_package_of_the_guide_registers_a_sound_defense(complete_package: ModuleType) -> None:
     from harness.introspect.classes import load
     from harness.introspect.register import Register
 
     collected = Register()
-    readme_plugin.bench_register(collected)
+    complete_package.bench_register(collected)
     assert "my_clp" not in sys.modules, "listing plugins must not import what they bring"
     (entry,) = collected.components
-    assert f'name = "{entry["name"]}"' in page("README.md")
+    assert f'name = "{entry["name"]}"' in page("docs/plugins.md")
     component = load(entry["kind"], entry["target"])
     assert component.model_validate_json('{"u": 2.5}').u == 2.5  # type: ignore[attr-defined]
     assert all(field.description for field in component.model_fields.values())
 
 
-def test_the_defense_of_the_readme_prunes(readme_plugin: ModuleType) -> None:
+def test_the_defense_of_the_package_prunes(complete_package: ModuleType) -> None:
     import torch
     from torch import nn
 
@@ -224,10 +260,10 @@ def test_the_defense_of_the_readme_prunes(readme_plugin: ModuleType) -> None:
     assert net[1].weight[5] == 0
 
 
-def test_the_defense_of_the_readme_is_that_of_the_examples() -> None:
+def test_the_defense_of_the_package_is_that_of_the_examples() -> None:
     example = page("examples/doorbench-example/doorbench_example/clp.py")
     known = {line.strip() for line in example.splitlines()}
-    code = README[0].text.partition("class ")[2]
+    code = PACKAGE[0].text.partition("class ")[2]
     assert [line for line in f"class {code}".splitlines() if line.strip() not in known] == []
 
 
@@ -264,13 +300,56 @@ def test_every_project_file_in_the_documentation_names_the_entry_point() -> None
 # --- nothing public is missing --------------------------------------------------------------------
 
 
-def test_every_public_name_is_in_the_guide() -> None:
-    assert set(harness.__all__) - named(page("docs/plugins.md")) == set()
+@pytest.mark.parametrize("door", DOORS)
+def test_every_public_name_is_in_the_guide(door: str) -> None:
+    public = set(importlib.import_module(door).__all__)
+    assert public - {"__version__"} == set(DOORS[door])
+    assert public - named(page("docs/plugins.md")) == set()
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_the_guide_has_a_table_of_each_front_door(door: str) -> None:
+    rows = table_rows(section(page("docs/plugins.md"), f"`{door}`"))
+    described = [name for names, *_ in rows for name in spans(names)]
+    assert sorted(described) == sorted(importlib.import_module(door).__all__)
+    assert all(meaning for _, meaning in rows)
+
+
+def imports(code: str) -> Iterator[tuple[str, list[str]]]:
+    """Each module that some code imports, also in functions and for types, with the names."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or ""), [alias.name for alias in node.names]
+
+
+def wrong_doors(code: str) -> list[str]:
+    """What some code imports of the host otherwise than from its front doors."""
+    return [
+        f"{module}: {', '.join(names)}"
+        for module, names in imports(code)
+        if module.partition(".")[0] == "harness"
+        and not (module in DOORS and set(names) <= {*DOORS[module], "__version__"})
+    ]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_in_the_documentation_uses_the_front_doors(block: Block) -> None:
+    assert wrong_doors(block.text) == []
+
+
+def test_plugins_and_the_example_use_the_front_doors() -> None:
+    files = [*ROOT.glob("plugins/**/*.py"), *ROOT.glob("examples/**/*.py")]
+    assert len(files) > 100
+    wrong = {path: wrong_doors(path.read_text(encoding="utf-8")) for path in files}
+    assert {path: found for path, found in wrong.items() if found} == {}
 
 
 def test_every_hook_is_in_the_guide() -> None:
     from harness import hookspecs
-    from harness.learn.training import Batch, Extra, History, Hooks
+    from harness.learn.hooks import Batch, Extra, Hooks
+    from harness.learn.training import History
 
     guide = page("docs/plugins.md")
     members = {member.name for one in (Batch, Extra, History, Hooks) for member in fields(one)}
@@ -317,14 +396,31 @@ def verbs() -> dict[str, argparse.ArgumentParser]:
 
 
 @pytest.mark.parametrize("verb", sorted(verbs()))
-def test_every_verb_and_option_is_in_the_readme(verb: str) -> None:
-    readme = page("README.md")
-    assert f"`bench {verb}" in readme
+def test_every_verb_is_in_the_readme_and_with_its_options_in_the_reference(verb: str) -> None:
+    reference = page("docs/commands.md")
+    assert f"`bench {verb}" in page("README.md")
+    assert f"`bench {verb}" in reference
     options = {name for action in verbs()[verb]._actions for name in action.option_strings} - {"-h"}
-    assert {name for name in options if not re.search(rf"`[^`\n]*{name}\b", readme)} == set()
+    assert {name for name in options if not re.search(rf"`[^`\n]*{name}\b", reference)} == set()
 
 
-def test_the_readme_names_no_option_that_there_is_not() -> None:
+def test_each_option_is_described_for_the_verbs_that_have_it() -> None:
+    described = {
+        (verb, option.split()[0])
+        for names, of, _ in table_rows(section(page("docs/commands.md"), "Options"))
+        for verb in of.split(", ")
+        for option in spans(names)
+    }
+    there = {
+        (verb, option)
+        for verb, verb_parser in verbs().items()
+        for action in verb_parser._actions
+        for option in action.option_strings
+    }
+    assert described == {(verb, option) for verb, option in there if option not in ("-h", "--help")}
+
+
+def test_the_pages_name_no_option_that_there_is_not() -> None:
     known = {
         name
         for verb in verbs().values()
@@ -332,13 +428,12 @@ def test_the_readme_names_no_option_that_there_is_not() -> None:
         for name in action.option_strings
     }
     known |= {"--version"}
-    pages = " ".join(page(name) for name in ("README.md", "docs/grid.md", "docs/store.md"))
-    assert (
-        set(re.findall(r"(?<![\w-])--[a-z]+", " ".join(re.findall(r"`([^`\n]+)`", pages)))) <= known
-    )
+    names = ("README.md", "docs/commands.md", "docs/grid.md", "docs/store.md")
+    pages = " ".join(page(name) for name in names)
+    assert set(re.findall(r"(?<![\w-])--[a-z]+", " ".join(spans(pages)))) <= known
 
 
-def test_every_exit_code_is_in_the_guide() -> None:
+def test_every_exit_code_is_in_the_reference() -> None:
     from harness import cli, errors
 
     classes = [
@@ -350,25 +445,120 @@ def test_every_exit_code_is_in_the_guide() -> None:
         cli.TERMINATED,
         cli.PIPE_CLOSED,
     }
-    table = page("docs/plugins.md").partition("## Exit codes")[2].partition("## ")[0]
-    listed = {
-        int(code)
-        for row in re.findall(r"^\| ([\d, ]+) \|", table, re.MULTILINE)
-        for code in row.split(",")
-    }
+    table = table_rows(section(page("docs/commands.md"), "Exit codes"))
+    listed = {int(code) for numbers, _ in table for code in numbers.split(",")}
     assert codes | {0, 1, 3} == listed
 
 
-def test_the_box_holds_what_the_readme_says(memo: Memo, registry: Registry) -> None:
-    box = page("README.md").partition("## In the box")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| (\w+)s \| (.*) \|$", box, re.MULTILINE)
-    told = {(kind, name) for kind, names in rows for name in re.findall(r"`(.+?)`", names)}
+def test_the_box_holds_what_the_list_of_methods_says(memo: Memo, registry: Registry) -> None:
+    told = set()
+    for kind in (*KINDS, "recipe"):
+        for names, meaning in table_rows(section(page("docs/methods.md"), f"{kind.title()}s")):
+            assert meaning
+            for name in spans(names):
+                assert (kind, name) not in told, "it is listed twice"
+                told.add((kind, name))
     there = {
         (row["kind"], row["name"])
         for row in rows_of(registry, None, memo)
         if row["distribution"] == "doorbench"
     }
     assert told == {(kind, name) for kind, name in there if kind != "plugin"}
+
+
+# --- the map of the code --------------------------------------------------------------------------
+
+
+DESCRIBED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+"""The pages that speak of the code as it is; the changelog speaks of the past, too."""
+PACKAGES = ("harness", "plugins", "tests")
+
+
+@pytest.mark.parametrize("path", DESCRIBED, ids=lambda path: path.name)
+def test_paths_in_the_documentation_lead_to_files(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    named_paths = {
+        # `<room>` stands for any, and a folder may have its slash.
+        found.rstrip("./")
+        for found in re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})/[\w./-]*", text)
+    }
+    # The map names modules of the host within its rooms: `grid/files.py`.
+    inside = set(re.findall(r"`([a-z_]+/[\w/]+\.py)`", text))
+    lost = {name for name in named_paths if not (ROOT / name).exists()}
+    lost |= {
+        name
+        for name in inside
+        if not ((ROOT / name).is_file() or (ROOT / "harness" / name).is_file())
+    }
+    assert lost == set()
+
+
+@pytest.mark.parametrize("path", DESCRIBED, ids=lambda path: path.name)
+def test_dotted_names_in_the_documentation_lead_to_modules(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    dotted = set(re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+", text))
+    assert {name for name in dotted if not leads_somewhere(name)} == set()
+
+
+def leads_somewhere(dotted: str) -> bool:
+    """Tell whether this is a module of ours, or a name in one."""
+    path = ROOT / dotted.replace(".", "/")
+    if path.is_dir() or path.with_suffix(".py").is_file():
+        return True
+    module, _, name = dotted.rpartition(".")
+    return leads_somewhere(module) and hasattr(importlib.import_module(module), name)
+
+
+def rooms() -> dict[str, set[str]]:
+    """The modules of each room of the host, by folder; "harness/" for those outside any."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "harness").glob("**/*.py"):
+        folder = path.parent.name + "/"
+        found.setdefault(folder, set())
+        if not path.name.startswith("__"):
+            found[folder].add(path.stem)
+    return found
+
+
+def test_the_map_has_every_room_and_module() -> None:
+    table = {
+        spans(room)[0]: set(spans(modules))
+        for room, _, modules in table_rows(section(page("docs/architecture.md"), "Rooms"))
+    }
+    there = rooms()
+    assert table.keys() == there.keys()
+    assert {room: there[room] - table[room] for room in there if there[room] - table[room]} == {}
+
+
+def test_the_map_draws_the_layers_that_lint_checks() -> None:
+    project = tomllib.loads(page("pyproject.toml"))
+    (layers,) = [
+        contract["layers"]
+        for contract in project["tool"]["importlinter"]["contracts"]
+        if contract["type"] == "layers"
+    ]
+    checked = [sorted(re.findall(r"harness\.(\w+)", layer)) for layer in layers]
+    (drawn,) = [
+        [sorted(line.split()) for line in block.text.splitlines()]
+        for block in BLOCKS
+        if block.page.name == "architecture.md" and block.text.startswith("cli\n")
+    ]
+    assert drawn == checked
+    assert {name for layer in checked for name in layer} == {
+        path.stem for path in (ROOT / "harness").iterdir() if path.suffix == ".py" or path.is_dir()
+    } - {"__init__", "__pycache__"}
+
+
+def test_the_readme_fits_and_leads_to_every_page() -> None:
+    readme = page("README.md")
+    assert len(readme.splitlines()) <= 200
+    for path in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{path.name})" in readme
+
+
+def test_the_glossary_is_in_order_and_has_a_word_once() -> None:
+    words = [word.lower() for word, _ in table_rows(page("docs/glossary.md"))]
+    assert words == sorted(set(words))
 
 
 # --- links and files ------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Defenses that break the rules: their own cells fail, with a reason and a log, and nobody else's."""
+"""Defenses that break the rules: their own cells fail, with a reason and a log, and no others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HARMS = {
     "empty": "neither a model nor a verdict",
     "nan-model": "not finite",
     "wrong-shape": "(8, 3)",
-    "nan-record": "a finite number is wanted",
+    "nan-record": "a finite number is expected",
     "strange-suspects": "training-set",
     "hidden-state": "inner.",
     "training-set": "'training-set' was not declared",

@@ -23,17 +23,18 @@ from torch import Tensor, nn
 
 from harness import Task
 from harness.components import Model, load_component
+from harness.components.spec import ComponentSpec
 from harness.learn.device import seeded_build
+from harness.learn.hooks import Batch, Hooks
 from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
 from harness.learn.stepping import WAITED, CUDARecorder, waits
-from harness.learn.training import Batch, History, Hooks, fit
-from tests.harness.learn.test_stepping import LONG
-from tests.harness.learn.test_training import network, pictures, streams
+from harness.learn.training import History, fit
 from tests.kit.fake_plugins import boxed
 from tests.kit.places import ROOT
 from tests.kit.played_gpu import Far, playing, rounding
+from tests.kit.training import LONG, network, pictures, streams
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -376,9 +377,14 @@ def test_the_host_waits_once_an_epoch(recipe: Recipe, place: str | None, steppin
         hooks = Hooks(**({place: hook} if place else {}))
         with waits() as places:
             fit(
-                network(), DATA, recipe.replace(epochs=epochs), generator=streams, hooks=hooks, device="cuda",
+                network(),
+                DATA,
+                recipe.replace(epochs=epochs),
+                generator=streams,
+                hooks=hooks,
+                device="cuda",
                 stepping=stepping,
-            )  # fmt: skip
+            )
         return Counter(places)
 
     with playing():
@@ -425,7 +431,7 @@ def test_every_network_is_recorded_and_learns_what_it_does_on_the_cpu(name: str)
     """Three steps one by one, one recorded and replayed, one replayed; with dropout, what the GPU
     does one by one.
     """
-    model = load_component({"target": boxed("model")[name], "params": SMALLER.get(name, {})})
+    model = load_component(ComponentSpec(boxed("model")[name], SMALLER.get(name, {})))
     assert isinstance(model, Model)
     task, recipe = (
         Task("noise", 10, 32, 32, 3, 20),

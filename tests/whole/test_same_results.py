@@ -9,8 +9,9 @@ import dataclasses
 import pytest
 import torch
 
+from harness.learn.hooks import Batch, Hooks
 from harness.learn.images import ImageSet
-from harness.learn.training import Batch, Hooks, fit
+from harness.learn.training import fit
 from tests.kit.reference_loop import Compared, batches, compared, signs, streams
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -43,7 +44,7 @@ def test_order_and_augmentation_are_the_same_to_the_bit(mirror: bool, before: bo
 
 
 def test_a_short_run_in_single_precision_ends_alike() -> None:
-    """Slow enough that rounding has not grown much yet, and long enough to have learned something."""
+    """Slow enough that rounding has not grown much yet, long enough to have learned something."""
     setting = dataclasses.replace(signs(train=600, test=400, epochs=4), precision="fp32", lr=0.02)
     found = compared(setting, seeds=range(1))
     assert found["ACC"].plain[0] > 15

@@ -100,7 +100,7 @@ def test_a_decoy_that_wins_the_import_is_refused(bench: Bench, unpacked: Path, d
     told = bench("list", cwd=decoy, env=surroundings(unpacked, decoy / "cache"))
     assert told.returncode == 2
     assert f"`import plugins` finds {decoy}/plugins" in told.stderr
-    assert f"the built-in methods in {unpacked}/plugins are wanted" in told.stderr
+    assert f"the built-in methods in {unpacked}/plugins are expected" in told.stderr
     assert "the decoy was imported" not in told.stderr + told.stdout
 
 
@@ -133,7 +133,10 @@ def test_an_editable_install_is_not_mistaken_for_it(
     unpacked: Path, environment: Mapping[str, str]
 ) -> None:
     """The check above means what it says only if the modules were those of the wheel."""
-    code = "import harness, plugins; print(harness.__file__, plugins.__file__, harness.__version__, sep='\\n')"
+    code = (
+        "import harness, plugins\n"
+        "print(harness.__file__, plugins.__file__, harness.__version__, sep='\\n')\n"
+    )
     told = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env={**environment, "PYTHONPATH": str(unpacked)},

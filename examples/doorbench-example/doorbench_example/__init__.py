@@ -1,5 +1,6 @@
-"""Registers what this package brings. Keep it light: it is imported to list plugins, the classes
-only to run them.
+"""Register the components of this package.
+
+Keep this module light: it is imported to list plugins, the classes only to run them.
 """
 
 from __future__ import annotations
@@ -14,6 +15,6 @@ if TYPE_CHECKING:
 
 @hookimpl
 def bench_register(register: Register) -> None:
-    """Name -> where the class is."""
+    """Register each component: its name, and the place of its class."""
     register.attack("single-pixel", "doorbench_example.single_pixel:SinglePixel")
     register.defense("clp", "doorbench_example.clp:CLP")

@@ -24,33 +24,39 @@ class CLP(Defense):
     )
 
     u: Annotated[float, Field(gt=0)] = 3.0
-    """how many standard deviations above its layer's mean a channel may be"""
+    """standard deviations above its layer's mean that a channel may be"""
 
     def defend(self, access: Access) -> Result:
-        """`access.victim()` is our own copy; the number pruned becomes a row of the results."""
+        """Prune the outliers of every layer."""
+        # our own copy
         model = access.victim()
-        pruned, conv = 0, None
+        pruned = 0
+        conv = None
         with torch.no_grad():
             for module in model.modules():
                 if isinstance(module, nn.Conv2d):
                     conv = module
-                elif (
-                    isinstance(module, nn.BatchNorm2d)
-                    and conv
-                    and conv.out_channels == module.num_features
-                ):
-                    high = outliers(conv, module, self.u)
-                    module.weight[high] = 0
-                    module.bias[high] = 0
-                    pruned += int(high.sum())
-                    conv = None
+                    continue
+                if conv is None or not isinstance(module, nn.BatchNorm2d):
+                    continue
+                if conv.out_channels != module.num_features:
+                    continue
+                high = outliers(conv, module, self.u)
+                module.weight[high] = 0
+                module.bias[high] = 0
+                pruned += int(high.sum())
+                conv = None
+        # the number pruned becomes a row of the results
         return Result(model=model, record={"channels_pruned": pruned})
 
 
 def outliers(conv: nn.Conv2d, norm: nn.BatchNorm2d, u: float) -> torch.Tensor:
-    """Which channels of a conv-BatchNorm pair to prune: a boolean for each."""
-    scale = (norm.weight / torch.sqrt(norm.get_buffer("running_var") + norm.eps)).abs()
+    """Mark the channels of a conv-BatchNorm pair to prune: a boolean for each."""
+    deviation = torch.sqrt(norm.get_buffer("running_var") + norm.eps)
+    scale = (norm.weight / deviation).abs()
     # One channel's kernel as a matrix of inputs by taps: its largest singular value bounds the
     # gain.
-    bounds: torch.Tensor = torch.linalg.matrix_norm(conv.weight.flatten(2), ord=2) * scale
+    kernels = conv.weight.flatten(2)
+    gains: torch.Tensor = torch.linalg.matrix_norm(kernels, ord=2)
+    bounds = gains * scale
     return bounds > bounds.mean() + u * bounds.std()

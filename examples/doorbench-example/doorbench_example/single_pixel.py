@@ -1,4 +1,4 @@
-"""The smallest trigger there is: one bright pixel (Gu et al. 2017, section 3)."""
+"""The smallest trigger: one bright pixel (Gu et al. 2017, section 3)."""
 
 from typing import Annotated
 
@@ -21,21 +21,22 @@ class SinglePixel(PoisoningAttack):
     """brightness, 0 black to 1 white"""
 
     def compatible(self, context: Context) -> str | None:
-        """The pixel must lie in the picture."""
-        if self.row >= context.task.height or self.column >= context.task.width:
-            size = f"{context.task.height}x{context.task.width}"
-            return f"row {self.row}, column {self.column} lies outside {size} pixels"
+        """Refuse images that the pixel lies outside of."""
+        height = context.task.height
+        width = context.task.width
+        if self.row >= height or self.column >= width:
+            return f"row {self.row}, column {self.column} lies outside {height}x{width} pixels"
         return super().compatible(context)
 
     def trigger(self, task: Task) -> nn.Module:
-        """What is stamped on images, at training and at test time."""
+        """Return the module that stamps images, at training and at test time."""
         mask = torch.zeros(1, task.height, task.width)
         mask[0, -1 - self.row, -1 - self.column] = 1
         return Pixel(mask, self.value)
 
 
 class Pixel(nn.Module):
-    """Replaces the pixels under a mask. Buffers are saved with the victim."""
+    """Bright pixels under a mask. Buffers are saved with the victim."""
 
     def __init__(self, mask: Tensor, value: float) -> None:
         super().__init__()
@@ -43,5 +44,6 @@ class Pixel(nn.Module):
         self.register_buffer("light", mask * value)
 
     def forward(self, images: Tensor) -> Tensor:
-        """[0,1] NCHW in and out."""
-        return images * (1 - self.get_buffer("mask")) + self.get_buffer("light")
+        """Stamp images: [0,1] NCHW in and out."""
+        darkened = images * (1 - self.get_buffer("mask"))
+        return darkened + self.get_buffer("light")

@@ -231,7 +231,7 @@ CASES = {
         FT,
         'name = "nad"\nteacher = 3 #!\n',
         "defense[1].teacher",
-        "a defense is wanted here",
+        "a defense is expected here",
         '{name = "...", ',
     ),
     # one thing under two names
@@ -289,7 +289,11 @@ CASES = {
         CROP, "lr = -1 #!\n", "training.lr", "-1 is not a number at least 0", "default: 0.1"
     ),
     "part of a field": Case(
-        CROP, "betas = [0.9,\n 'x'] #!\n", "training.betas[1]", '"x"', "wanted: a list of 2 numbers"
+        CROP,
+        "betas = [0.9,\n 'x'] #!\n",
+        "training.betas[1]",
+        '"x"',
+        "expected: a list of 2 numbers",
     ),
     "fields that do not go together": Case(
         CROP,
@@ -447,7 +451,10 @@ def test_all_mistakes_are_told_at_once(refused: Check, tmp_path: Path) -> None:
 
 
 def test_every_grant_that_is_too_large_is_told(refused: Check, tmp_path: Path) -> None:
-    more = '[[defense]]\nname = "ft"\nas = "b"\ngrant.clean = 70\n[[defense]]\nname = "ft"\nas = "c"\ngrant.clean = 80\n'
+    more = (
+        '[[defense]]\nname = "ft"\nas = "b"\ngrant.clean = 70\n'
+        '[[defense]]\nname = "ft"\nas = "c"\ngrant.clean = 80\n'
+    )
     (tmp_path / "grid.toml").write_text(GRID + more)
     told = refused()
     assert "b needs 70 clean images" in told

@@ -170,7 +170,8 @@ def test_the_parent_imports_no_method_and_nothing_heavy(tmp_path: Path, cache: P
     plugin(tmp_path)
     words = ["list", "list --json", "show recipe signs", "--help", "run --help", "--version"]
     text = (
-        "import sys; from harness.cli import main; codes = [main(words.split()) for words in sys.argv[1:]]; "
+        "import sys; from harness.cli import main; "
+        "codes = [main(words.split()) for words in sys.argv[1:]]; "
         "print(' '.join(sys.modules), file=sys.stderr); sys.exit(any(codes))"
     )
     done = subprocess.run(
@@ -208,7 +209,9 @@ def test_it_is_quick_once_plugins_are_known(words: list[str], bench: Any) -> Non
 
 
 def processor_seconds() -> float:
-    """What finished child processes have taken: unlike the clock, a busy machine hardly moves it."""
+    """Return what finished child processes have taken: unlike the clock, a busy machine hardly
+    moves it.
+    """
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
@@ -241,7 +244,8 @@ def test_signals_end_a_command_that_waits_for_a_plugin(
         tmp_path,
         "stuck",
         {
-            "stuck_plug": f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+            "stuck_plug": "import os, time; "
+            f"open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
         },
     )
     command = subprocess.Popen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,10 @@ from PIL import Image
 from harness import Task, grid
 from harness.cli import main
 from harness.outcomes import Outcome
+from harness.plan.attacker import victim as victim_stage
 from harness.plan.graph import Graph
-from harness.preview import panels as preview
-from harness.preview import sheet
-from harness.preview.panels import factor, label_map
-from harness.preview.sheet import Panel, Row, Section, Sheet, pixels, plain, wrapped
+from harness.preview import sheet, subjects
+from harness.preview.sheet import Sheet, factor, plain, show, wrap
 from harness.registry.discovery import discover
 from harness.registry.memo import Memo
 from harness.registry.resolve import Resolver
@@ -168,7 +167,7 @@ def opened(path: Path) -> tuple[Image.Image, dict[str, Any]]:
 def test_every_attack_is_drawn_or_told_why_not(drawn: Drawn) -> None:
     assert list(drawn.panels) == ["patch on signs", "stripes on signs", "wanet on signs"]
     assert "none on signs: skipped: it has no trigger\n" in drawn.said
-    assert "clumsy on signs: blocked: needs poison clumsy" in drawn.said
+    assert "clumsy on signs: blocked: needs poison (clumsy), which failed: it slipped" in drawn.said
     assert "it slipped" in drawn.said
     assert "preview.png: 3 of 5 drawn\n" in drawn.said
     assert drawn.code == 1
@@ -340,7 +339,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Path:
         ("badnets -k patch", 2, "-k chooses cells of a grid"),
         ("grid.toml --set size=6", 2, "--set goes with the name of an attack"),
         ("grid.toml --dataset signs", 2, "--dataset goes with the name of an attack"),
-        ("badnets --set size", 2, "KEY=VALUE is wanted"),
+        ("badnets --set size", 2, "KEY=VALUE is expected"),
         ("badnets --set size=3 --set size=6", 2, "--set cannot be read as keys of an [[attack]]"),
         ("badnets --set name=blend", 2, "the attack is named already"),
         ("badnets --images 0", 2, "--images"),
@@ -399,41 +398,38 @@ def test_the_trigger_of_a_trained_victim_is_taken_where_there_is_one(here: Path)
     cells = grid.select(read.cells, "wanet or patch")
     store = Store(here / "store")
 
-    def laid() -> tuple[Mapping[str, str], Sequence[preview.Shown], Graph]:
-        graph, found = preview.chosen(read, cells, resolver)
-        plan, found = preview.lay_out(graph, found, store, 8)
+    def laid() -> tuple[Mapping[str, str], Sequence[subjects.Subject], Graph]:
+        graph, found = subjects.choose(read, cells, resolver)
+        plan = subjects.lay_out(graph, found, store, 8)
         to_run = {
-            key: plan.stages[key].title
+            key: plan.stages[key].kind
             for key, outcome in plan.outcome.items()
             if outcome is Outcome.TO_RUN
         }
         return to_run, found, graph
 
     to_run, found, graph = laid()
-    kinds = [title.partition(" ")[0] for title in to_run.values()]
-    assert sorted(kinds) == ["data", "poison", "poison", "preview", "preview"]
-    assert [shown.trained for shown in found] == [False, False]
-    at = found[1].at
-    assert at is not None
+    assert sorted(to_run.values()) == ["data", "poison", "poison", "preview", "preview"]
+    assert [subject.trained for subject in found] == [False, False]
     (here / "made").mkdir()
     (here / "made" / "truth.json").write_text("{}")
-    victim, before = graph.victim(at).stage, found[1].stage
+    victim, before = victim_stage(graph, found[1].at).stage, found[1].stage
     store.commit(
         victim.key, here / "made", spec=victim.spec, code=victim.code, parents={}, record={}
     )
     to_run, found, _ = laid()
-    assert [title.partition(" ")[0] for title in to_run.values()].count("poison") == 1, (
-        "that of the patch"
-    )
-    assert [shown.trained for shown in found] == [False, True]
+    assert list(to_run.values()).count("poison") == 1, "that of the patch"
+    assert [subject.trained for subject in found] == [False, True]
     after = found[1].stage
     assert before is not None
     assert after is not None
     assert after.key != before.key
-    facts = {"table": [0, 0], "labels": [], "apart": {}, "training": None}
-    notes = preview.panel(found[1], facts, None).notes
+    facts = {"label_map": "every class -> 0", "notes": ["a note of the stage"], "sections": []}
+    notes = subjects.panel_of(found[1], facts)["notes"]
     assert "for small-cnn" in notes[0]
+    assert notes[0].endswith("; every class -> 0")
     assert "after training" in notes[1]
+    assert notes[2:] == ["a note of the stage"]
 
 
 # --- its parts ------------------------------------------------------------------------------------
@@ -462,6 +458,8 @@ def test_the_factor_is_the_largest_whole_one_that_cuts_nothing_off(largest: floa
     ],
 )
 def test_label_maps_in_words(table: Sequence[int], said: str) -> None:
+    from harness.stages.preview import label_map
+
     assert label_map(table) == said
 
 
@@ -470,16 +468,16 @@ def test_label_maps_in_words(table: Sequence[int], said: str) -> None:
     st.lists(st.tuples(st.integers(0, 4), st.booleans()), min_size=1, max_size=40),
     st.booleans(),
 )
-def test_columns_hold_every_class_and_both_kinds(
+def test_a_sample_holds_every_class_and_both_kinds(
     count: int, images: list[tuple[int, bool]], all_hit: bool
 ) -> None:
-    from harness.stages.preview import columns
+    from harness.stages.preview import sample
 
     labels = np.array([label for label, _ in images])
     attacked = (
         np.full(len(labels), True) if all_hit else labels % 2 == 0
     )  # whole classes are attacked or not
-    rows = columns(labels, attacked, count, np.random.default_rng(0))
+    rows = sample(labels, attacked, count, np.random.default_rng(0))
     assert len(rows) == len(set(rows.tolist())) == min(count, len(labels))
     hits = attacked[rows]
     assert sorted(hits, reverse=True) == hits.tolist(), "attacked ones first"
@@ -488,7 +486,7 @@ def test_columns_hold_every_class_and_both_kinds(
         assert not hits.all()
     for part in (labels[rows][hits], labels[rows][~hits]):
         assert sorted(part) == part.tolist()
-    assert rows.tolist() == columns(labels, attacked, count, np.random.default_rng(0)).tolist()
+    assert rows.tolist() == sample(labels, attacked, count, np.random.default_rng(0)).tolist()
 
 
 def test_training_images_need_no_rows_where_test_images_show_the_same() -> None:
@@ -505,22 +503,29 @@ def test_training_images_need_no_rows_where_test_images_show_the_same() -> None:
     trigger = attack.trigger(Task("any", 4, 8, 8, 1, 20))
     stamped, zeros = stamp(trigger, images[chosen]), torch.zeros(10, dtype=torch.int64)
 
-    def shown(pixels: torch.Tensor, labels: torch.Tensor) -> dict[str, Any] | None:
+    def added(
+        pixels: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[dict[str, Any], str, dict[str, torch.Tensor]] | None:
         poisoned = PoisonedSet(pixels, labels, chosen)
-        tensors, facts = training(attack, trigger, train, poisoned, 4, np.random.default_rng(0))
-        assert (facts is None) == (not tensors)
-        return facts
+        return training(attack, trigger, train, poisoned, 4, np.random.default_rng(0))
 
-    assert shown(stamped, zeros) is None
-    kept = shown(stamped, train.labels[chosen])
+    assert added(stamped, zeros) is None
+    kept = added(stamped, train.labels[chosen])
     assert kept is not None
-    assert kept["kept"]
-    assert (kept["count"], kept["of"], kept["beyond"]) == (10, 20, None)
-    other = shown(stamped // 2, zeros)
+    section, note, tensors = kept
+    assert note == "10 of 20 training images are poisoned, and keep their labels"
+    assert all(column.endswith(", kept") for column in section["columns"])
+    assert "stamped" not in {row["less"] for row in section["rows"]}
+    assert (tensors["poisoned"] == tensors["stamped"]).all()
+    other = added(stamped // 2, zeros)
     assert other is not None
-    assert not other["kept"]
-    assert other["beyond"]["largest"] > 100
-    assert other["given"] == [0, 0, 0, 0]
+    section, note, tensors = other
+    assert note.startswith("10 of 20 training images are poisoned; not by the trigger")
+    assert "stamped" in {row["less"] for row in section["rows"]}
+    assert (tensors["poisoned"] - tensors["stamped"]).abs().max() > 100
+    assert len(section["columns"]) == 4
+    assert all(column in ("1 -> 0", "3 -> 0") for column in section["columns"])
+    assert set(tensors) == {"original", "poisoned", "stamped"}
 
 
 def test_levels_are_whole_where_a_trigger_changes_nothing() -> None:
@@ -569,34 +574,53 @@ def test_images_of_any_size_are_drawn(
     draw = np.random.default_rng(0)
     clean = draw.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
     tensors = {"clean": clean, "triggered": clean.astype(np.float32) + 3.25}
-    rows = [Row("clean", "clean"), Row("a caption of\nseveral lines", "triggered", "clean", 10.0)]
-    panel = Panel("title", ["note " * 60], [Section("images", ["12 -> 3"] * count, rows)])
-    made = Sheet()
-    made.add(panel, tensors)
+    rows = [row("clean", "clean"), row("a caption of\nseveral lines", "triggered", "clean")]
+    section = {"title": "images", "columns": ["12 -> 3"] * count, "rows": rows}
+    made = Sheet(amplify=10.0)
+    made.add({"title": "title", "notes": ["note " * 60], "sections": [section]}, tensors)
     picture = np.asarray(made.draw())
-    for row, told in zip(rows, made.contents[0]["sections"][0]["rows"], strict=True):
-        assert told["scale"] == scale
-        for image, (x, y, wide, high) in zip(pixels(row, tensors), told["boxes"], strict=True):
+    for plan, told in zip(rows, made.contents[0]["sections"][0]["rows"], strict=True):
+        images, caption, times = show(plan, tensors, 10.0)
+        assert (told["scale"], told["caption"], told["factor"]) == (scale, caption, times)
+        for image, (x, y, wide, high) in zip(images, told["boxes"], strict=True):
             assert (wide, high) == (width * scale, height * scale)
             assert (
                 picture[y : y + high, x : x + wide] == image.repeat(scale, 0).repeat(scale, 1)
             ).all()
-    assert pixels(rows[1], tensors).max() == pixels(rows[1], tensors).min() == 32  # 32.5, to even
+    assert images.max() == images.min() == 32  # 32.5, to even
+
+
+def row(caption: str, images: str, less: str = "") -> dict[str, str]:
+    return {"caption": caption, "images": images, "less": less}
+
+
+def test_a_caption_says_what_a_factor_cuts_off() -> None:
+    tensors = {
+        "clean": np.zeros((1, 8, 8, 1), np.uint8),
+        "triggered": np.full((1, 8, 8, 1), 30.0, np.float32),
+    }
+    difference = row("difference", "triggered", "clean")
+    for amplify, times, cut in ((None, 8, False), (8.5, 8.5, False), (9.0, 9, True)):
+        images, caption, chosen = show(difference, tensors, amplify)
+        assert chosen == times
+        assert caption.startswith(f"difference x{times:g}\nat most 30 of 255 grey levels, 30 in")
+        assert caption.endswith("; cut off at white") == cut
+        assert images.max() == min(255, round(30 * times))
 
 
 def test_a_large_image_is_left_as_large_as_it_is() -> None:
     made = Sheet()
-    row = Row("clean", "clean")
+    section = {"title": "", "columns": ["0"], "rows": [row("clean", "clean")]}
     made.add(
-        Panel("title", [], [Section("", ["0"], [row])]),
+        {"title": "title", "notes": [], "sections": [section]},
         {"clean": np.zeros((1, 224, 160, 3), np.uint8)},
     )
-    assert made.contents[0]["sections"][0]["rows"][0]["boxes"][0][2:] == [160, 224]
+    assert list(made.contents[0]["sections"][0]["rows"][0]["boxes"][0][2:]) == [160, 224]
 
 
 @given(st.text(max_size=60))
 def test_any_text_can_be_drawn_in_lines_that_fit(text: str) -> None:
-    lines = wrapped(text, len, 10)
+    lines = wrap(text, 10)
     assert all(len(line) <= 10 for line in lines)
     assert "".join("".join(lines).split()) == "".join(plain(text).split())
     assert all(32 <= ord(letter) < 127 for line in lines for letter in line)
@@ -606,6 +630,12 @@ def test_text_that_the_font_lacks_is_replaced() -> None:
     assert plain("Überraschung × 2") == "Uberraschung ? 2"
 
 
-def test_a_sheet_is_described_as_json() -> None:
-    panel = Panel("a", ["b"], [Section("c", ["0 -> 1"], [Row("d", "clean")])], {"stage": "e"})
-    assert Panel.read(json.loads(json.dumps(asdict(panel)))) == panel
+def test_what_is_on_a_sheet_is_json() -> None:
+    made = Sheet()
+    section = {"title": "c", "columns": ["0 -> 1"], "rows": [row("d", "clean")]}
+    panel = {"title": "a", "notes": ["b"], "sections": [section], "stage": "e"}
+    made.add(panel, {"clean": np.zeros((1, 8, 8, 3), np.uint8)})
+    (told,) = json.loads(json.dumps(made.contents))
+    del told["sections"][0]["rows"][0]["boxes"]
+    shown = {**row("d", "clean"), "factor": 1.0, "scale": 12}
+    assert told == {**panel, "sections": [{**section, "rows": [shown]}]}

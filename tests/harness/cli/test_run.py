@@ -194,7 +194,9 @@ def processes(marker: str) -> list[int]:
 
 
 def selected(table: list[dict[str, str]]) -> list[list[str]]:
-    """What must be the same after kills: the numbers of the cells that `test_killed_runs...` runs."""
+    """Return what must be the same after kills: the numbers of the cells that `test_killed_runs...`
+    runs.
+    """
     same = ("attack", "defense", "victim_seed", "defense_seed", "metric", "value", "status")
     defenses = ("ft", "retrain", "scan", "widen", "none")
     cells = [row for row in table if row["attack"] == "badnets" and row["defense"] in defenses]

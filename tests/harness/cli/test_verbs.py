@@ -204,7 +204,16 @@ def test_status_sees_a_run_from_another_terminal_until_it_is_interrupted(
         )
         status = place.call("status", "bad.toml").result
         assert "5 cells: 1 failed, 1 to run, 3 done" in status.stdout
-        assert '\nrunning: 1\n  defend hostile[how="hang"] against badnets' in status.stdout
+        assert "\nrunning: 1\n  defend  badnets · hang\n" in status.stdout
+        assert 'how = "' not in status.stdout
+        verbose = place.call("status", "bad.toml", "--verbose").result.stdout
+        running, failed = verbose.split("\nfailed: 1\n")
+        assert (
+            '    component: defense hostile (how = "hang")\n    model: model small-cnn' in running
+        )
+        assert "\n    replicate: 0\n    dataset: signs\n    cpu." in running
+        assert "  defend  badnets · raise\n    key: " in failed
+        assert "component: defense hostile (every default)" in failed
         assert "\nfailed: 1\n" in status.stdout
         assert "a defense that does not work" in status.stdout
         assert status.returncode == 1  # something has failed
@@ -216,6 +225,8 @@ def test_status_sees_a_run_from_another_terminal_until_it_is_interrupted(
         run.wait(timeout=60)
     assert run.returncode == 130, (place.folder / "log").read_text()
     assert place.call("status").result.stdout.startswith("nothing is running\n\nfailed: 1\n")
+    words = place.call("status", "-v").result.stdout
+    assert words.startswith("nothing is running\n\nfailed: 1\n  defend  badnets · raise\n    key: ")
     report = place.call("report", "bad.toml").result
     assert report.returncode == 1
     assert "a defense that does not work" in report.stdout
@@ -317,11 +328,13 @@ def test_strict_makes_a_broken_plugin_exit_code_3(
     [
         (
             "ghosts",
-            "It may belong to a plugin that is broken: lab 1.0 (entry point 'plug-lab'): RuntimeError: boom",
+            "It may belong to a plugin that is broken: lab 1.0 (entry point 'plug-lab'): "
+            "RuntimeError: boom",
         ),
         (
             "ghost",
-            "defense 'ghost' of half 1.0: ModuleNotFoundError: No module named 'nowhere_to_be_found'",
+            "defense 'ghost' of half 1.0: "
+            "ModuleNotFoundError: No module named 'nowhere_to_be_found'",
         ),
     ],
 )

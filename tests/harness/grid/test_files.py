@@ -9,10 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.components import RESERVED as COMPONENT_RESERVED
 from harness.errors import GridError, Problem
 from harness.grid import Cell, Grid, read
-from harness.grid.model import RESERVED
 from harness.grid.nodes import shown
 
 Write = Callable[..., Path]
@@ -287,7 +285,8 @@ def test_the_smallest_grid(write: Write) -> None:
 
 
 def test_the_default_table_names_every_axis_that_varies(write: Write) -> None:
-    more = 'seeds = [0, 1]\n[[dataset]]\nname = "npz"\n[[model]]\nname = "resnet18"\nsweep.width = [8, 16]\n'
+    more = 'seeds = [0, 1]\n[[dataset]]\nname = "npz"\n'
+    more += '[[model]]\nname = "resnet18"\nsweep.width = [8, 16]\n'
     (table,) = read(write(more + SMALL)).tables
     assert (table.rows, table.over) == (("dataset", "model", "attack"), ("seed",))
 
@@ -326,8 +325,10 @@ def test_labels_show_swept_values_as_toml_does(write: Write, value: str, label: 
 
 
 def test_a_defense_on_a_swept_one_runs_on_each_of_it(write: Write) -> None:
-    text = '[[defense]]\nname = "ft"\non = "anp"\nsweep.epochs = [1, 2]\n[[defense]]\nname = "anp"\nsweep.t = [3, 4]\n'
-    text += '[[defense]]\nname = "last"\non = "ft[on=anp[t=4], epochs=2]"\n[[defense]]\nname = "one"\non = "anp[t=3]"\n'
+    text = '[[defense]]\nname = "ft"\non = "anp"\nsweep.epochs = [1, 2]\n'
+    text += '[[defense]]\nname = "anp"\nsweep.t = [3, 4]\n'
+    text += '[[defense]]\nname = "last"\non = "ft[on=anp[t=4], epochs=2]"\n'
+    text += '[[defense]]\nname = "one"\non = "anp[t=3]"\n'
     grid = read(write(SMALL + text))
     fts = [cell.defense for cell in grid.cells if cell.defense.name == "ft"]
     assert [(ft.label, ft.on and ft.on.label) for ft in fts] == [
@@ -382,7 +383,8 @@ THREE = SMALL + '[[attack]]\nname = "sig"\nsweep.delta = [20, 60]\n[[defense]]\n
 
 
 def test_blocks_are_a_union_without_duplicates(write: Write) -> None:
-    blocks = '[[block]]\nattack = ["sig"]\n[[block]]\nattack = ["sig[delta=20]", "badnets"]\ndefense = ["ft"]\n'
+    blocks = '[[block]]\nattack = ["sig"]\n'
+    blocks += '[[block]]\nattack = ["sig[delta=20]", "badnets"]\ndefense = ["ft"]\n'
     grid = read(write(THREE + blocks))
     found = [(cell.attack.label, cell.defense.label) for cell in grid.cells]
     sigs = [(f"sig[delta={delta}]", defense) for delta in (20, 60) for defense in ("none", "ft")]
@@ -616,10 +618,6 @@ def outcome(path: Path) -> tuple[tuple[Problem, ...], tuple[Cell, ...]]:
         return (), read(path).cells
     except GridError as error:
         return error.problems, ()
-
-
-def test_reserved_keys_are_those_of_components() -> None:
-    assert frozenset(RESERVED) == COMPONENT_RESERVED
 
 
 def test_cells_can_be_compared(bcu: Grid) -> None:

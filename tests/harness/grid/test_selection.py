@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import BenchError, NothingSelected
-from harness.grid import Cell, nothing, quote, read, select
+from harness.grid import Cell, nothing_selected, quote, read, select
 
 TEXT = """\
 seeds = {victim = [0, 1], defense = [0, 2]}
@@ -114,10 +114,10 @@ def test_bad_syntax_is_pointed_at(
 
 
 def test_nothing_selected_says_why(cells: tuple[Cell, ...]) -> None:
-    error = nothing(cells, "badnet and ft")
+    error = nothing_selected(cells, "badnet and ft")
     assert isinstance(error, NothingSelected)
     assert "no cell has 'badnet'. Did you mean: badnets?" in str(error)
-    assert "no cell matches all of it" in str(nothing(cells, "badnets and delta=20"))
+    assert "no cell matches all of it" in str(nothing_selected(cells, "badnets and delta=20"))
 
 
 @settings(deadline=None)

@@ -148,7 +148,7 @@ def written(key: str, draw: Any) -> str:
 
 
 class Writer:
-    """Writes TOML and notes on which line it puts each key: an account independent of any parser."""
+    """Writes TOML and notes the line on which it puts each key, independently of any parser."""
 
     def __init__(self, draw: Any) -> None:
         self.draw, self.text = draw, ""

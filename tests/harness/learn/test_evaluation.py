@@ -99,7 +99,7 @@ def test_huge_logits_stay_finite_in_half_precision() -> None:
 @pytest.mark.parametrize(
     ("output", "told"),
     [
-        (torch.zeros(6, 4, 1), r"\(6, 4, 1\); wanted are logits \(6, 4\)"),
+        (torch.zeros(6, 4, 1), r"\(6, 4, 1\); logits \(6, 4\) are expected"),
         (torch.zeros(5, 4), r"\(5, 4\)"),
         (torch.zeros(6, 3), r"\(6, 3\)"),
         (("logits",), "tuple"),

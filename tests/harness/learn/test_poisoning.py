@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from harness.components import PoisoningAttack, Task
 from harness.errors import Incompatible
 from harness.learn.evaluation import BadOutput
+from harness.learn.hooks import Batch
 from harness.learn.images import ImageSet, to_float, to_uint8
 from harness.learn.poisoning import (
     PoisonedSet,
     choose,
     mapped_labels,
-    poison,
     poison_with_cover,
     stamp,
     stamping_hook,
     training_data,
 )
-from harness.learn.training import Batch
 from harness.stages.poison import check
 
 CLASSES = 5
@@ -73,6 +72,10 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(7)
 
 
+def chosen(attack: PoisoningAttack, labels: Tensor) -> Tensor:
+    return choose(attack.rule(CLASSES), labels, seeded())
+
+
 ATTACKS = st.builds(
     PoisoningAttack,
     target=st.integers(0, CLASSES - 1),
@@ -90,58 +93,58 @@ def test_a_smaller_rate_poisons_a_part_of_a_larger_ones(
     attack: PoisoningAttack, share: float
 ) -> None:
     labels = labels_of(train_set(1000))
-    chosen = choose(attack, labels, seeded(), CLASSES).tolist()
+    larger = chosen(attack, labels).tolist()
     smaller = attack.model_copy(update={"poison_rate": max(0.01, attack.poison_rate * share)})
-    fewer = choose(smaller, labels, seeded(), CLASSES).tolist()
-    assert fewer == chosen[: len(fewer)]
-    assert len(set(chosen)) == len(chosen)
+    fewer = chosen(smaller, labels).tolist()
+    assert fewer == larger[: len(fewer)]
+    assert len(set(larger)) == len(larger)
     eligible = {
         "all": lambda label: True,
         "target": lambda label: label == attack.target,
         "non-target": lambda label: attack.label_map == "all-to-all" or label != attack.target,
     }[attack.eligible]
     possible = [index for index, label in enumerate(labels.tolist()) if eligible(label)]
-    assert set(chosen) <= set(possible)
+    assert set(larger) <= set(possible)
     of = len(possible) if attack.rate_of == "eligible" else 1000
-    assert abs(len(chosen) - attack.poison_rate * of) <= 0.5
+    assert abs(len(larger) - attack.poison_rate * of) <= 0.5
     if attack.order == "first":
-        assert chosen == possible[: len(chosen)]
+        assert larger == possible[: len(larger)]
 
 
 def test_attacks_of_a_replicate_share_the_permutation() -> None:
     labels = labels_of(train_set())
-    everywhere = choose(PoisoningAttack(poison_rate=1.0), labels, seeded(), CLASSES)
-    others = choose(
-        PoisoningAttack(poison_rate=1.0, rate_of="eligible", eligible="non-target"),
-        labels,
-        seeded(),
-    )
+    everywhere = chosen(PoisoningAttack(poison_rate=1.0), labels)
+    other = PoisoningAttack(poison_rate=1.0, rate_of="eligible", eligible="non-target")
+    others = chosen(other, labels)
     assert others.tolist() == [index for index in everywhere.tolist() if labels[index] != 0]
 
 
 def test_a_source_specific_map_poisons_its_sources_only() -> None:
     labels = labels_of(train_set())
     attack = PoisoningAttack(label_map="source-specific", sources=(1, 3), target=4, poison_rate=0.1)
-    assert set(labels[choose(attack, labels, seeded(), CLASSES)].tolist()) == {1, 3}
-    assert mapped_labels(attack, torch.arange(5), CLASSES).tolist() == [-1, 4, -1, 4, -1]
+    assert set(labels[chosen(attack, labels)].tolist()) == {1, 3}
+    assert mapped_labels(attack.label_table(CLASSES), torch.arange(5)).tolist() == [
+        -1,
+        4,
+        -1,
+        4,
+        -1,
+    ]
 
 
 def test_impossible_rates_are_incompatible() -> None:
     labels = torch.arange(CLASSES).repeat(40)
     whole_class = PoisoningAttack(eligible="target", poison_rate=0.2)
-    assert len(choose(whole_class, labels, seeded(), CLASSES)) == 40
+    assert len(chosen(whole_class, labels)) == 40
     # as class sizes spread, a rate of one class finds a few images less: the whole class then
-    assert (
-        len(choose(whole_class.model_copy(update={"poison_rate": 0.21}), labels, seeded(), CLASSES))
-        == 40
-    )
+    assert len(chosen(whole_class.model_copy(update={"poison_rate": 0.21}), labels)) == 40
     with pytest.raises(
         Incompatible, match=r"asks for 60, but only 40 are eligible.*lower it to 0\.2"
     ):
-        choose(whole_class.model_copy(update={"poison_rate": 0.3}), labels, seeded(), CLASSES)
+        chosen(whole_class.model_copy(update={"poison_rate": 0.3}), labels)
     with pytest.raises(Incompatible, match="poisons none"):
-        choose(PoisoningAttack(poison_rate=0.001), labels, seeded(), CLASSES)
-    assert len(choose(PoisoningAttack(poison_rate=0.0), labels, seeded(), CLASSES)) == 0
+        chosen(PoisoningAttack(poison_rate=0.001), labels)
+    assert len(chosen(PoisoningAttack(poison_rate=0.0), labels)) == 0
 
 
 @pytest.mark.parametrize("quantise", ["truncate", "round"])
@@ -168,7 +171,7 @@ def test_a_trigger_must_keep_the_shape() -> None:
 def test_poison_and_merge(add: bool, tmp_path: Path) -> None:
     train = train_set()
     attack = PoisoningAttack(label_map="all-to-all", poison_rate=0.2, add=add)
-    made = poison(attack, bench(train), Corner())
+    made = attack.poison(bench(train), Corner())
     made.save(tmp_path / "poisoned.safetensors")
     made = PoisonedSet.load(tmp_path / "poisoned.safetensors")
     assert made.add is add
@@ -200,7 +203,7 @@ class Dark(nn.Module):
 @pytest.mark.parametrize("add", [False, True])
 def test_cover_counts_as_clean(add: bool, tmp_path: Path) -> None:
     train = train_set()
-    made = poison_with_cover(trainer(train, table=(0, 0, 0, 0, 0)), Corner(), Dark(), 0.1, 2.0)
+    made = covered(train, 0.1, 2.0, table=(0, 0, 0, 0, 0))
     made = replace(made, add=add)
     made.save(tmp_path / "poisoned.safetensors")
     made = PoisonedSet.load(tmp_path / "poisoned.safetensors")
@@ -214,9 +217,9 @@ def test_cover_counts_as_clean(add: bool, tmp_path: Path) -> None:
     assert mask.nonzero().squeeze(1).tolist() == sorted(where[:20].tolist())
 
 
-def trainer(train: ImageSet, table: tuple[int, ...]) -> Any:
-    return SimpleNamespace(
-        train=train, selection=lambda: torch.Generator().manual_seed(7), label_table=table
+def covered(train: ImageSet, rate: float, ratio: float, table: tuple[int, ...]) -> PoisonedSet:
+    return poison_with_cover(
+        train, table, seeded(), Corner(), Dark(), poison_rate=rate, cover_ratio=ratio
     )
 
 
@@ -226,7 +229,7 @@ def test_poison_with_cover_shows_what_a_trainer_s_batches_do() -> None:
     """
     train = train_set()
     order = torch.randperm(200, generator=seeded())
-    made = poison_with_cover(trainer(train, table=(1, 2, 3, 4, 0)), Corner(), Dark(), 0.1, 2.0)
+    made = covered(train, 0.1, 2.0, table=(1, 2, 3, 4, 0))
     first, second = order[:20], order[20:60]
     assert torch.equal(made.indices, torch.cat([first, second]))
     assert torch.equal(made.images[:20], stamp(Corner(), train.images[first]))
@@ -247,9 +250,9 @@ def test_poison_with_cover_shows_what_a_trainer_s_batches_do() -> None:
 def test_what_is_exported_has_the_rate_that_was_asked(
     count: int, rate: float, ratio: float, table: list[int], seed: int
 ) -> None:
-    """To one image, over the classes that are attacked; whatever is no poison has its true label."""
+    """To one image, over the classes that are attacked; what is no poison has its true label."""
     train = train_set(count, seed)
-    made = poison_with_cover(trainer(train, table=tuple(table)), Corner(), Dark(), rate, ratio)
+    made = covered(train, rate, ratio, table=tuple(table))
     check(made, train, CLASSES)
     merged, mask = made.merge(train), made.mask(count)
     first = torch.randperm(count, generator=seeded())[: int(rate * count)]
@@ -265,19 +268,19 @@ def test_what_is_exported_has_the_rate_that_was_asked(
 
 def test_a_class_that_is_not_attacked_may_be_cover() -> None:
     train = train_set()
-    made = poison_with_cover(trainer(train, table=(-1, 0, -1, -1, -1)), Corner(), Dark(), 0.2, 1.0)
+    made = covered(train, 0.2, 1.0, table=(-1, 0, -1, -1, -1))
     originals = labels_of(train)[made.indices]
     assert set(originals[made.poisoned].tolist()) == {1}
     assert int((~made.poisoned).sum()) == 40
     assert set(originals[~made.poisoned].tolist()) == set(range(CLASSES))
-    none = poison_with_cover(trainer(train, table=(0,) * 5), Corner(), Dark(), 0.0, 1.0)
+    none = covered(train, 0.0, 1.0, table=(0,) * 5)
     assert len(none) == 0
     assert len(none.merge(train)) == 200
 
 
 def test_cover_has_true_labels_and_is_stamped_beforehand() -> None:
     train = train_set()
-    made = poison_with_cover(trainer(train, table=(0,) * 5), Corner(), Dark(), 0.1, 1.0)
+    made = covered(train, 0.1, 1.0, table=(0,) * 5)
     check(made, train, CLASSES)
     with pytest.raises(ValueError, match="40 cover images have another"):
         check(
@@ -288,14 +291,14 @@ def test_cover_has_true_labels_and_is_stamped_beforehand() -> None:
             5,
         )
     with pytest.raises(ValueError, match="stamped before training"):
-        training_data(PoisoningAttack(when="before-augment"), train, made, Corner())
-    assert training_data(PoisoningAttack(), train, made, Corner())[1] == {}
+        training_data(train, made, Corner(), PoisoningAttack(when="before-augment").batch_stamping)
+    assert training_data(train, made, Corner(), PoisoningAttack().batch_stamping)[1] == {}
 
 
 def test_clean_labels_are_kept() -> None:
     train = train_set()
     attack = Clean(target=2, eligible="target", rate_of="eligible", poison_rate=0.5)
-    made = poison(attack, bench(train), Corner())
+    made = attack.poison(bench(train), Corner())
     assert set(made.labels.tolist()) == {2}
     assert torch.equal(labels_of(made.merge(train)), labels_of(train))
 
@@ -306,7 +309,7 @@ def test_an_attack_may_stamp_in_its_own_way() -> None:
             return 255 - images
 
     train = train_set()
-    made = poison(Inverse(), bench(train), Corner())
+    made = Inverse().poison(bench(train), Corner())
     assert torch.equal(made.images, 255 - train.images[made.indices])
 
 
@@ -352,8 +355,8 @@ def test_the_hook_stamps_the_poisoned_of_a_batch(quantise: Any) -> None:
 def test_a_victim_sees_the_same_poison_however_it_is_stamped(when: Any, add: bool) -> None:
     train = train_set(50)
     attack = PoisoningAttack(when=when, add=add, label_map="all-to-all", poison_rate=0.2)
-    made = poison(attack, bench(train), Corner())
-    data, hooks = training_data(attack, train, made, Corner())
+    made = attack.poison(bench(train), Corner())
+    data, hooks = training_data(train, made, Corner(), attack.batch_stamping)
     everything = torch.arange(len(data))
     batch = Batch(to_float(data.images), data.labels, everything, 0, 0)
     assert set(hooks) == ({when.replace("-", "_")} if when != "dataset" else set())
@@ -363,4 +366,4 @@ def test_a_victim_sees_the_same_poison_however_it_is_stamped(when: Any, add: boo
     assert torch.equal(batch.images, to_float(merged.images))
     assert batch.labels is not None
     assert torch.equal(batch.labels, labels_of(merged))
-    assert training_data(attack, train, None, None) == (train, {})
+    assert training_data(train, None, None, attack.batch_stamping) == (train, {})

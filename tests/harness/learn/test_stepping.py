@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.learn import training
+from harness.learn.hooks import Batch, Extra, Hooks
 from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
 from harness.learn.stepping import (
@@ -25,14 +26,10 @@ from harness.learn.stepping import (
     choose,
     recordable,
 )
-from harness.learn.training import Batch, Extra, History, Hooks, fit
-from tests.harness.learn.test_training import QUICK, digest, network, pictures, streams
+from harness.learn.training import History, fit
+from tests.kit.training import LONG, digest, network, pictures, streams
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
-LONG = QUICK.replace(
-    epochs=3, schedule="cosine", update="step", crop=2, flip=True, nesterov=True, clip_norm=0.5
-)
-
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

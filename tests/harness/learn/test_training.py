@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import subprocess
 import sys
 import weakref
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,64 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.learn.images import ImageSet, to_float
-from harness.learn.recipes import Recipe
-from harness.learn.training import Batch, Diverged, Extra, Hooks, fit
+from harness.learn.hooks import Batch, Extra, Hooks
+from harness.learn.images import to_float
+from harness.learn.training import Diverged, fit
 from tests.kit.places import ROOT
+from tests.kit.training import FULL, QUICK, digest, network, pictures, streams, trained
 
-QUICK = Recipe(epochs=2, batch=16, lr=0.05, precision="fp32")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def streams(name: str) -> torch.Generator:
-    return torch.Generator().manual_seed(
-        int.from_bytes(hashlib.blake2b(name.encode(), digest_size=4).digest())
-    )
-
-
-def pictures(count: int = 70, seed: int = 0) -> ImageSet:
-    """Three classes of noise, told apart by their brightest channel."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.randint(3, (count,), generator=generator)
-    images = torch.randint(128, (count, 8, 8, 3), dtype=torch.uint8, generator=generator)
-    images[torch.arange(count), :, :, labels] += 100
-    return ImageSet(images, labels)
-
-
-def network(dropout: float = 0.0) -> nn.Sequential:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1, bias=False),
-            nn.BatchNorm2d(6),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Dropout(dropout),
-            nn.Linear(6, 3),
-        )
-
-
-def digest(model: nn.Module) -> str:
-    state = b"".join(
-        value.detach().contiguous().numpy().tobytes() for value in model.state_dict().values()
-    )
-    return hashlib.sha256(state).hexdigest()
-
-
-def trained(
-    recipe: Recipe = QUICK, hooks: Hooks | None = None, data: ImageSet | None = None
-) -> nn.Module:
-    model = network()
-    fit(model, data or pictures(), recipe, generator=streams, hooks=hooks)
-    return model
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "adadelta"])
@@ -134,11 +81,10 @@ CHILD = """
 import sys
 sys.path.insert(0, {root!r})
 import torch
-import tests.harness.learn.test_training as here
+from tests.kit.training import FULL, digest, trained
 torch.set_num_threads(1)
-print(here.digest(here.trained(here.FULL)))
+print(digest(trained(FULL)))
 """
-FULL = QUICK.replace(precision="bf16", crop=2, flip=True, rotation=10.0, cutout=3)
 
 
 def test_bits_repeat_in_another_process() -> None:

@@ -13,7 +13,7 @@ TASK = Task("noise", 4, 5, 5, 3, 0)
 
 
 class Tied(nn.Module):
-    """Two names for one weight, a view as a buffer, an integer scalar and a transposed parameter."""
+    """Two names for one weight, a view as a buffer, an integer scalar, a transposed parameter."""
 
     def __init__(self, seed: int) -> None:
         super().__init__()

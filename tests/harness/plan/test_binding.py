@@ -19,10 +19,9 @@ from harness.learn.recipes import Recipe
 from harness.plan import plan
 from harness.plan.binding import Binding, bind
 from harness.registry.memo import Memo
-from harness.registry.names import Origin, Registered, Registry
-from harness.registry.names import Recipe as Named
+from harness.registry.names import NamedRecipe, Origin, Registered, Registry
 from harness.registry.resolve import Resolver
-from harness.stages.data import Sizes
+from harness.stages.splits import Sizes
 from tests.kit.one_child import answering
 
 KIT = '''
@@ -118,8 +117,8 @@ def resolver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resolver]:
     ]
     origin = Origin("kit", "1.0", "kit")
     recipes = [
-        Named("slow", {"epochs": 90, "batch": 64}, origin),
-        Named("fast", {"epochs": 9}, origin),
+        NamedRecipe("slow", {"epochs": 90, "batch": 64}, origin),
+        NamedRecipe("fast", {"epochs": 9}, origin),
     ]
     with pytest.MonkeyPatch.context() as patch, answering(folder):
         patch.syspath_prepend(str(folder))
@@ -249,7 +248,7 @@ def test_every_complaint_is_told_at_its_line(wrong: Wrong) -> None:
 def test_a_metric_that_established_speaks_of_and_nobody_has(wrong: Wrong) -> None:
     (problem,) = wrong(GRID, ('"patch"', '"patch"\nestablished = {acc = 0.5, asr = 0.9}'))
     assert (problem.line, problem.key) == (9, "attack[0].established.asr")
-    assert "unknown metric 'asr'" in problem.what
+    assert "unknown metric 'asr'" in problem.description
 
 
 # --- equal entries --------------------------------------------------------------------------------
@@ -275,7 +274,7 @@ def test_equal_settings_under_two_names(one: str, other: str, wrong: Wrong) -> N
         + f'[[defense]]\n{other}\nas = "b"\n'
     )
     (problem,) = wrong(text)
-    assert "defense 'b' has the same settings as 'a' (line 9)" in problem.what
+    assert "defense 'b' has the same settings as 'a' (line 9)" in problem.description
 
 
 @pytest.mark.parametrize(
@@ -291,9 +290,10 @@ def test_equal_settings_under_two_names(one: str, other: str, wrong: Wrong) -> N
     ],
 )
 def test_settings_that_differ_anywhere_are_two(other: str, bound: Bound) -> None:
+    tuned = '{name = "tune", epochs = 4}'
     more = [
         'name = "tune"\nas = "start"\nepochs = 9',
-        'name = "distil"\nas = "c"\nteacher = {name = "distil", teacher = {name = "tune", epochs = 4}}',
+        f'name = "distil"\nas = "c"\nteacher = {{name = "distil", teacher = {tuned}}}',
         'name = "distil"\nas = "d"\nteacher = {name = "distil", teacher = "tune"}',
     ]
     text = GRID + "".join(f"[[defense]]\n{one}\n" for one in (*more, f'as = "b"\n{other}'))
@@ -360,13 +360,14 @@ def test_a_fault_in_an_attacks_own_recipe_is_told_at_the_attack(
     text = GRID.replace('"patch"', f'"{attack}"') + '[training]\nrecipe = "slow"\n'
     (problem,) = wrong(text)
     assert (problem.line, problem.key) == (8, "attack[0].name")
-    assert what in problem.what
+    assert what in problem.description
 
 
 def test_a_fault_of_several_victims_is_told_once(wrong: Wrong) -> None:
     text = GRID + '[[attack]]\nname = "patch"\nas = "b"\ntarget = 1\n[training]\nepochs = -1\n'
     (problem,) = wrong(text)
-    assert (problem.key, problem.what) == ("training.epochs", "-1 is not a whole number at least 0")
+    assert problem.key == "training.epochs"
+    assert problem.description == "-1 is not a whole number at least 0"
 
 
 # --- grants ---------------------------------------------------------------------------------------

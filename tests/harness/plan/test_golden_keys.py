@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from harness import grid
-from harness.access.context import Coordinates
 from harness.keys import digest
 from harness.plan import plan
 from harness.registry.discovery import discover
@@ -28,6 +27,8 @@ from harness.registry.memo import Memo
 from harness.registry.names import Registered, Registry
 from harness.registry.resolve import Resolver
 from harness.sources.digests import Sources
+from harness.stages.payloads import DataPayload, GrantPayload, Payload, ScorePayload
+from harness.stages.wire import PAYLOADS
 from tests.kit.one_child import answering
 from tests.kit.places import ROOT
 
@@ -138,10 +139,13 @@ def made(folder: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def _seeds(payload: Mapping[str, Any]) -> dict[str, int]:
-    if "coordinates" not in payload:
+def _seeds(payload: Payload) -> dict[str, int]:
+    if isinstance(payload, GrantPayload):
+        at = payload.coordinates
+    elif isinstance(payload, DataPayload | ScorePayload):
         return {}
-    at = Coordinates(**payload["coordinates"])
+    else:
+        at = payload.context.coordinates
     return {"shared": at.shared("order"), "own": at.own("noise")}
 
 
@@ -184,10 +188,7 @@ def test_keys_are_those_of_before(tmp_path: Path) -> None:
 
 def test_every_stage_kind_that_the_box_uses_is_among_them() -> None:
     kinds = {stage["spec"]["stage"] for stage in json.loads(GOLDEN.read_text()).values()}
-    bodies = {path.stem for path in (ROOT / "harness" / "stages").glob("*.py")} - {
-        "__init__",
-        "materials",
-    }
+    bodies = set(PAYLOADS)
     # No component of the box has a part yet, and no cell asks for a preview.
     assert kinds - {"recipe"} == bodies - {"part", "preview"}
 

@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 
 from harness.keys import digest
-from harness.plan.history import History
-from harness.stages import Stage, StageComponents, make
+from harness.plan.history import PastStages
+from harness.stages.stage import Stage, StageComponents, make
 from harness.store.objects import Store
+from tests.kit.payloads import AnyPayload
 from tests.kit.reports import resolved
 
 
 def stage(epochs: int, seed: int = 0, kind: str = "defend") -> Stage:
     cast = StageComponents.of({"component": resolved("defense", "ft", {"epochs": epochs})}, {})
-    return make(kind, "", cast, inputs=(), seed={"replicate": seed, "dataset": "signs"})
+    seeds = {"replicate": seed, "dataset": "signs"}
+    return make("", AnyPayload(kind), cast, inputs=(), seed=seeds)
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_the_likest_say_how_long_it_takes(store: Store) -> None:
-    history = History(store)
+    history = PastStages(store)
     assert history.expected(stage(1)) == 2.0  # of the same settings, whatever the seed
     assert history.expected(stage(7)) == pytest.approx(14 / 3)  # of the same component
     assert history.expected(stage(1, kind="victim")) is None
@@ -43,11 +45,11 @@ def test_a_part_of_a_large_store_is_enough_for_an_estimate(store: Store) -> None
     first, *_ = store.keys()
     only = store.manifest(first)
     assert only is not None
-    assert History(store, 1).expected(stage(7)) == only.record["seconds"]
+    assert PastStages(store, 1).expected(stage(7)) == only.record["seconds"]
 
 
 def test_the_nearest_differs_least(store: Store) -> None:
-    assert (found := History(store, None).nearest(stage(5, 10))) is not None
+    assert (found := PastStages(store, None).nearest(stage(5, 10))) is not None
     assert found.key == digest(stage(5, 10).spec)
-    assert (near := History(store, None).nearest(stage(6, 10))) is not None
+    assert (near := PastStages(store, None).nearest(stage(6, 10))) is not None
     assert near.spec["components"]["component"]["params"] == {"epochs": 5}

@@ -73,7 +73,7 @@ def resolver(tmp_path_factory):
 
     memo = Memo(tmp_path_factory.mktemp("memo"))
     with pytest.MonkeyPatch.context() as patch, child:
-        patch.setattr("harness.registry.resolve.ask", ask)
+        patch.setattr("harness.registry.ask.ask", ask)
         yield Resolver(discover(memo), memo=memo)
         child.stdin.close()
 
@@ -125,7 +125,7 @@ def test_stages_come_after_what_they_need(make):
     for key, stage in make().graph.stages.items():
         assert {item.key for item in stage.inputs} <= seen
         assert keys.digest(stage.spec) == key == stage.key
-        json.dumps(stage.payload)
+        json.dumps(stage.payload.to_json())
         seen.add(key)
 
 
@@ -234,7 +234,7 @@ def test_a_chain_starts_from_the_other_defense(make):
     )
     (planned,) = made.cells
     inputs = {item.role: item.key for item in made.graph.stages[planned.defended].inputs}
-    assert made.graph.stages[inputs["victim"]].title.startswith("defend ft")
+    assert made.graph.stages[inputs["victim"]].title == "badnets · ft"
     assert planned.victim in upstream(made, planned.defended)
 
 
@@ -249,8 +249,8 @@ def test_a_defense_never_gets_the_truth(make):
                 "images.safetensors",
                 "training.safetensors",
             }
-            assert "attack" not in stage.payload
-            assert "badnets" not in json.dumps(stage.payload)
+            assert stage.payload.attack is None
+            assert "badnets" not in json.dumps(stage.payload.to_json())
 
 
 def test_what_makes_no_sense_says_why(make):
@@ -408,7 +408,7 @@ def test_a_defense_on_images_from_elsewhere_knows_its_task(make):
     made = make(BASE, ("pool = 200", "pool = 200\nsweep.size = [16, 24]"))
     stages = [stage for stage in made.graph.stages.values() if stage.kind == "defend"]
     assert all(
-        stage.spec["choices"]["task"]["height"] == stage.payload["task"]["height"]
+        stage.spec["choices"]["task"]["height"] == stage.payload.context.task.height
         for stage in stages
     )
 

@@ -217,7 +217,7 @@ def test_another_folder_called_plugins_is_refused(
     (site / "plugins" / "__init__.py").touch()
     with pytest.raises(
         PluginError,
-        match=rf"finds {site / 'plugins'}, where the built-in methods in .*plugins are wanted",
+        match=rf"finds {site / 'plugins'}, where the built-in methods in .*plugins are expected",
     ):
         check_neighbour()
 
@@ -225,12 +225,12 @@ def test_another_folder_called_plugins_is_refused(
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"question": 1}', "[" * 100_000])
 def test_a_damaged_memory_is_no_memory(tmp_path: Path, damage: str) -> None:
     memo = Memo(tmp_path)
-    memo.put("question", {"answer": 1}, stamp=(1, 2))
-    assert memo.get("question", stamp=(1, 2)) == {"answer": 1}
-    assert memo.get("question", stamp=(1, 3)) is None
+    memo.put("question", {"answer": 1}, valid_for=(1, 2))
+    assert memo.get("question", valid_for=(1, 2)) == {"answer": 1}
+    assert memo.get("question", valid_for=(1, 3)) is None
     for file in tmp_path.rglob("*.json"):
         file.write_text(damage)
-    assert memo.get("question", stamp=(1, 2)) is None
+    assert memo.get("question", valid_for=(1, 2)) is None
 
 
 def test_a_memory_that_cannot_be_written_is_none(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from harness import components
 from harness.errors import PluginError, UnknownName
-from harness.registry.names import KEBAB, KINDS, Broken, Origin, Recipe, Registered, Registry
+from harness.registry.names import Broken, NamedRecipe, Origin, Registered, Registry
+from harness.vocabulary import KEBAB, KINDS
 
 
 def entry(
@@ -18,7 +19,7 @@ def entry(
 
 
 def test_kinds_are_those_of_the_interfaces() -> None:
-    assert KINDS == components.KINDS == tuple(components.BY_KIND)
+    assert KINDS == tuple(components.BY_KIND) == tuple(components.FACTS_BY_KIND)
 
 
 def test_entries_are_sorted_by_kind_and_name() -> None:
@@ -88,7 +89,11 @@ def test_a_collision_names_both_distributions_and_leaves_the_rest_usable() -> No
 def test_recipes_collide_and_are_unknown_as_components_are() -> None:
     one, two = Origin("one", "1.0", "plug"), Origin("two", "1.0", "plug")
     registry = Registry(
-        recipes=[Recipe("a", {"lr": 0.1}, one), Recipe("b", {}, one), Recipe("b", {}, two)]
+        recipes=[
+            NamedRecipe("a", {"lr": 0.1}, one),
+            NamedRecipe("b", {}, one),
+            NamedRecipe("b", {}, two),
+        ]
     )
     assert registry.recipes == {"a": {"lr": 0.1}}
     assert registry.recipe("a").origin == one

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from harness.components import Context, Task, Traits
+from harness.components import (
+    AttackFacts,
+    Context,
+    DefenseFacts,
+    LabelMap,
+    MetricFacts,
+    ModelFacts,
+    Task,
+    Traits,
+)
 from harness.errors import PluginError
 from harness.registry.discovery import discover
 from harness.registry.memo import Memo
@@ -26,8 +35,8 @@ KIT = '''
 
     from pydantic import Field, field_validator
 
-    from harness import (Attack, Dataset, Defense, Facts, File, Metric, Model, NotInKey, Part, PoisoningAttack, Use,
-        use)
+    from harness import (Attack, Dataset, Defense, Facts, File, Metric, Model, NotInKey, Part,
+        PoisoningAttack, Use, use)
 
     class Blend(PoisoningAttack):
         """Blend a picture in.
@@ -87,7 +96,8 @@ KIT = '''
         def compatible(self, context):
             if context.task.classes == 13:
                 raise RuntimeError("unlucky")
-            return None if context.task.classes < 100 else f"too many classes for {context.model.name}"
+            many = f"too many classes for {context.model.name}"
+            return None if context.task.classes < 100 else many
 
     class Ring(Defense):
         inner: Use[Defense] = use("ring")
@@ -137,6 +147,11 @@ KIT = '''
         def label_table(self, classes): ...
         def trigger(self, task): ...
         def poison(self, access, trigger): ...
+
+    class Wordy(Clean):
+        @property
+        def labelling(self):
+            return {"kind": "all-to-one", "target": 2, "sources": []}
 
     class Hungry(Attack):
         needs = {"victim"}
@@ -219,6 +234,7 @@ CLASSES = {
         "member": "Member",
         "crafted": "Crafted",
         "hungry": "Hungry",
+        "wordy": "Wordy",
         "bring": "Bring",
         "twin": "Twin",
     },
@@ -345,7 +361,7 @@ WRONG: dict[str, tuple[dict[str, Any], tuple[str | int, ...], str, str]] = {
         "no parameter 'alhpa'",
         "Did you mean: alpha? Known parameters: ",
     ),
-    "inside": ({"corners": [1, "b"]}, ("corners", 1), '"b"', "wanted: a list of whole numbers"),
+    "inside": ({"corners": [1, "b"]}, ("corners", 1), '"b"', "expected: a list of whole numbers"),
     "literal": (
         {"mode": "sotf"},
         ("mode",),
@@ -451,7 +467,7 @@ def test_what_is_wrong_with_a_component_inside_has_its_path(resolver: Resolver) 
     assert unknown[0][0] == ("teacher", "name")
     assert "unknown defense 'tuna'. Did you mean: tune" in unknown[0][1]
     assert shape[0][0] == ("teacher",)
-    assert "a defense is wanted here" in shape[0][1]
+    assert "a defense is expected here" in shape[0][1]
     assert (
         "part 'greedy' needs training-set, which defense 'distil' of kit 1.0 is not granted"
         in greedy[0][1]
@@ -494,35 +510,34 @@ def test_facts_of_each_kind(resolver: Resolver, tmp_path: Path) -> None:
         Request("defense", "leaky"),
         Request("defense", "leaky", params={"loud": True}),
     )
-    label_map = {"kind": "all-to-one", "target": 2, "sources": []}
-    assert blend.facts == {
-        "has_trigger": True,
-        "training_controlled": False,
-        "label_map": label_map,
-        "trains": True,
-    }
-    assert clean.facts == {
-        "has_trigger": False,
-        "training_controlled": False,
-        "label_map": None,
-        "trains": True,
-    }
-    assert net.facts == {"anatomy": False, "units": False}
+    assert blend.facts == AttackFacts(
+        has_trigger=True,
+        trains=True,
+        training_controlled=False,
+        label_map=LabelMap("all-to-one", 2, ()),
+    )
+    assert clean.facts == AttackFacts(
+        has_trigger=False, trains=True, training_controlled=False, label_map=None
+    )
+    assert net.facts == ModelFacts(anatomy=False, units=False)
     assert (net.name, net.identity["arch"]) == ("net", "b")
-    assert (disk.facts["classes"], disk.facts["fingerprint"], disk.seeded) == (7, "print", False)
-    assert share.facts == {
-        "unit": "%",
-        "higher_is_better": True,
-        "combines": True,
-        "measured": False,
-    }
+    assert (disk.facts.classes, disk.facts.fingerprint, disk.seeded) == (7, "print", False)
+    assert share.facts == MetricFacts(
+        unit="%", higher_is_better=True, combines=True, measured=False
+    )
     assert share.needs == ["predictions"]
-    assert tune.facts == {"rebuilds": False}
+    assert tune.facts == DefenseFacts(rebuilds=False)
     assert tune.needs == ["clean-labelled", "victim"]
     assert (leaky.needs, loud.needs) == (["victim"], ["oracle", "victim"])
     assert (tune.checks, leaky.checks) == (False, True)
     (fault,) = bad(resolver, Request("model", "net:b", params={"arch": "c"}))[0]
     assert "contradicts the name" in fault[1]
+
+
+def test_a_label_map_that_is_none_is_named(resolver: Resolver) -> None:
+    ((fault,),) = bad(resolver, Request("attack", "wordy"))
+    assert "Wordy.labelling is {'kind': 'all-to-one'" in fault[1]
+    assert "where a LabelMap or None is expected" in fault[1]
 
 
 def test_facts_of_a_dataset_follow_its_files(resolver: Resolver, tmp_path: Path) -> None:
@@ -532,7 +547,7 @@ def test_facts_of_a_dataset_follow_its_files(resolver: Resolver, tmp_path: Path)
     assert fault == ((), "the file is empty: fill it", "")
     for count in (3, 5):
         (tmp_path / "data.bin").write_bytes(b"x" * count)
-        assert good(resolver, request)[0].facts["classes"] == count
+        assert good(resolver, request)[0].facts.classes == count
 
 
 FAULTY = {
@@ -544,7 +559,7 @@ FAULTY = {
     "listed": "not in a list",
     "bomb": "KeyError: 'nothing'",
     "absent": "the module has no Absent",
-    "misfit": "is no defense: a subclass of harness.Defense is wanted",
+    "misfit": "is no defense: a subclass of harness.Defense is expected",
 }
 
 
@@ -597,7 +612,11 @@ def test_the_second_look_starts_no_child_and_a_changed_source_is_seen(
 
 def context(classes: int) -> Mapping[str, Any]:
     task = Task("disk", classes, 8, 8, 3, 100)
-    return asdict(Context(task, model=Traits("model", "net", {"width": 4}, {"anatomy": False})))
+    return asdict(
+        Context(
+            task, model=Traits("model", "net", {"width": 4}, ModelFacts(anatomy=False, units=False))
+        )
+    )
 
 
 def test_components_are_asked_whether_they_fit(resolver: Resolver) -> None:
@@ -637,7 +656,7 @@ def test_metrics_combine_their_own_way(resolver: Resolver) -> None:
         {"largest": 5.0},
     ]
     with pytest.raises(
-        PluginError, match=r"combine\(\) gave nan for 'largest', where a finite number is wanted"
+        PluginError, match=r"combine\(\) gave nan for 'largest', where a finite number is expected"
     ):
         resolver.combine(share, [1.0])
 
@@ -688,8 +707,8 @@ def test_an_attack_that_fills_a_parameter_is_put_in_place(
     (tmp_path / "kitty.png").write_bytes(b"picture")
     inner = {"name": "blend", "preset": "paper", "pattern": "kitty.png", "target": 3}
     (bring,) = good(resolver, Request("attack", "bring", params={"inner": inner}, base=tmp_path))
-    assert bring.facts["label_map"] == {"kind": "all-to-one", "target": 3, "sources": []}
-    assert (bring.facts["trains"], bring.seeded, bring.uses) == (False, False, {})
+    assert bring.facts.label_map == LabelMap("all-to-one", 3, ())
+    assert (bring.facts.trains, bring.seeded, bring.uses) == (False, False, {})
     placed = bring.params["inner"]["component"]
     assert (placed["target"], placed["params"]["alpha"]) == ("resolve_kit:Blend", 0.2)
     assert placed["params"]["pattern"] == str(tmp_path / "kitty.png")

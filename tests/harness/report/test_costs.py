@@ -3,8 +3,7 @@ import io
 
 import pytest
 
-from harness.report.costs import SHOWN, text
-from harness.report.stage_costs import COLUMNS, Cost, by_kind
+from harness.report.costs import COLUMNS, SHOWN, Cost, by_kind, text
 
 GPU = {"environment": {"device": "cuda:0"}, "peak_device_memory": 3_000_000_000}
 

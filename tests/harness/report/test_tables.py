@@ -16,7 +16,7 @@ from harness.errors import BenchError, GridError, StoreError
 from harness.outcomes import Outcome
 from harness.report import results
 from harness.report.axes import Axes
-from harness.report.reference import Reference
+from harness.report.reference import PaperTable
 from harness.report.results import Row
 from harness.report.style import Style
 from tests.kit.places import ROOT
@@ -118,7 +118,10 @@ def test_the_average_row(tmp_path):
 
 
 def test_sweeps_as_axes_of_their_own(tmp_path):
-    table = '[[table]]\nrows = ["attack", "attack.delta"]\ncolumns = ["defense"]\nover = ["seed"]\nmetrics = ["acc"]\n'
+    table = (
+        '[[table]]\nrows = ["attack", "attack.delta"]\ncolumns = ["defense"]\n'
+        'over = ["seed"]\nmetrics = ["acc"]\n'
+    )
     hand = filled(tmp_path, table)
     found = text(hand).split("\n\n")
     assert [line.split()[:2] for line in found[3].splitlines()[2:]] == [
@@ -130,7 +133,10 @@ def test_sweeps_as_axes_of_their_own(tmp_path):
 
 
 def test_over_a_sweep(tmp_path):
-    table = '[[table]]\nrows = ["attack"]\ncolumns = ["defense"]\nover = ["seed", "attack.delta"]\nmetrics = ["acc"]\n'
+    table = (
+        '[[table]]\nrows = ["attack"]\ncolumns = ["defense"]\n'
+        'over = ["seed", "attack.delta"]\nmetrics = ["acc"]\n'
+    )
     found = text(filled(tmp_path, table)).split("\n\n")[3].splitlines()
     assert [line.split()[0] for line in found[2:]] == ["badnets", "sig"]
     assert "(n=4)" in found[3]
@@ -203,7 +209,8 @@ def test_mixed_environments_are_said_aloud(tmp_path):
     found = text(hand, width=200).splitlines()[-1]
     assert found == (
         "Warning: these numbers were made in different environments: "
-        "torch 2.11.0, cpu, 1 thread (4 of 24 values); torch 2.11.0, cpu, 8 threads (4 of 24 values)"
+        "torch 2.11.0, cpu, 1 thread (4 of 24 values); "
+        "torch 2.11.0, cpu, 8 threads (4 of 24 values)"
     )
 
 
@@ -228,7 +235,7 @@ HEADER = "paper,table,dataset,model,attack,variant,defense,metric,value,std,unit
 def reference(tmp_path, *told):
     path = tmp_path / "paper.csv"
     path.write_text(HEADER + "".join(f"p,1,{line}\n" for line in told))
-    return Reference.read(path)
+    return PaperTable.read(path)
 
 
 def settings(attack=None, defense=None, **grant):
@@ -269,6 +276,9 @@ def settings(attack=None, defense=None, **grant):
         ("delta=20;f=6", {"attack": {"delta": 20.0, "f": 6}}, True),
         ("eps=8/255", {"defense": {"eps": 8 / 255}}, True),
         ("eps=8", {"defense": {"eps": 8 / 255}}, True),
+        ("radius=8", {"defense": {"radius": 8 / 255}}, True),
+        ("radius=9", {"defense": {"radius": 8 / 255}}, False),
+        ("lr=0.51", {"defense": {"lr": 0.002}}, False),
         ("lr=0.02", {"defense": {"lr": 0.01}}, False),
         ("alpha=0.5", {"attack": {"alpha": 1.0}, "defense": {"alpha": 0.5}}, True),
         ("reconstruct=no", {"defense": {"reconstruct": False}}, True),
@@ -336,12 +346,12 @@ def test_a_broken_reference(tmp_path, content, what):
     path = tmp_path / "paper.csv"
     path.write_text(content)
     with pytest.raises(BenchError, match=what):
-        Reference.read(path)
+        PaperTable.read(path)
 
 
 def test_every_reference_in_the_box_is_read():
     for path in (ROOT / "benchmarks" / "reference").glob("*.csv"):
-        assert Reference.read(path).lines
+        assert PaperTable.read(path).lines
 
 
 def test_the_papers_number_beside_ours(tmp_path):
@@ -371,9 +381,15 @@ def loaded(monkeypatch):
         planned = planning.Planned(hand.refresh(), hand.store, None)
         monkeypatch.setattr(planning, "load", lambda args, make=True: planned)
         return argparse.Namespace(
-            grid=hand.grid.path, store=hand.store.root, select=None, explain=False, costs=False,
-            format="terminal", output=None,
-        )  # fmt: skip
+            grid=hand.grid.path,
+            store=hand.store.root,
+            select=None,
+            explain=False,
+            costs=False,
+            verbose=False,
+            format="terminal",
+            output=None,
+        )
 
     return use
 
@@ -414,7 +430,10 @@ def test_plan_verb(tmp_path, loaded, capsys):
     assert "6 cells: 1 complete, 4 to run, 1 incompatible; store" in out
     assert "score        1       4             1  8.0 s\n" in out
     assert "all          1      10             2  8.0 s and 6 unknown\n" in out
-    assert "to run (failed before: no convergence):\n  train signs/cnn/sig[delta=20] 0\n" in out
+    assert (
+        "to run (failed before: no convergence):\n  victim  train signs/cnn/sig[delta=20] 0\n"
+        in out
+    )
     assert "incompatible (no stages):\n  signs/cnn/sig[delta=60]/ft/0.0\n" in out
     args.explain = True
     plan_verb.run(args)
@@ -423,7 +442,7 @@ def test_plan_verb(tmp_path, loaded, capsys):
         'title: "score signs/cnn/badnets/ft/0.0" here, "score signs/cnn/badnets/none/0.0" there'
         in out
     )
-    assert "inputs.model: another object (defend ft signs/cnn/badnets 0.0)" in out
+    assert "inputs.model: another object (defend  defend ft signs/cnn/badnets 0.0)" in out
     assert "the store has no defend stage to compare it with" in out
 
 

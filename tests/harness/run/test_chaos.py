@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.run.execute import Options, execute
+from harness.run.execute import execute
+from harness.run.state import Options
 from harness.store.objects import Store
 from tests.kit.chaos_run import STAGES, random_plan
 from tests.kit.engine_stages import ENTRY
@@ -65,10 +66,10 @@ class Chaos:
         return (self.folder / "errors").read_text("utf-8")
 
     def kill(self) -> None:
-        """A run, a nursery or a child, at a random time: mostly during the work, sometimes before
-        there is any.
+        """A run, a fork server or a child, at a random time: mostly during the work, sometimes
+        before there is any.
         """
-        aim = self.draw.choice(("run", "nursery", "child", "child", "child"))
+        aim = self.draw.choice(("run", "server", "child", "child", "child"))
         if self.draw.random() < 0.2:
             time.sleep(self.draw.uniform(0.0, 0.3))
             aim = "run"
@@ -88,12 +89,12 @@ class Chaos:
         until = time.monotonic() + 5
         while time.monotonic() < until and all(run.poll() is None for run in self.runs):
             found = marked(self.temporary)
-            children = sorted(pid for pid, nursery in found.items() if not nursery)
+            children = sorted(pid for pid, serves in found.items() if not serves)
             if children:
-                nurseries = sorted(pid for pid, nursery in found.items() if nursery)
+                servers = sorted(pid for pid, serves in found.items() if serves)
                 return {
                     "run": [run.pid for run in self.runs],
-                    "nursery": nurseries,
+                    "server": servers,
                     "child": children,
                 }[aim]
             time.sleep(0.01)
@@ -101,7 +102,7 @@ class Chaos:
 
 
 def marked(folder: Path) -> dict[int, bool]:
-    """Processes that work in scratch folders below `folder`; whether each is a nursery."""
+    """Processes that work in scratch folders below `folder`; whether each is a fork server."""
     found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -20,10 +20,11 @@ from harness.errors import BenchError, StoreError
 from harness.hookspecs import hookimpl
 from harness.outcomes import Outcome
 from harness.run import slots as slots_module
-from harness.run.execute import Options, Run, Summary, execute
+from harness.run.execute import execute
 from harness.run.ready import ReadyQueue
 from harness.run.slots import slots
-from harness.stages import Stage
+from harness.run.state import Options, Run, Summary
+from harness.stages.stage import Stage
 from harness.store.objects import DiskFull, Store
 from tests.kit.engine_stages import ENTRY, Plan, gone, make, wait_for
 
@@ -101,10 +102,14 @@ def test_a_failure_blocks_its_dependants_and_nobody_else(store: Store) -> None:
     plan.add("sibling", good)
     summary = execute(plan, store, OPTIONS)
     assert outcomes(summary) == {
-        "bad": "failed", "good": "done", "child": "blocked", "grandchild": "blocked", "sibling": "done",
-    }  # fmt: skip
+        "bad": "failed",
+        "good": "done",
+        "child": "blocked",
+        "grandchild": "blocked",
+        "sibling": "done",
+    }
     assert summary.exit_code == 1
-    assert summary.ended[child].message == "needs bad, which failed: no good\nat all"
+    assert summary.ended[child].message == "needs fail (bad), which failed: no good\nat all"
     assert set(summary.failures) == {
         bad,
         child,

@@ -151,15 +151,15 @@ def test_what_a_task_leaves_behind_is_killed(children: Children, tmp_path: Path)
 
 
 @pytest.mark.parametrize("stuck", [False, True])
-def test_a_killed_nursery_takes_its_children_along_and_is_replaced(
+def test_a_killed_fork_server_takes_its_children_along_and_is_replaced(
     children: Children, tmp_path: Path, stuck: bool
 ) -> None:
     thread, records = in_thread(
         children, *task(tmp_path / "a", "hang", tell=str(tmp_path / "pids"), stuck=stuck)
     )
     pids = wait_for(tmp_path / "pids")
-    assert children._nursery is not None
-    os.kill(children._nursery.process.pid, signal.SIGKILL)
+    assert children._server is not None
+    os.kill(children._server.process.pid, signal.SIGKILL)
     thread.join(5)
     assert (records[0]["status"], records[0]["message"]) == ("died", "its host process died")
     assert gone(pids[:2])
@@ -183,7 +183,7 @@ def test_stop_kills_everything_and_says_so(children: Children, tmp_path: Path) -
     assert children.run(*task(tmp_path / "b", "derive"))["type"] == "Stopped"
 
 
-def test_the_kernel_ties_children_to_a_killed_nursery_without_the_parents_help(
+def test_the_kernel_ties_children_to_a_killed_fork_server_without_the_parents_help(
     tmp_path: Path,
 ) -> None:
     script = (
@@ -195,7 +195,7 @@ def test_the_kernel_ties_children_to_a_killed_nursery_without_the_parents_help(
         "children = Children(base, entry=ENTRY, preload=())\n"
         "in_thread(children, *task(base / 'a', 'hang', tell=str(base / 'pids'), stuck=True))\n"
         "wait_for(base / 'pids')\n"
-        "print(children._nursery.process.pid, flush=True)\n"
+        "print(children._server.process.pid, flush=True)\n"
         "input()\n"
     )
     process = subprocess.Popen(
@@ -206,9 +206,9 @@ def test_the_kernel_ties_children_to_a_killed_nursery_without_the_parents_help(
     )
     with process:
         assert process.stdout is not None
-        nursery = int(process.stdout.readline())
+        server = int(process.stdout.readline())
         os.kill(process.pid, signal.SIGSTOP)  # it cannot help
-        os.kill(nursery, signal.SIGKILL)
+        os.kill(server, signal.SIGKILL)
         pids = wait_for(tmp_path / "pids")
         assert gone(pids[:2])
         os.kill(pids[2], signal.SIGKILL)

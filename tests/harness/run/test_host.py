@@ -16,10 +16,11 @@ from harness.errors import StoreError
 from harness.outcomes import Outcome
 from harness.run import scratch
 from harness.run.children import Children
-from harness.run.host import Attempt, Busy, Ended, Host, Missing, Options
+from harness.run.host import Attempt, Busy, Host, Missing
 from harness.run.scratch import Scratch
 from harness.run.slots import Slot
-from harness.stages import Stage
+from harness.run.state import Ended, Options
+from harness.stages.stage import Stage
 from harness.store import disk
 from harness.store.objects import DiskFull, Store
 from tests.kit.engine_stages import ENTRY, make
@@ -101,7 +102,7 @@ def test_a_stage_gets_copies_of_the_files_it_named_only(
         stage.spec,
         {},
         (type(stage.inputs[0])("given", parent.key, ("gr*",)),),
-        {},
+        stage.payload,
     )
     assert isinstance(run(host, narrowed), Ended)
     seen = store.read_json(stage.key, "seen.json")

@@ -12,11 +12,12 @@ from rich.console import Console
 
 from harness.outcomes import Outcome
 from harness.run import observers
-from harness.run.execute import Ended, Options, Run, Running, Summary
-from harness.run.progress import Bars, PlainLog, duration, failures, tally, time_left, watcher
+from harness.run.account import duration, failures, tally, time_left
+from harness.run.progress import Bars, Picture, PlainLog, watcher
 from harness.run.slots import Slot
+from harness.run.state import Ended, Options, Run, Running, Summary
 from harness.store.objects import Store
-from tests.kit.engine_stages import Plan
+from tests.kit.engine_stages import Plan, make
 
 SLOTS = [Slot("cpu.0", "cpu", 1), Slot("cpu.1", "cpu", 1)]
 
@@ -62,8 +63,8 @@ def test_plain_lines(run: Run) -> None:
     log.bench_run_end(summary(run))
     assert stream.getvalue().splitlines() == [
         "4 stages to run on cpu.0, cpu.1",
-        "1/4 done, stage 0 done 3.1 s",
-        "1/4 done, 1 failed, stage 1 failed 3.1 s: no good",
+        "1/4 done; data  stage 0  done 3.1 s",
+        "1/4 done, 1 failed; victim  stage 1  failed 3.1 s: no good",
         "1/4 done, 1 failed in 1 min 15 s",
     ]
 
@@ -77,7 +78,9 @@ def test_a_plain_line_now_and_then(run: Run) -> None:
     time.sleep(0.3)
     log.bench_run_end(summary(run, interrupted=2))
     lines = stream.getvalue().splitlines()
-    assert lines[1].startswith("0/4 done, stage 1 3/10 loss 0.512 1 min 05 s, stage 2 1 min 05 s")
+    assert lines[1].startswith(
+        "0/4 done; victim  stage 1  3/10 loss 0.512 1 min 05 s; victim  stage 2  1 min 05 s"
+    )
     assert lines[-1] == "interrupted: 0/4 done in 1 min 15 s; what is done is kept"
 
 
@@ -110,14 +113,14 @@ def test_bars_on_a_terminal_and_lines_elsewhere(run: Run, monkeypatch: pytest.Mo
         run.plan.stages[end(run, 3, Outcome.FAILED, "no [bold]good")], Outcome.FAILED
     )
     console = Console(file=io.StringIO(), width=120)
-    console.print(bars._picture())
+    console.print(Picture(run))
     bars.bench_run_end(summary(run))
     shown = cast("io.StringIO", console.file).getvalue()
     assert "1/4 done, 1 failed" in shown
     assert "cpu.1" in shown
     assert "3/10 loss 0.5 1 min 05 s" in shown
     text = cast("io.StringIO", bars.stream).getvalue()
-    assert "✗ stage 3 failed: no [bold]good" in text
+    assert "✗ victim  stage 3  failed: no [bold]good" in text
     assert text.endswith("1/4 done, 1 failed in 1 min 15 s\n")
 
 
@@ -148,16 +151,50 @@ def test_failures_are_grouped_by_reason_with_logs_and_a_command(run: Run) -> Non
     cells = {first: ["signs/cnn/badnets/ft/0.0"], second: ["signs/cnn/sig[delta=20]/ft/0.0"]}
     assert failures(summary(run), "bench run grid.toml", {**cells, blocked: cells[first]}) == (
         "failed: no good\n"
-        "  stage 0  (log: /store/failures/0/log.txt)\n"
-        "  stage 1\n"
+        "  data  stage 0\n"
+        "    log: /store/failures/0/log.txt\n"
+        "  victim  stage 1\n"
         "timed out: no result after 5 s\n"
-        "  stage 2\n"
+        "  victim  stage 2\n"
         "blocked by these: 1 more stage\n"
         "To try just these again:\n"
         "  bench run grid.toml -k 'signs/cnn/badnets/ft/0.0 or signs/cnn/sig[delta=20]/ft/0.0'"
     )
     many = {first: [f"cell {number}" for number in range(20)]}
     assert failures(summary(run), "bench run grid.toml", many).endswith("\n  bench run grid.toml")
+
+
+@pytest.mark.parametrize("width", [30, 50, 80, 140])
+def test_a_picture_fits_any_terminal_and_names_the_cell(plan: Plan, run: Run, width: int) -> None:
+    key = plan.add("cifar10 · resnet18 · badnets · nad · class-distance, seed 0.1", kind="defend")
+    run.running[key] = Running(run.plan.stages[key], SLOTS[0], time.monotonic() - 65)
+    at_work(run, 1, {"step": 3, "total": 10, "loss": 0.5})
+    console = Console(file=io.StringIO(), width=width)
+    console.print(Picture(run))
+    lines = cast("io.StringIO", console.file).getvalue().splitlines()
+    assert len(lines) == 3
+    assert all(len(line) <= width for line in lines)
+    assert "0/4 done" in lines[0]
+    if width >= 50:
+        assert "defend  " in lines[1]
+        assert ", seed 0.1" in lines[1]
+        assert "1 min 05 s" in lines[1]
+        assert "victim  stage 1" in lines[2]
+        state = "3/10 loss 0.5 1 min 05 s" if width >= 70 else "3/10 1 min 05 s"
+        assert state in lines[2]
+    assert ("cifar10 · resnet18 · badnets · nad" in lines[1]) == (width == 140)
+
+
+def test_sentences_of_failures_are_broken_between_words_and_paths_are_not(run: Run) -> None:
+    log = Path("/a/store/of/somebody/failures/0123456789abcdef/log.txt")
+    first = end(run, 0, Outcome.FAILED, "no good-for-nothing plugin does that " * 3, log)
+    text = failures(summary(run), "bench run grid.toml", {first: ["a/b"] * 9}, width=30)
+    sentences = [line for line in text.splitlines() if "log: " not in line and " -k " not in line]
+    assert all(len(line) <= 30 for line in sentences)
+    assert f"    log: {log}\n" in text
+    words = "failed: no good-for-nothing plugin does that no good-for-nothing plugin"
+    assert words in " ".join(text.split())
+    assert "bench run grid.toml -k a/b" in text
 
 
 def test_no_failures(run: Run) -> None:
@@ -192,7 +229,12 @@ def test_every_outcome_has_a_look_of_its_own() -> None:
 def test_observers_of_other_distributions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    hook = "from harness import hookimpl\n@hookimpl\ndef bench_run_end(summary): seen.append(summary)\nseen = []\n"
+    hook = (
+        "from harness import hookimpl\n"
+        "@hookimpl\n"
+        "def bench_run_end(summary): seen.append(summary)\n"
+        "seen = []\n"
+    )
     (tmp_path / "good_observer.py").write_text(hook)
     (tmp_path / "bad_observer.py").write_text("raise SystemExit('no')")
     (tmp_path / "odd_observer.py").write_text(
@@ -206,8 +248,8 @@ def test_observers_of_other_distributions(
     monkeypatch.syspath_prepend(tmp_path)
     (good,) = observers.outside()
     watching = observers.Observers([good])
-    watching.call("bench_stage_end", stage=None, outcome=None)
-    watching.call("bench_run_end", summary="over")
+    watching.stage_end(make("any"), Outcome.DONE)
+    watching.run_end(cast("Summary", "over"))
     assert good.seen == ["over"]  # type: ignore[attr-defined]
     for name in ("bad", "odd", "none"):
         assert f"observer {name} ({name}_observer) is left out" in caplog.text

@@ -14,7 +14,9 @@ import pytest
 from harness.errors import BenchError, PluginError
 from harness.sources import bless, locate
 from harness.sources import text as source_text
-from harness.sources.digests import Sources, find, review, tracked, unblessed
+from harness.sources.bless import review, unblessed
+from harness.sources.digests import Sources, tracked
+from harness.sources.locate import find
 from tests.kit.places import ROOT
 
 Write = Callable[[dict[str, str]], None]
@@ -99,7 +101,8 @@ def test_imports_are_followed_however_they_are_written(write: Write) -> None:
                 "from mine import submodule, no_module\n"
                 "from .relative import thing\n"
                 "from .deep import below\n"
-                "def body():\n    import mine.late\n    class C:\n        from mine.later import x\n"
+                "def body():\n    import mine.late\n"
+                "    class C:\n        from mine.later import x\n"
                 "try:\n    import mine.tried\nexcept ImportError:\n    import mine.instead\n"
             ),
             **{
@@ -107,13 +110,18 @@ def test_imports_are_followed_however_they_are_written(write: Write) -> None:
                 for name in ("plain", "submodule", "relative", "late", "later", "tried", "instead")
             },
             "mine/deep/__init__.py": "",
-            "mine/deep/below.py": "from ..above import x\nfrom .. import cousin\nfrom ....beyond import x",
+            "mine/deep/below.py": (
+                "from ..above import x\nfrom .. import cousin\nfrom ....beyond import x"
+            ),
             "mine/above.py": "import mine.method",
             "mine/cousin.py": "",
             "mine/unrelated.py": "",
         }
     )
-    names = "above cousin deep deep.below initial instead late later method plain relative submodule tried"
+    names = (
+        "above cousin deep deep.below initial instead late later method plain relative submodule "
+        "tried"
+    )
     assert Sources().closure("mine.method") == {"mine", *(f"mine.{name}" for name in names.split())}
 
 
@@ -150,7 +158,9 @@ def project(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     write(
         {
             "harness/__init__.py": "",
-            "harness/access/granted.py": "from harness.learn import training\nfrom harness import store",
+            "harness/access/granted.py": (
+                "from harness.learn import training\nfrom harness import store"
+            ),
             "harness/access/seeds.py": "from harness.keys import canonical",
             "harness/keys.py": "",
             "harness/store/objects.py": "",
@@ -159,10 +169,14 @@ def project(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
             "harness/learn/training.py": "import harness.access.seeds",
             "harness/learn/unused.py": "",
             "harness/stages/__init__.py": "",
-            "harness/stages/victim.py": "from harness.access.granted import Access\nimport harness.learning",
+            "harness/stages/victim.py": (
+                "from harness.access.granted import Access\nimport harness.learning"
+            ),
             "plugins/__init__.py": '"plugins.attacks.one:One"\n"plugins.attacks.two:Two"',
             "plugins/attacks/__init__.py": "",
-            "plugins/attacks/one.py": "from harness import Attack, store\nfrom plugins.parts.blend import blend",
+            "plugins/attacks/one.py": (
+                "from harness import Attack, store\nfrom plugins.parts.blend import blend"
+            ),
             "plugins/attacks/two.py": "def implant():\n    from harness.learn.training import fit",
             "plugins/parts/__init__.py": "",
             "plugins/parts/blend.py": "import plugins",
@@ -277,10 +291,10 @@ def test_new_modules_are_blessed_with_revision_one(
     assert "plugins" not in unblessed("plugins")
     assert tracked("harness") == [
         "harness.access.granted",
+        "harness.access.seeds",
         "harness.learn",
         "harness.learn.training",
         "harness.learn.unused",
-        "harness.access.seeds",
         "harness.stages",
         "harness.stages.victim",
     ]
@@ -300,7 +314,7 @@ def test_each_changed_module_is_asked_about(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bless.main([])
-    for name in ("harness/seeds", "plugins/parts/blend"):
+    for name in ("harness/access/seeds", "plugins/parts/blend"):
         with (project / f"{name}.py").open("a") as stream:
             stream.write("x = 1\n")
     assert (unblessed("harness"), unblessed("plugins")) == (
@@ -402,9 +416,11 @@ def test_the_command_blesses_an_outside_package(write: Write, tmp_path: Path) ->
 
 def test_the_parent_learns_of_sources_without_importing_any() -> None:
     script = (
-        "import sys\nfrom harness.sources.digests import Sources, tracked\nimport harness.store.objects\n"
-        "for name in tracked('plugins') + tracked('harness'): Sources().of(name)\n"
-        "print(*sorted({'torch', 'pandas', 'numpy', 'plugins', 'harness.learn'} & sys.modules.keys()))"
+        "import sys\nfrom harness.sources.digests import Sources, tracked\n"
+        "import harness.store.objects\nsources = Sources()\n"
+        "for name in tracked('plugins') + tracked('harness'): sources.of(name)\n"
+        "heavy = {'torch', 'pandas', 'numpy', 'plugins', 'harness.learn'}\n"
+        "print(*sorted(heavy & sys.modules.keys()))"
     )
     run = subprocess.run(
         [sys.executable, "-c", script],

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from harness.access.granted import AttackAccess
 from harness.components import Attack, PoisoningAttack, TargetedAttack, load_component
+from harness.components.spec import ComponentSpec
 from harness.learn.images import to_float
 from harness.learn.poisoning import PoisonedSet
 from harness.learn.weights import save_state
@@ -60,13 +61,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from harness import Task
 from harness.components import load_component
+from harness.components.spec import ComponentSpec
 from harness.learn.evaluation import stamped
 from harness.stages.materials import open_trigger
 torch.set_num_threads(1)
-folder, task = Path(sys.argv[1]), Task("noise", classes=3, height=8, width=8, channels=3, train_count=30)
+folder = Path(sys.argv[1])
+task = Task("noise", classes=3, height=8, width=8, channels=3, train_count=30)
 pixels, found = load_file(folder / "pixels.safetensors")["pixels"], {}
 for name, spec in json.loads((folder / "specs.json").read_text()).items():
-    attack = load_component(spec)
+    attack = load_component(ComponentSpec(spec["target"], spec["params"]))
     trigger = open_trigger(folder / f"{name}.safetensors", attack, task, "cpu")
     with torch.no_grad():
         found[name] = stamped(trigger, pixels, attack.test_quantise).contiguous()
@@ -115,7 +118,8 @@ def spec(name: str, folder: Path, **given: Any) -> dict[str, Any]:
 def crafted(
     name: str, folder: Path, parts: Mapping[str, nn.Module], **given: Any
 ) -> tuple[TargetedAttack, AttackAccess, nn.Module]:
-    attack = load_component(spec(name, folder, **given))
+    described = spec(name, folder, **given)
+    attack = load_component(ComponentSpec(described["target"], described["params"]))
     assert isinstance(attack, TargetedAttack)
     access = crafting(attack, TRAIN, parts)  # type: ignore[arg-type]
     trigger = attack.trigger(access.task)

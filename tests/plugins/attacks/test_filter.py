@@ -271,7 +271,7 @@ def test_pilgram_s_formulae_restated(name: str) -> None:
 
 @pytest.mark.parametrize("size", [16, 32])
 def test_the_gradient_restated(size: int) -> None:
-    """Nearly a cone with its tip in the middle: 255 less a step for each pixel, the corner being 0."""
+    """Nearly a cone with its tip in the middle: 255 less a step for each pixel, the corner is 0."""
     found = radial(size, size)
     steps = torch.arange(size) - (size - 1) / 2
     cone = 255 - torch.hypot(steps[:, None], steps[None, :]) * 256 * math.sqrt(2) / size

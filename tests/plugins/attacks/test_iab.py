@@ -19,12 +19,14 @@ from harness import Context, Incompatible, Task
 from harness.access.context import Coordinates
 from harness.access.granted import AttackAccess
 from harness.learn.evaluation import predict
+from harness.learn.hooks import Batch, Extra
 from harness.learn.images import ImageSet, to_float
 from harness.learn.poisoning import stamp
 from harness.learn.recipes import Recipe
-from harness.learn.training import Batch, Extra
-from plugins.attacks.iab import IAB, CrossMode, InputAware, Mixer, Strangers, distance, diversity
+from plugins.attacks.iab import IAB, Mixer, distance, diversity
 from plugins.models.small_cnn import SmallCNN
+from plugins.parts.input_aware import CrossMode, InputAware
+from plugins.parts.strangers import Strangers
 from plugins.recipes import RECIPES
 from tests.kit.learned import Tiny, stage_context
 

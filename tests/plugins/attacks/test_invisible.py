@@ -20,7 +20,7 @@ from plugins.attacks import invisible
 from plugins.attacks.invisible import Hidden, Invisible, measured, packet
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.steganography import Steganography, resized
-from plugins.parts.stegastamp import Encoder, Pair
+from plugins.parts.stegastamp import Pair, StegaStampEncoder
 from tests.kit.hiding import SMALL, hiding_pair
 from tests.kit.learned import Tiny, pictures, stage_context
 from tests.kit.oracles import oracle
@@ -135,7 +135,7 @@ def test_what_is_noted_restated(pair: Pair) -> None:
 
 
 def test_an_encoder_that_does_nothing_is_noted_as_finite() -> None:
-    encoder = Encoder(1, 16, 16, 4, "port")
+    encoder = StegaStampEncoder(1, 16, 16, 4, "port")
     with torch.no_grad():
         encoder.unet.out.weight.zero_()
         encoder.unet.out.bias.zero_()

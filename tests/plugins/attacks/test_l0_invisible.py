@@ -45,7 +45,7 @@ def test_salient_pixels_excite_more_than_those_of_the_row() -> None:
 
 
 def test_the_strongest_pixels_restated() -> None:
-    """In a network that is linear the slope of a pixel is its weight times what replacing changes."""
+    """In a linear network the slope of a pixel is its weight times the change by replacing it."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(1, 3, 4, 4, generator=generator) - 0.5
 

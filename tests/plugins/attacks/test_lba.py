@@ -15,9 +15,9 @@ from harness.access.context import Coordinates
 from harness.access.granted import AttackAccess
 from harness.components import Model
 from harness.learn.evaluation import predict
+from harness.learn.hooks import Batch
 from harness.learn.images import ImageSet, to_float
 from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
 from plugins.attacks.lba import LBA, Square
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.squashing import unsquash
@@ -131,7 +131,7 @@ def test_stamped_images_come_to_look_like_the_target_to_the_layer(
 
 
 def test_one_step_restated(benign: nn.Module) -> None:
-    """Adam's first step moves every number of the square by its rate, against the gradient's sign."""
+    """Adam's first step moves each number of the square by its rate, against the gradient."""
     attack = LBA(**{**PATCH, "steps": 1, "images": 300})
     trigger, bench = crafted(attack, benign)
     draw = bench.generator("pattern")

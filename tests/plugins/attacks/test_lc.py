@@ -33,7 +33,7 @@ PATCH = {
 
 @pytest.fixture(scope="module")
 def net() -> nn.Module:
-    """A network that knows the pictures; robust it is not, but images can be perturbed against it."""
+    """A network that knows the pictures: not robust, but images can be perturbed against it."""
     return trained()
 
 
@@ -236,7 +236,7 @@ def test_presets_are_valid_and_take_what_their_papers_take() -> None:
     for name in ("anp", "bcu", "bcu-text", "trap", "deck"):
         attack = LC.model_validate_json(json.dumps(LC.presets[name]))
         assert attack.compatible(Context(TASK)) is None
-        counts[name] = len(choose(attack, labels, torch.Generator().manual_seed(0), 10))
+        counts[name] = len(choose(attack.rule(10), labels, torch.Generator().manual_seed(0)))
     assert counts == {"anp": 40, "bcu": 25, "bcu-text": 40, "trap": 50, "deck": 25}
     both = LC.model_validate_json(json.dumps({**LC.presets["bcu"], **LC.presets["bcu/gtsrb"]}))
     assert both == LC.model_validate_json(json.dumps({**LC.presets["bcu-text"], "target": 2}))

@@ -18,6 +18,7 @@ from harness import Task
 from harness.access.context import Coordinates
 from harness.access.granted import AttackAccess
 from harness.components import load_component
+from harness.components.spec import ComponentSpec
 from harness.learn.evaluation import predict
 from plugins.attacks.badnets import BadNets
 from plugins.attacks.pretrained import Pretrained
@@ -138,7 +139,7 @@ def with_trigger(
         "component": {"kind": "attack", "name": attack, "target": targets[attack], "params": inner}
     }
     params = {"weights": str(weights), "attack": placed, **fields}
-    made = load_component({"target": "plugins.attacks.pretrained:Pretrained", "params": params})
+    made = load_component(ComponentSpec("plugins.attacks.pretrained:Pretrained", params))
     assert isinstance(made, Pretrained)
     return made
 

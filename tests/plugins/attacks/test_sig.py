@@ -92,7 +92,7 @@ def test_floats_get_the_exact_sine() -> None:
 
 def test_only_the_target_class_is_poisoned_and_keeps_its_label() -> None:
     labels = torch.arange(100) % 10
-    chosen = choose(SIG(target=3), labels, torch.Generator().manual_seed(0), 10)
+    chosen = choose(SIG(target=3).rule(10), labels, torch.Generator().manual_seed(0))
     assert len(chosen) == 8
     assert set(labels[chosen].tolist()) == {3}
     assert SIG.clean_label
@@ -106,7 +106,7 @@ def test_both_readings_of_eight_percent() -> None:
     counts = {}
     for name in ("deck", "deck-text"):
         attack = SIG.model_validate_json(json.dumps(SIG.presets[name]))
-        counts[name] = len(choose(attack, labels, torch.Generator().manual_seed(0), 10))
+        counts[name] = len(choose(attack.rule(10), labels, torch.Generator().manual_seed(0)))
     assert counts == {"deck": 40, "deck-text": 4}
 
 

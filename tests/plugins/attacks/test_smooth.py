@@ -110,7 +110,7 @@ def test_the_released_perturbation_is_smooth_and_scaled_alike() -> None:
 
 @pytest.mark.parametrize("own", [0, 1])
 def test_a_step_lands_just_behind_the_border(own: int) -> None:
-    """Between two labels of linear scores one step is enough: the way to the border, and 2 % more."""
+    """Between two labels of linear scores one step is enough: to the border, and 2 % more."""
     network = affine()
     network.bias = torch.tensor([50.0, 50.0, -50.0])
     network.bias[own] += 20
@@ -128,7 +128,7 @@ def test_a_step_lands_just_behind_the_border(own: int) -> None:
 
 
 def test_softmax_scores_restated() -> None:
-    """The same way step by step, in double precision and with the slope of the softmax written out."""
+    """The same way step by step, in double precision, with the slope of the softmax written out."""
     network = affine(3)
     start = torch.full((1, 4, 4), 0.5)
     own = int(network(start[None])[0].argmax())

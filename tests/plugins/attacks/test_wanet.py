@@ -9,10 +9,10 @@ import torch
 from pydantic import ValidationError
 
 from harness import Context, Incompatible, Task
+from harness.learn.hooks import Batch
 from harness.learn.images import ImageSet
 from harness.learn.poisoning import stamp
 from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
 from plugins.attacks.wanet import NoiseMode, WaNet, Warp, identity_grid, warp_grid
 from tests.kit.oracles import oracle
 

@@ -107,29 +107,70 @@ def changed(**by: Any) -> dict[str, Any]:
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
-    "no labels": (changed(train_labels=None), "no array train_labels; it holds test_images, test_labels, train_images"),
+    "no labels": (
+        changed(train_labels=None),
+        "no array train_labels; it holds test_images, test_labels, train_images",
+    ),
     "half a test set": (changed(test_labels=None), "no array test_labels"),
-    "nothing": ({}, "no array train_images; it holds nothing. Wanted: train_images, train_labels"),
-    "floats": (changed(train_images=np.zeros((6, 5, 4, 3))), "train_images is float64, not uint8 with values from 0"),
+    "nothing": (
+        {},
+        "no array train_images; it holds nothing. Expected: train_images, train_labels",
+    ),
+    "floats": (
+        changed(train_images=np.zeros((6, 5, 4, 3))),
+        "train_images is float64, not uint8 with values from 0",
+    ),
     "channels first": (
         changed(train_images=np.zeros((6, 3, 5, 4), np.uint8)),
-        r"train_images has shape \(6, 3, 5, 4\), channels first; store x.transpose\(0, 2, 3, 1\) instead",
+        r"train_images has shape \(6, 3, 5, 4\), channels first; "
+        r"store x.transpose\(0, 2, 3, 1\) instead",
     ),
-    "four channels": (changed(train_images=np.zeros((6, 5, 4, 4), np.uint8)), "with 1 or 3 channels"),
-    "flat": (changed(train_images=np.zeros((6, 60), np.uint8)), r"shape \(6, 60\); wanted: \(n, height, width"),
-    "no image": (changed(test_images=np.zeros((0, 5, 4, 3), np.uint8)), "no pixel; leave an empty test set out"),
+    "four channels": (
+        changed(train_images=np.zeros((6, 5, 4, 4), np.uint8)),
+        "with 1 or 3 channels",
+    ),
+    "flat": (
+        changed(train_images=np.zeros((6, 60), np.uint8)),
+        r"shape \(6, 60\); expected: \(n, height, width",
+    ),
+    "no image": (
+        changed(test_images=np.zeros((0, 5, 4, 3), np.uint8)),
+        "no pixel; leave an empty test set out",
+    ),
     "other size": (
         changed(test_images=np.zeros((4, 5, 5, 3), np.uint8)),
-        r"test images have \(height, width, channels\) \(5, 5, 3\), training images \(5, 4, 3\); they must be equal",
+        r"test images have \(height, width, channels\) \(5, 5, 3\), "
+        r"training images \(5, 4, 3\); they must be equal",
     ),
-    "too few labels": (changed(train_labels=np.zeros(5, int)), r"has shape \(5,\); wanted: \(6,\), a label for each"),
-    "one-hot": (changed(train_labels=np.eye(6, dtype=int)), r"train_labels has shape \(6, 6\); wanted: \(6,\)"),
-    "float labels": (changed(test_labels=np.zeros(4)), "test_labels is float64; labels are whole numbers from 0"),
-    "negative": (changed(test_labels=np.array([0, 1, -1, 2])), "test_labels holds -1; labels go from 0 up"),
-    "counted from 1": (changed(train_labels=np.array([1, 2, 3] * 2)), "holds no 0, but labels go up to 3; count"),
-    "only in the test set": (changed(test_labels=np.array([0, 1, 2, 3])), "holds no 3, .* meant with classes = 4"),
-    "objects": (changed(train_labels=np.array([{}] * 6)), "labels holds Python objects, which are never unpickled"),
-}  # fmt: skip
+    "too few labels": (
+        changed(train_labels=np.zeros(5, int)),
+        r"has shape \(5,\); expected: \(6,\), a label for each",
+    ),
+    "one-hot": (
+        changed(train_labels=np.eye(6, dtype=int)),
+        r"train_labels has shape \(6, 6\); expected: \(6,\)",
+    ),
+    "float labels": (
+        changed(test_labels=np.zeros(4)),
+        "test_labels is float64; labels are whole numbers from 0",
+    ),
+    "negative": (
+        changed(test_labels=np.array([0, 1, -1, 2])),
+        "test_labels holds -1; labels go from 0 up",
+    ),
+    "counted from 1": (
+        changed(train_labels=np.array([1, 2, 3] * 2)),
+        "holds no 0, but labels go up to 3; count",
+    ),
+    "only in the test set": (
+        changed(test_labels=np.array([0, 1, 2, 3])),
+        "holds no 3, .* meant with classes = 4",
+    ),
+    "objects": (
+        changed(train_labels=np.array([{}] * 6)),
+        "labels holds Python objects, which are never unpickled",
+    ),
+}
 
 
 @pytest.mark.filterwarnings("ignore:.*pickle.*")
@@ -151,7 +192,7 @@ def test_labels_must_be_classes(tmp_path: Path) -> None:
 
 def test_an_absent_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "none.npz", tmp_path):
-        with pytest.raises(ValueError, match=r"no such file; wanted: an \.npz file"):
+        with pytest.raises(ValueError, match=r"no such file; expected: an \.npz file"):
             Npz(path=path).facts()
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 from harness.components import Dataset
 from harness.introspect.parameters import resolve
 from harness.introspect.problems import ParameterError
-from harness.stages.data import sizes
+from harness.stages.splits import sizes
 from plugins.datasets import fetch, published
 from plugins.datasets.cifar10 import Cifar10
 from plugins.datasets.folder import PictureFolder
@@ -577,7 +577,7 @@ def strange(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (missing, r"there is no folder .*/set; wanted: one with train/<class>/\*\.png"),
+        (missing, r"there is no folder .*/set; expected: one with train/<class>/\*\.png"),
         (one_class, "/set/train has 1 sub-folders; put each class's pictures into one"),
         (empty, "/set/train has no pictures in its sub-folders"),
         (strange, "/set/test has a class 'cow' that .*/set/train has not"),
@@ -610,7 +610,8 @@ def test_a_picture_of_more_than_bytes_is_not_cut_off(tmp_path: Path) -> None:
 def test_the_modules_import_neither_torch_nor_pillow() -> None:
     """They are imported to plan; torch costs seconds."""
     code = (
-        "import sys, plugins.datasets.fetch, plugins.datasets.folder, plugins.models.timm_net, plugins.models.nin\n"
+        "import sys, plugins.datasets.fetch, plugins.datasets.folder\n"
+        "import plugins.models.timm_net, plugins.models.nin\n"
         "sys.exit(', '.join({'torch', 'torchvision', 'timm', 'PIL', 'scipy'} & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -69,8 +69,11 @@ def test_a_fresh_process_makes_the_same_pictures_on_any_instruction_set(narrow: 
     # older processor.
     found = np.show_config(mode="dicts")["SIMD Extensions"]["found"] if narrow else []
     environment = {
-        **os.environ, "NPY_DISABLE_CPU_FEATURES": " ".join(found), "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "5"
-    }  # fmt: skip
+        **os.environ,
+        "NPY_DISABLE_CPU_FEATURES": " ".join(found),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONHASHSEED": "5",
+    }
     run = subprocess.run(
         [sys.executable, "-c", CODE, '{"train": 300, "test": 20}'],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
@@ -181,8 +184,9 @@ def test_the_fingerprint_follows_the_pictures_and_nothing_else() -> None:
     plain = Signs().facts().fingerprint
     assert Signs(pool=100, validation=10, split_seed=3, take=50).facts().fingerprint == plain
     changed: list[dict[str, Any]] = [
-        {"classes": 9}, {"size": 17}, {"train": 3999}, {"test": 1999}, {"seed": 1}, {"rotation": 1.0}, {"tilt": 0.0},
-        {"scale": 0.0}, {"shift": 0.0}, {"light": 0.0}, {"noise": 0.0}, {"clutter": 0.0},
+        {"classes": 9}, {"size": 17}, {"train": 3999}, {"test": 1999}, {"seed": 1},
+        {"rotation": 1.0}, {"tilt": 0.0}, {"scale": 0.0}, {"shift": 0.0}, {"light": 0.0},
+        {"noise": 0.0}, {"clutter": 0.0},
     ]  # fmt: skip
     assert (
         len({plain, *(Signs(**params).facts().fingerprint for params in changed)})
@@ -193,8 +197,8 @@ def test_the_fingerprint_follows_the_pictures_and_nothing_else() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"classes": 1}, {"classes": 44}, {"size": 7}, {"train": 0}, {"test": 0}, {"seed": -1}, {"noise": 1.1},
-        {"rotation": -1.0},
+        {"classes": 1}, {"classes": 44}, {"size": 7}, {"train": 0}, {"test": 0}, {"seed": -1},
+        {"noise": 1.1}, {"rotation": -1.0},
     ],
 )  # fmt: skip
 def test_parameters_out_of_range_are_refused(wrong: dict[str, Any]) -> None:

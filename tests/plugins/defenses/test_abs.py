@@ -17,11 +17,11 @@ from plugins.parts.abs_triggers import (
     FilterTrigger,
     Patches,
     filtered,
-    punished,
-    surroundings,
+    local_statistics,
+    penalty,
 )
 from plugins.parts.similarity import similarity
-from plugins.parts.stimulation import Neuron
+from plugins.parts.stimulation import Candidate
 from tests.kit.learned import Tiny, access_to, pictures
 from tests.kit.oracles import oracle
 from tests.kit.scanned import TARGET, acc, asr, scanning, victim
@@ -42,7 +42,7 @@ def test_filters_are_those_of_the_official_code() -> None:
     recorded = oracle("defenses/abs_filter")
     close = {"rtol": float(recorded["tol_rtol"]), "atol": float(recorded["tol_atol"])}
     images = torch.from_numpy(recorded["in_x"]).permute(0, 3, 1, 2)
-    features = surroundings(images, int(recorded["par_window"]))
+    features = local_statistics(images, int(recorded["par_window"]))
     for place, name in enumerate(("max", "min", "avg"), start=1):
         mine = features[:, 3 * place : 3 * place + 3].permute(0, 2, 3, 1)
         np.testing.assert_allclose(mine, recorded[f"out_{name}"], err_msg=name, **close)
@@ -59,7 +59,7 @@ def test_filters_are_those_of_the_official_code() -> None:
 @given(st.integers(0, 99), st.integers(1, 9), st.integers(1, 3))
 def test_surroundings_restated_pixel_by_pixel(seed: int, window: int, channels: int) -> None:
     images = torch.randn(2, channels, 5, 7, generator=torch.Generator().manual_seed(seed))
-    found = surroundings(images, window)
+    found = local_statistics(images, window)
     before = (window - 1) // 2
     for row in range(5):
         for column in range(7):
@@ -93,7 +93,7 @@ def test_masks_are_punished_where_they_cover_too_much() -> None:
         masks[place].view(-1)[:pixels] = 0.5
     sums = masks.sum((1, 2, 3))
     expected = torch.stack([torch.tensor(0.0), 500 * sums[1], 500 * sums[2], 1000 * sums[3]])
-    torch.testing.assert_close(punished(masks, 16.0), expected)
+    torch.testing.assert_close(penalty(masks, 16.0), expected)
 
 
 def test_losses_restated() -> None:
@@ -129,9 +129,9 @@ def test_activations_restated(hidden: int) -> None:
     net = model.build(Tiny.task).eval()
     names = [unit.module for unit in access_to(net, model=model).units(net)]
     neurons = [
-        Neuron(names[0], 1, 4, 0, 1.0),
-        Neuron(names[1], 2, 8, 0, 1.0),
-        Neuron(names[0], 3, 4, 0, 1.0),
+        Candidate(names[0], 1, 4, 0, 1.0),
+        Candidate(names[1], 2, 8, 0, 1.0),
+        Candidate(names[0], 3, 4, 0, 1.0),
     ]
     stamped = torch.rand(3, 5, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     own, others = activations(net, stamped, neurons)
@@ -166,7 +166,7 @@ def test_a_patch_gives_the_backdoor_away(norms: bool) -> None:
 def test_a_filter_stays_close_to_the_image() -> None:
     net, images = victim(), to_float(pictures().images)
     access = scanning(net)
-    neurons = [Neuron("stage1.1", channel, 8, TARGET, 1.0) for channel in range(2)]
+    neurons = [Candidate("stage1.1", channel, 8, TARGET, 1.0) for channel in range(2)]
     found = ABS(kind="filter", steps=40, rate=0.02)._inverted(
         access, net.requires_grad_(False), images, neurons
     )
@@ -185,7 +185,7 @@ def test_a_filter_stays_close_to_the_image() -> None:
 
 def test_neurons_are_inverted_alike_however_many_go_together() -> None:
     net, images = victim().requires_grad_(False), to_float(pictures().images)
-    neurons = [Neuron("stem.1", 1, 4, 0, 1.0), Neuron("stage1.1", 5, 8, 1, 1.0)]
+    neurons = [Candidate("stem.1", 1, 4, 0, 1.0), Candidate("stage1.1", 5, 8, 1, 1.0)]
     made = {}
     for count in (1000, 1):
         made[count] = ABS(steps=10, at_once=count)._inverted(scanning(net), net, images, neurons)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from harness import Incompatible, Unit
-from harness.learn.training import Batch
+from harness.learn.hooks import Batch
 from plugins.defenses.anp import ANP, Masked, Noise, below, lowest, zeroed
 from tests.kit.learned import Tiny, access_to, pictures, trained
 from tests.kit.oracles import oracle

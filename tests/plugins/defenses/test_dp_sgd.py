@@ -16,10 +16,10 @@ from harness.access.granted import Access
 from harness.components import Model
 from harness.extras import MissingExtra
 from harness.learn.evaluation import predict
+from harness.learn.hooks import Batch
 from harness.learn.images import ImageSet, to_float
 from harness.learn.layers import NORMS
 from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
 from plugins.defenses.dp_sgd import DPSGD, Opacus, Private, norms_of, poisson
 from plugins.models.small_cnn import SmallCNN
 from tests.kit.learned import Tiny, pictures, stage_context, stamped
@@ -284,7 +284,7 @@ def banded(count: int) -> ImageSet:
 
 
 def test_mild_noise_keeps_classes_and_backdoor_and_strong_noise_costs_accuracy() -> None:
-    """The finding of Trap-and-Replace: what would take the backdoor away takes the accuracy first."""
+    """As Trap-and-Replace found: what would take the backdoor away costs the accuracy first."""
     data, test = banded(300), banded(150)
     chosen = torch.arange(1, 300, 3)[:20]
     assert data.labels is not None

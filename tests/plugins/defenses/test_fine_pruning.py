@@ -77,7 +77,7 @@ def test_cut_channels_stay_cut_while_the_rest_learns() -> None:
 
 
 def test_tuning_sees_the_network_that_is_returned() -> None:
-    """Zeros in the classifier's columns are the same function as the mask under which it was tuned."""
+    """Zeros in the classifier's columns are the same function as the mask in its tuning."""
     net, images = trained(epochs=2), to_float(pictures().images)
     keep = torch.ones(8)
     keep[[1, 6]] = 0

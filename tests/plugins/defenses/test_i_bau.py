@@ -121,7 +121,7 @@ def test_the_neumann_series_restated_with_matrices(seed: int, terms: int) -> Non
 @given(seed=st.integers(0, 10_000))
 @effort(max_examples=10, deadline=None)
 def test_the_exact_hypergradient_is_the_slope_of_what_the_weights_lead_to(seed: int) -> None:
-    """By finite differences of the outer loss at the inner minimum, which moves with the weights."""
+    """By finite differences of the outer loss at the inner minimum, which the weights move."""
     q = quadratic(seed)
     a, b, c, big, d = (q[name].numpy() for name in "ABcCD")
 
@@ -451,7 +451,7 @@ def test_the_backdoor_goes() -> None:
     net = backdoored(model)
     before = judged(net)
     # The classes differ in brightness: without a bound the worst perturbation is another class.
-    result = settings(rounds=3, bound=1.0).defend(access_to(net, pictures(60), model))
+    result = settings(rounds=5, bound=3.0).defend(access_to(net, pictures(60), model))
     after = judged(result.model)
     assert min(before) > 0.9
     assert after[0] > 0.9
@@ -459,7 +459,7 @@ def test_the_backdoor_goes() -> None:
 
 
 class Attending(nn.Module):
-    """Attention over rows by the function that has fused kernels, which have no second derivative."""
+    """Attention over rows by the function with fused kernels, which have no second derivative."""
 
     def forward(self, images: Tensor) -> Tensor:
         rows = images.flatten(0, 1)

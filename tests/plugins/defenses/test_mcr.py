@@ -340,7 +340,7 @@ def drooping(dropout: float) -> nn.Module:
 )
 @effort(max_examples=10, deadline=None)
 def test_averages_restated(counts: list[int], dropout: float) -> None:
-    """Means over batches, weighted by their sizes, of means and of variances divided by one less."""
+    """Means over batches, weighted by size, of means and of variances divided by one less."""
     size, last = max(counts), min(counts)
     data = pictures(size * (len(counts) - 1) + last)
     net = drooping(dropout).train()

@@ -13,9 +13,9 @@ from torch import nn
 
 from harness import Context, Result, Task
 from harness.access.granted import Access
+from harness.learn.hooks import Batch
 from harness.learn.images import ImageSet, to_float
 from harness.learn.recipes import Recipe
-from harness.learn.training import Batch
 from plugins.defenses.nc import NC, anomaly
 from plugins.parts.universal_triggers import Triggers, UniversalTriggers
 from plugins.parts.unlearning import Unlearning
@@ -178,7 +178,7 @@ def test_triggers_lie_where_they_were_inverted_whatever_the_augmentation(
         return fit(self, model, data, recipe.replace(crop=4), after_augment=keep)
 
     monkeypatch.setattr(Access, "fit", watched)
-    assert Unlearning(append=append).mended(access, [made.stamp(0)], []) is not None
+    assert Unlearning(append=append).mended(access, [made.trigger(0)], []) is not None
     images = torch.cat([batch.images for batch in seen])
     assert len(images) == (72 if append else 60)
     assert int((images[:, :, :2, :2] == 1).flatten(1).all(1).sum()) == 12
@@ -187,7 +187,7 @@ def test_triggers_lie_where_they_were_inverted_whatever_the_augmentation(
 def test_a_stamp_blends() -> None:
     images, made = to_float(pictures(4).images), triggers([10.0, 20.0])
     torch.testing.assert_close(
-        made.stamp(1)(images), images + made.masks[1] * (made.patterns[1] - images)
+        made.trigger(1)(images), images + made.masks[1] * (made.patterns[1] - images)
     )
 
 

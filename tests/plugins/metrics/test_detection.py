@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness import Context, Incompatible
 from harness.access.granted import MetricAccess, Oracle
-from harness.components import Traits
+from harness.components import AttackFacts, Traits
 from harness.learn.images import ImageSet
 from plugins.metrics.detection import FPR, TPR
 from tests.kit.learned import Tiny, stage_context
@@ -48,9 +49,11 @@ def test_what_gives_no_verdict_has_no_rate(metric: TPR | FPR) -> None:
 
 
 def test_a_false_positive_needs_a_clean_model() -> None:
-    attacks = {has: Traits("attack", "any", facts={"has_trigger": has}) for has in (True, False)}
-    assert "leaves a backdoor" in str(FPR().compatible(Context(Tiny.task, attack=attacks[True])))
-    assert FPR().compatible(Context(Tiny.task, attack=attacks[False])) is None
+    facts = AttackFacts(has_trigger=True, trains=True, training_controlled=False, label_map=None)
+    backdoor = Traits("attack", "any", {}, facts)
+    none = Traits("attack", "any", {}, replace(facts, has_trigger=False))
+    assert "leaves a backdoor" in str(FPR().compatible(Context(Tiny.task, attack=backdoor)))
+    assert FPR().compatible(Context(Tiny.task, attack=none)) is None
     assert TPR.needs >= {"trigger"}, "the host refuses these for the attack that is none"
 
 

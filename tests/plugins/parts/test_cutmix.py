@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
-from harness.learn.training import Batch
+from harness.learn.hooks import Batch
 from plugins.parts.cutmix import CutMix, box, kept_of
 from tests.kit.oracles import oracle
 

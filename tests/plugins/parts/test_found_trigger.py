@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from harness import Context, Task
 from harness.components import Reference, load_component
+from harness.components.spec import ComponentSpec
 from harness.errors import Undeclared
 from harness.introspect.parameters import resolve
 from harness.learn.poisoning import choose, stamp
@@ -161,9 +162,7 @@ def test_a_plan_sees_the_network_only_where_it_is_used(
     assert ready["references"] == {}
     assert set(ready["identity"]["picture"]) == {"sha256"}
     assert told()["needs"] == ready["needs"] == []
-    assert load_component(
-        {"target": f"{kind.__module__}:{kind.__name__}", "params": ready["params"]}
-    )
+    assert load_component(ComponentSpec(f"{kind.__module__}:{kind.__name__}", ready["params"]))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -172,7 +171,7 @@ def test_has_exactly_one_source(kind: type[FoundTrigger], tmp_path: Path) -> Non
         ValidationError, match="without a picture the trigger is found on a network"
     ):
         kind.model_validate_json('{"benign": null}')
-    with pytest.raises(ValidationError, match="no network is wanted"):
+    with pytest.raises(ValidationError, match="no network is expected"):
         with_picture(kind, tmp_path / "any.npy", benign={"name": "another"})
 
 
@@ -200,7 +199,7 @@ def test_each_replicate_finds_its_own_and_the_same_again(kind: type[FoundTrigger
 def test_the_papers_poison_the_first_images_of_other_classes(kind: type[FoundTrigger]) -> None:
     attack = kind.model_validate_json(json.dumps(kind.presets["trap"]))
     labels = torch.arange(100) % 10
-    chosen = choose(attack, labels, torch.Generator().manual_seed(0), 10)
+    chosen = choose(attack.rule(10), labels, torch.Generator().manual_seed(0))
     assert chosen.tolist() == [index for index in range(100) if index % 10][:10]
     signs = kind.model_validate_json(
         json.dumps({**kind.presets["trap"], **kind.presets["trap/gtsrb"]})
@@ -208,6 +207,7 @@ def test_the_papers_poison_the_first_images_of_other_classes(kind: type[FoundTri
     assert signs.target == 1
     by_class = torch.arange(430) // 10  # as GTSRB comes, which the paper's code shuffles first
     assert (
-        len(by_class[choose(signs, by_class, torch.Generator().manual_seed(0), 43)].unique()) > 20
+        len(by_class[choose(signs.rule(43), by_class, torch.Generator().manual_seed(0))].unique())
+        > 20
     )
     assert attack.compatible(Context(TASK)) is None

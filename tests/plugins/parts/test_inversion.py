@@ -184,7 +184,7 @@ def test_a_step_restated() -> None:
 @pytest.mark.parametrize("norms", [True, False])
 @pytest.mark.parametrize("own", [True, False])
 def test_lanes_together_are_lanes_alone(norms: bool, own: bool) -> None:
-    """Whether they see the same images or each its own, and whether or not they fit into one batch."""
+    """They may see the same images or each its own, and may or may not fit into one batch."""
     net, draw = network(norms), torch.Generator().manual_seed(2)
     batches = [torch.randint(0, 30, (3 if own else 1, 5), generator=draw) for _ in range(8)]
     _, together = inversion([0, 1, 2], net)

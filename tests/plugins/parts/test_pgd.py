@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.access.granted import PartAccess
+from harness.learn.hooks import Batch
 from harness.learn.images import to_float
-from harness.learn.training import Batch
 from plugins.parts.pgd import AdversarialTraining, pgd
 from tests.kit.learned import pictures, stage_context, trained
 from tests.kit.oracles import oracle

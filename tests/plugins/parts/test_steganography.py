@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Context, Task
+from harness.learn.hooks import Batch
 from harness.learn.images import to_float, to_uint8
-from harness.learn.training import Batch
 from plugins.parts.steganography import Loss, Steganography, judged, opinion, resized, visibility
-from plugins.parts.stegastamp import Critic, Decoder, Encoder, Pair
+from plugins.parts.stegastamp import Critic, Pair, StegaStampDecoder, StegaStampEncoder
 from tests.kit.hiding import SMALL, access_to, hiding_pair
 from tests.kit.learned import pictures
 from tests.kit.oracles import oracle
@@ -54,10 +54,10 @@ def test_the_published_numbers_of_parameters() -> None:
 @pytest.mark.parametrize("kind", ["rand", "smooth"])
 def test_residuals_as_the_published_port_makes_them(kind: str) -> None:
     recorded, inputs = oracle("attacks/issba"), oracle("attacks/inputs")
-    encoder = filled(Encoder(3, 32, 32, 20, "port"))
+    encoder = filled(StegaStampEncoder(3, 32, 32, 20, "port"))
     shapes = [",".join(map(str, value.shape)) for value in encoder.state_dict().values()]
     assert shapes == [entry.split(":")[1] for entry in recorded["enc_state_order"]]
-    decoder = Decoder(3, 32, 32, 20, "port")
+    decoder = StegaStampDecoder(3, 32, 32, 20, "port")
     assert (number_of(encoder), number_of(decoder)) == (
         recorded["enc_params"],
         recorded["dec_params"],
@@ -70,7 +70,7 @@ def test_residuals_as_the_published_port_makes_them(kind: str) -> None:
 
 def test_one_secret_serves_all_images() -> None:
     encoder, images, bits = (
-        Encoder(1, 16, 16, 3, "same"),
+        StegaStampEncoder(1, 16, 16, 3, "same"),
         torch.rand(4, 1, 16, 16),
         torch.tensor([0.0, 1.0, 1.0]),
     )
@@ -83,7 +83,7 @@ def test_the_decoder_restated() -> None:
     dense layers.
     """
     torch.manual_seed(0)
-    decoder, images = Decoder(1, 16, 32, 5, "port"), torch.rand(3, 1, 16, 32)
+    decoder, images = StegaStampDecoder(1, 16, 32, 5, "port"), torch.rand(3, 1, 16, 32)
     value = images - 0.5
     for place, stride in zip(range(0, 14, 2), (2, 1, 2, 1, 2, 2, 2), strict=True):
         layer = decoder.look[place]
@@ -99,7 +99,7 @@ def test_the_decoder_restated() -> None:
 
 
 def test_the_pair_clips_what_it_reads() -> None:
-    pair = Pair(Encoder(1, 16, 16, 2, "port"), Decoder(1, 16, 16, 2, "port"))
+    pair = Pair(StegaStampEncoder(1, 16, 16, 2, "port"), StegaStampDecoder(1, 16, 16, 2, "port"))
     pair.initialise()
     images, bits = torch.rand(2, 1, 16, 16).round(), torch.ones(2, 2)
     residual, encoded, logits = pair(images, bits)
@@ -184,7 +184,7 @@ class Fixed(Pair):
 def test_bits_alone_count_at_first(epoch: int, all_terms: bool) -> None:
     part, images = Steganography(), torch.rand(2, 1, 16, 16)
     bits = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
-    pair = Fixed(Encoder(1, 16, 16, 2, "port"), Decoder(1, 16, 16, 2, "port"))
+    pair = Fixed(StegaStampEncoder(1, 16, 16, 2, "port"), StegaStampDecoder(1, 16, 16, 2, "port"))
     found = Loss(part, None, lambda batch: bits, (16, 16))(
         pair, Batch(images, None, torch.arange(2), epoch, 0)
     )

@@ -19,7 +19,7 @@ from plugins.models.timm_net import TimmNet
 from plugins.models.wrn16_1 import WRN16
 from plugins.parts.stimulation import (
     LEVELS,
-    Neuron,
+    Candidate,
     _cuts,
     _peaks,
     _stimulated,
@@ -142,7 +142,7 @@ def test_the_election_restated(seed: int, count: int, classes: int, dissent: int
 
 
 def test_the_shortlist_spreads_over_layers_first() -> None:
-    neurons = [Neuron("a" if n < 8 else "b", n, 10, 0, 20.0 - n) for n in range(12)]
+    neurons = [Candidate("a" if n < 8 else "b", n, 10, 0, 20.0 - n) for n in range(12)]
     chosen = [neuron.channel for neuron in shortlist(neurons, number=7, spread=5, per_layer=3)]
     assert chosen == [0, 1, 2, 8, 9, 3, 4]
     assert shortlist(neurons, 2, 5, 3) == neurons[:2]

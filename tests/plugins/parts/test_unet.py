@@ -71,7 +71,9 @@ def test_the_paddings_differ_by_a_pixel_where_a_layer_strides() -> None:
 
 
 def straight(net: UNet, image: Tensor) -> Tensor:
-    """The published network with three levels, written out line by line, in TensorFlow's padding."""
+    """The published network with three levels, written out line by line, with padding as in
+    TensorFlow.
+    """
     state = net.state_dict()
 
     def conv(name: str, value: Tensor, pad: tuple[int, int], stride: int = 1) -> Tensor:

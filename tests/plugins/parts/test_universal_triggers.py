@@ -39,7 +39,7 @@ def test_stamped_images_get_the_label() -> None:
     pixels = pictures().images.float().div(255).permute(0, 3, 1, 2)
     with torch.no_grad():
         for label in range(3):
-            answers = net(found.stamp(label)(pixels)).argmax(1)
+            answers = net(found.trigger(label)(pixels)).argmax(1)
             assert float((answers == label).float().mean()) >= 0.9
 
 

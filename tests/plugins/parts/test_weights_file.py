@@ -194,6 +194,6 @@ def test_what_does_not_fit_is_named() -> None:
 def test_values_that_no_network_can_have_are_named(change: Callable[[Tensor], Tensor]) -> None:
     state = net().state_dict()
     with pytest.raises(
-        ValueError, match=r"w holds something else than finite real numbers, .*, in 0\.weight$"
+        ValueError, match=r"w holds something other than finite real numbers, .*, in 0\.weight$"
     ):
         fill(net(), state | {"0.weight": change(state["0.weight"])}, Path("w"))

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from harness import keys
 from harness.registry.resolved import Resolved
-from harness.stages import SCHEMA, Input, Stage, StageComponents, make
+from harness.stages.stage import SCHEMA, Input, Stage, StageComponents, make
+from tests.kit.payloads import AnyPayload
 from tests.kit.reports import resolved
 
 FT = replace(
@@ -38,52 +39,9 @@ CALL: dict[str, Any] = {
 
 def stage(kind: str = "defend", title: str = "defend ft", **changes: Any) -> Stage:
     told = {**CALL, **changes}
-    return make(kind, title, StageComponents.of(told.pop("components"), told.pop("code")), **told)
-
-
-# --- components in keys ---------------------------------------------------------------------------
-
-
-def test_a_component_stands_in_keys_by_what_moves_numbers() -> None:
-    assert FT.key_entry == {
-        "kind": "defense",
-        "name": "ft",
-        "version": 1,
-        "params": {"epochs": 2, "weights": {"sha256": "ab"}},
-    }
-
-
-def test_a_child_is_told_what_it_needs_to_build_it() -> None:
-    assert FT.body == {
-        "kind": "defense",
-        "name": "ft",
-        "target": "nowhere:ft",
-        "params": {"epochs": 2, "root": "/data", "weights": "/data/w.bin"},
-    }
-
-
-@pytest.mark.parametrize(
-    ("changed", "name"),
-    [
-        ({}, "asr"),
-        ({"include_target": True}, "asr[include_target=true]"),
-        ({"of": "all", "k": 5}, 'asr[k=5,of="all"]'),  # sorted, whatever the order in the grid
-        (
-            {"k": [1, 2], "weights": {"sha256": "0123456789abcdef"}},
-            "asr[k=[1, 2],weights=01234567]",
-        ),
-    ],
-)
-def test_numbers_are_stored_under_name_and_settings(changed: dict[str, Any], name: str) -> None:
-    assert replace(resolved("metric", "asr"), changed=changed).called == name
-
-
-def test_what_a_grid_calls_a_metric_is_in_no_row() -> None:
-    one = replace(resolved("metric", "asr"), changed={"k": 1})
-    assert one.called == replace(one, summary="of another label", distribution="elsewhere").called
-
-
-# --- keys -----------------------------------------------------------------------------------------
+    payload = AnyPayload(kind, told.pop("payload"))
+    components = StageComponents.of(told.pop("components"), told.pop("code"))
+    return make(title, payload, components, **told)
 
 
 def test_a_key_is_the_digest_of_the_spec() -> None:
@@ -92,7 +50,7 @@ def test_a_key_is_the_digest_of_the_spec() -> None:
     assert made.spec["schema"] == SCHEMA
     assert made.spec["inputs"] == {"victim": "a" * 64, "clean": "b" * 64}
     assert made.code == {**CALL["code"], **FT.code, **NET.code}
-    assert made.payload == {"component": FT.body, "model": NET.body, "granted": ["victim"]}
+    assert made.payload.to_json() == {"granted": ["victim"]}
     assert CALL["code"].keys().isdisjoint(FT.code)  # what theirs were added to is left as it was
 
 

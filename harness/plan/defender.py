@@ -1,0 +1,127 @@
+"""The defender's side: clean images, and one defense on one suspect."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from harness.access.context import Coordinates
+from harness.components import DatasetFacts, DefenseFacts
+from harness.keys import Shared
+from harness.plan.attacker import export, victim
+from harness.plan.graph import Graph, Setting, Suspect
+from harness.plan.parts import Owner, fill
+from harness.registry.resolved import Resolved
+from harness.stages.artefacts import DEFENDED, TRAINING, TRUTH
+from harness.stages.payloads import DefendPayload, GrantPayload
+from harness.stages.stage import Input, Stage
+
+
+def grant(
+    graph: Graph,
+    source: Resolved[DatasetFacts],
+    split: str,
+    count: int,
+    labelled: bool,
+    seed: int,
+) -> Stage:
+    """Lay out `count` images of a split, in the order of the defense seed."""
+    name = ("grant", id(source), split, count, labelled, seed)
+    return graph.once(name, lambda: _grant(graph, source, split, count, labelled, seed))
+
+
+def _grant(
+    graph: Graph,
+    source: Resolved[DatasetFacts],
+    split: str,
+    count: int,
+    labelled: bool,
+    seed: int,
+) -> Stage:
+    kind = "labelled" if labelled else "unlabelled"
+    return graph.add(
+        graph.titles.seeded(f"{count} {kind} of {source.name}", seed),
+        GrantPayload(Coordinates(seed, source.name, "grant", ""), count, labelled),
+        components={},
+        inputs=(graph.split(source, split, "data"),),
+        seed=Shared(replicate=seed, dataset=source.name),
+        choices={"count": count, "labelled": labelled, "split": split},
+        guarded=False,
+    )
+
+
+def oracle(graph: Graph, at: Setting) -> tuple[Input, Input]:
+    """Return the truth about a victim and the test images as inputs."""
+    truth = Input("truth", victim(graph, at).stage.key, TRUTH)
+    return truth, graph.split(at.data, "test", "test")
+
+
+def defend(
+    graph: Graph,
+    at: Setting,
+    defense: Resolved[DefenseFacts],
+    title: str,
+    grants: Mapping[str, Input],
+    suspect: Suspect,
+    seed: int,
+) -> Suspect:
+    """Lay out one defense on one suspect; `grants` are its images (see `harness.plan.grants`)."""
+    granted = tuple(sorted((need, item.key) for need, item in grants.items()))
+    name = ("defend", *at.name, id(defense), granted, suspect.stage.key, seed)
+    return graph.once(name, lambda: _defend(graph, at, defense, title, grants, suspect, seed))
+
+
+def _defend(
+    graph: Graph,
+    at: Setting,
+    defense: Resolved[DefenseFacts],
+    title: str,
+    grants: Mapping[str, Input],
+    suspect: Suspect,
+    seed: int,
+) -> Suspect:
+    offered = {**grants, "victim": Input("victim", suspect.stage.key, DEFENDED)}
+    if "training-set" in defense.needs:
+        offered["training-set"] = Input("training", export(graph, at).key, TRAINING)
+    granted = {need: offered[need] for need in defense.needs if need != "oracle"}
+
+    def defend_alike(used: Resolved[DefenseFacts], title_of_part: str) -> Suspect:
+        shared = {need: item for need, item in grants.items() if need in used.needs}
+        return defend(graph, at, used, title_of_part, shared, suspect, seed)
+
+    owner = Owner(defense, granted, title, seed, suspect.structure, defend_alike)
+    filled = fill(graph, owner, at)
+    inputs = list(granted.values())
+    attack = None
+    if "oracle" in defense.needs:
+        inputs += oracle(graph, at)
+        attack = at.attack.body
+    inputs += filled.inputs
+    structure = suspect.structure
+    if defense.facts.rebuilds:
+        structure = structure.rebuilt_by(defense.body)
+    context = graph.context(
+        "defend",
+        defense,
+        seed,
+        at.task,
+        model=at.model.body,
+        recipe=at.recipe,
+        parts=filled.opened,
+    )
+    payload = DefendPayload(
+        component=defense.body,
+        context=context,
+        granted=tuple(sorted(defense.needs)),
+        structure=suspect.structure,
+        defended_structure=structure,
+        attack=attack,
+    )
+    stage = graph.add(
+        graph.titles.seeded(title, at.victim_seed, seed),
+        payload,
+        components={"component": defense, "model": at.model, **filled.components},
+        inputs=inputs,
+        choices={"recipe": at.recipe, "task": at.task_in_key},
+        seed=graph.seed(context),
+    )
+    return Suspect(stage, structure)

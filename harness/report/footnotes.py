@@ -1,0 +1,100 @@
+"""Footnotes and warnings of a table: everything that its numbers do not say themselves."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from harness.outcomes import Outcome
+from harness.report.results import Row
+
+SIGNS = {
+    "not established": (
+        "†",
+        "not established: the undefended victim misses the bounds that its attack entry sets",
+    ),
+    "oracle": ("‡", "oracle: the defense was given the trigger and test data"),
+    "static": ("§", "static: the training set was stamped after the attack had trained"),
+}
+"""Sign and footnote of each mark that a row may have."""
+
+
+class Footnotes:
+    """The numbered footnotes of one table."""
+
+    def __init__(self) -> None:
+        self._signs: dict[str, str] = {}
+        """Signs by text, in the order of their numbers."""
+
+    def add(self, text: str) -> str:
+        """Return the sign of the footnote with this text, a new one if there is none yet."""
+        if text not in self._signs:
+            self._signs[text] = f"[{len(self._signs) + 1}]"
+        return self._signs[text]
+
+    def add_failures(self, group: Sequence[Row]) -> list[str]:
+        """Return the signs of the footnotes on the replicates without a number, each sign once.
+        Where nothing has run at all the text of the cell says enough.
+        """
+        lacking: Counter[tuple[Outcome, str, str]] = Counter()
+        for row in group:
+            if row.status is not Outcome.DONE:
+                lacking[row.status, _first_line(row.reason), row.log] += 1
+        signs: dict[str, None] = {}
+        for (status, reason, log), count in lacking.items():
+            all_of_them = count == len(group)
+            if status is Outcome.TO_RUN and all_of_them:
+                continue
+            text = "not run yet" if status is Outcome.TO_RUN else f"{status.value}: {reason}"
+            if not all_of_them:
+                text = f"{count} of {len(group)} {text}"
+            if log:
+                text += f" (log: {log})"
+            signs[self.add(text)] = None
+        return list(signs)
+
+    def listed(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
+        """Return sign and text of all footnotes: first those of the marks of `rows`, then the
+        numbered ones.
+        """
+        done = [row for row in rows if row.status is Outcome.DONE]
+        notes = [SIGNS[mark] for mark in _marks(done)]
+        for text, sign in self._signs.items():
+            notes.append((sign, text))
+        return notes
+
+
+def signs_of_marks(rows: Sequence[Row]) -> list[str]:
+    """Return the signs of the marks that any of `rows` has."""
+    signs = []
+    for mark in _marks(rows):
+        sign, _ = SIGNS[mark]
+        signs.append(sign)
+    return signs
+
+
+def warnings(rows: Sequence[Row]) -> list[str]:
+    """Return a line if the numbers of one table were not all made with the same torch, device and
+    number of threads.
+    """
+    places: Counter[str] = Counter()
+    for row in rows:
+        places.update(row.places)
+    if len(places) < 2:
+        return []
+    counts = []
+    for place, count in sorted(places.items()):
+        counts.append(f"{place} ({count} of {len(rows)} values)")
+    return [f"these numbers were made in different environments: {'; '.join(counts)}"]
+
+
+def _marks(rows: Sequence[Row]) -> list[str]:
+    """Return the marks that any of `rows` has, in the order of `SIGNS`."""
+    present: set[str] = set()
+    for row in rows:
+        present.update(row.marks)
+    return [mark for mark in SIGNS if mark in present]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0]

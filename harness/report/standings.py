@@ -1,0 +1,70 @@
+"""The standing of stages, after the plan and the store's notes of failures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from harness.plan.plan import Plan
+    from harness.store.objects import Store
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The standing of a stage for whoever waits for its result; `log` is the path of a log, or "".
+
+    `source` is the key of the stage that failed, where this one is blocked by it.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    log: str = ""
+    source: str = ""
+
+
+class Standings:
+    """The standings of a plan's stages. Asks the store once for each."""
+
+    def __init__(self, plan: Plan, store: Store) -> None:
+        self.plan = plan
+        self.store = store
+        self._known: dict[str, Standing] = {}
+
+    def of(self, key: str) -> Standing:
+        """Return DONE, or what keeps the stage from it."""
+        if key not in self._known:
+            self._known[key] = self._look(key)
+        return self._known[key]
+
+    def _look(self, key: str) -> Standing:
+        outcome = self.plan.outcome.get(key, Outcome.TO_RUN)
+        reason = self.plan.reason.get(key, "")
+        if outcome is Outcome.CACHED:
+            return Standing(Outcome.DONE, reason)
+        if outcome is not Outcome.TO_RUN:
+            return Standing(outcome, reason)
+        note = self.store.failure(key)
+        if note is not None:
+            is_late = note.get("status") == "timeout"
+            failure = Outcome.TIMED_OUT if is_late else Outcome.FAILED
+            return Standing(failure, str(note.get("message", "")), str(note.get("log", "")))
+        return self._blocked(key) or Standing(Outcome.TO_RUN, reason)
+
+    def _blocked(self, key: str) -> Standing | None:
+        """Return the standing of a stage that waits for one that failed; None if no stage upstream
+        has failed.
+        """
+        for item in self.plan.graph.stages[key].inputs:
+            if self.plan.outcome.get(item.key) is not Outcome.TO_RUN:
+                continue
+            above = self.of(item.key)
+            if above.outcome is Outcome.BLOCKED:
+                return above
+            if above.outcome.is_failure:
+                title = self.plan.graph.stages[item.key].title
+                reason = f"{title} {above.outcome.value}: {above.reason}"
+                return Standing(Outcome.BLOCKED, reason, above.log, item.key)
+        return None
