@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import tomllib
-from pathlib import Path
 
 from harness.vocabulary import CELL_KINDS, ENTRY_KINDS, KEBAB, KINDS, PLUGINS, RESERVED
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.kit.places import ROOT
 
 
 def test_a_grid_has_entries_of_every_kind_but_parts() -> None:

@@ -34,7 +34,7 @@ class CountingStore(Store):
 
 
 def random_plan(seed: int, store: Store | None = None) -> Plan:
-    """A random graph; what the store has is cached."""
+    """Draw a graph; what the store has is cached."""
     draw, plan = random.Random(seed), Plan()
     for number in range(STAGES):
         earlier = list(plan.stages)[-8:]

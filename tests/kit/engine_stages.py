@@ -10,16 +10,20 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import Incompatible
 from harness.outcomes import Outcome
 from harness.stages.stage import Input, Stage
 from tests.kit.payloads import AnyPayload
+
+if TYPE_CHECKING:
+    from harness.run.children import Children
 
 ENTRY = "tests.kit.engine_stages:main"
 SLEEPER = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -33,7 +37,7 @@ class Plan:
     def add(
         self, name: str, *parents: str, kind: str = "derive", guarded: bool = True, **payload: Any
     ) -> str:
-        """A stage called `name`; returns its key."""
+        """Add a stage called `name`; return its key."""
         stage = make(name, *parents, kind=kind, guarded=guarded, **payload)
         self.stages[stage.key], self.outcome[stage.key] = stage, Outcome.TO_RUN
         return stage.key
@@ -49,8 +53,24 @@ def make(
     return Stage(kind, key, name, spec, {}, inputs, told, guarded)
 
 
+def task(folder: Path, kind: str, **payload: Any) -> tuple[dict[str, Any], Path]:
+    """Return a task for `Children.run` and its scratch folder, which is made."""
+    folder.mkdir(parents=True)
+    for name in ("inputs", "out"):
+        (folder / name).mkdir()
+    return {"kind": kind, "payload": {"name": kind, **payload}, "scratch": str(folder)}, folder
+
+
+def in_thread(children: Children, *arguments: Any) -> tuple[threading.Thread, list[dict[str, Any]]]:
+    """Run a task in a thread; its record is added to the list that is returned."""
+    records: list[dict[str, Any]] = []
+    thread = threading.Thread(target=lambda: records.append(children.run(*arguments)))
+    thread.start()
+    return thread, records
+
+
 def main(task: Mapping[str, Any]) -> None:
-    """The worker's part: run, then leave a record."""
+    """Do the worker's part: run, then leave a record."""
     record: dict[str, Any] = {
         "status": "ok",
         "opened": [f"/{path}" for path in task["payload"].get("opened", [])],
@@ -71,7 +91,7 @@ def main(task: Mapping[str, Any]) -> None:
 
 
 def derive(scratch: Path, payload: Mapping[str, Any]) -> None:
-    """A file that depends on the name and all inputs."""
+    """Leave a file that depends on the name and all inputs."""
     time.sleep(payload.get("sleep", 0.0))
     text = payload["name"]
     for path in sorted((scratch / "inputs").rglob("*")):
@@ -98,7 +118,7 @@ def no_room(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 
 def hang(scratch: Path, payload: Mapping[str, Any]) -> None:
-    """For ever, with a child in its group and one in a session of its own; their pids are told."""
+    """Run for ever, with a child in its group and one in a session of its own; tell their pids."""
     pids = [
         os.getpid(),
         *(subprocess.Popen([*SLEEPER], start_new_session=own).pid for own in (False, True)),
@@ -114,7 +134,7 @@ def hang(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 
 def leave_behind(scratch: Path, payload: Mapping[str, Any]) -> None:
-    """Ends well, but leaves a process in its group and one in another session."""
+    """End well, but leave a process in its group and one in another session."""
     pids = [
         subprocess.Popen([*SLEEPER], start_new_session=own_session).pid
         for own_session in (False, True)
@@ -124,7 +144,7 @@ def leave_behind(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 
 def kill_self(scratch: Path, payload: Mapping[str, Any]) -> None:
-    """As often as the file does not say otherwise."""
+    """Die at once, the first `times` times: the file counts them."""
     count = Path(payload["count"])
     with count.open("a", encoding="utf-8") as file:
         file.write("x")
@@ -147,7 +167,7 @@ def link(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 
 def surroundings(scratch: Path, payload: Mapping[str, Any]) -> None:
-    """What a child sees of the world."""
+    """Write down what a child sees of the world."""
     files = sorted(str(path.relative_to(scratch)) for path in scratch.rglob("*"))
     seen = {
         "cwd": str(Path.cwd()),
@@ -167,7 +187,7 @@ def surroundings(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 
 def reuse(scratch: Path, payload: Mapping[str, Any]) -> None:
-    """Fill and free a buffer again and again; the page faults of each round."""
+    """Fill and free a buffer again and again; write down the page faults of each round."""
     faults = []
     for _ in range(payload["times"]):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -203,7 +223,7 @@ BODIES: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still runs; a zombie does not."""
+    """Tell whether a process still runs; a zombie does not."""
     try:
         return (
             Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()[0] not in "ZX"
@@ -213,7 +233,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: list[int], patience: float = 5.0) -> bool:
-    """Whether all processes end within `patience` seconds."""
+    """Tell whether all processes end within `patience` seconds."""
     until = time.monotonic() + patience
     while any(map(alive, pids)):
         if time.monotonic() > until:
@@ -223,7 +243,7 @@ def gone(pids: list[int], patience: float = 5.0) -> bool:
 
 
 def wait_for(path: Path, patience: float = 20.0) -> Any:
-    """The JSON in a file that somebody is about to write."""
+    """Return the JSON in a file that somebody is about to write."""
     until = time.monotonic() + patience
     while not path.exists():
         assert time.monotonic() < until, f"{path} was never written"

@@ -39,12 +39,12 @@ def install(
 
 
 def registering(body: str) -> str:
-    """The text of a module whose `bench_register` has this one-line body."""
+    """Return the text of a module whose `bench_register` has this one-line body."""
     return REGISTERS.format(body=body)
 
 
 def boxed(kind: str) -> dict[str, str]:
-    """The targets of what the box registers of a kind, by name."""
+    """Return the targets of what the box registers of a kind, by name."""
     from plugins import bench_register
 
     found: dict[str, str] = {}

@@ -25,14 +25,14 @@ SMALL: Mapping[str, Any] = {
 
 
 def access_to(data: ImageSet) -> PartAccess:
-    """What a part that needs `train` is granted."""
+    """Grant what a part that needs `train` gets."""
     around = replace(stage_context(stage="part"), model=None, recipe=None)
     return PartAccess(around, frozenset({"train"}), {"train": lambda: data})
 
 
 @functools.cache
 def hiding_pair() -> Pair:
-    """Encoder and decoder of two bits."""
+    """Return an encoder and a decoder of two bits."""
     found = Steganography(**SMALL).make(access_to(pictures(100)))
     assert isinstance(found, Pair)
     return found

@@ -56,8 +56,8 @@ class Tiny(Model):
 
 
 def pictures(count: int = 30, spread: int = 0, channels: int = 1) -> ImageSet:
-    """Images of three classes that differ in brightness, by 80 levels; `spread` is added to each
-    image at random.
+    """Draw images of three classes that differ in brightness, by 80 levels; up to `spread` is added
+    to each image at random.
     """
     generator = torch.Generator().manual_seed(count)
     labels = torch.arange(count) % 3
@@ -91,7 +91,7 @@ def access_to(
     parts: Mapping[str, Callable[[], Any]] | None = None,
     training: ImageSet | None = None,
 ) -> Access:
-    """What a defense is given whose victim is `net`: fresh copies of it and of clean images."""
+    """Grant what a defense gets whose victim is `net`: fresh copies of it, and clean images."""
     data = pictures() if data is None else data
     files = {
         "victim": lambda: copy.deepcopy(net).eval(),
@@ -103,7 +103,7 @@ def access_to(
 
 
 def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
-    """A network that knows the pictures."""
+    """Train a network that knows the pictures."""
     torch.manual_seed(0)
     net = (model or Tiny()).build(Tiny.task)
     access_to(net, model=model).fit(net, pictures(90), epochs=epochs)
@@ -112,8 +112,8 @@ def trained(model: Model | None = None, epochs: int = 20) -> nn.Module:
 
 @cache
 def clean_network(channels: int = 1) -> nn.Module:
-    """A network that knows the pictures, of the architecture that `crafting` and `attacked` work
-    with.
+    """Train a network that knows the pictures, of the architecture that `crafting` and `attacked`
+    work with.
     """
     train = pictures(90, 0, channels)
     torch.manual_seed(0)
@@ -131,14 +131,14 @@ def clean_network(channels: int = 1) -> nn.Module:
 
 
 def stamped(data: ImageSet) -> Tensor:
-    """The images with a bright square in a corner."""
+    """Return the images with a bright square in a corner."""
     images = data.images.clone()
     images[:, -3:, -3:] = 255
     return images
 
 
 def backdoored(model: Model | None = None, epochs: int = 20) -> nn.Module:
-    """A network that knows the pictures and takes stamped ones for class 0."""
+    """Train a network that knows the pictures and takes stamped ones for class 0."""
     torch.manual_seed(0)
     net, data = (model or Tiny()).build(Tiny.task), pictures(90)
     poison = ImageSet(stamped(data), torch.zeros(len(data), dtype=torch.int64))
@@ -165,7 +165,7 @@ def crafting(
     parts: Mapping[str, nn.Module] | None = None,
     replicate: int = 0,
 ) -> AttackAccess:
-    """What `craft` and `poison` are given; `parts` are the networks that fill parameters."""
+    """Grant what `craft` and `poison` get; `parts` are the networks that fill parameters."""
     at = Coordinates(replicate, "noise", "poison", "any")
     opened = {name: partial(copy.deepcopy, part) for name, part in (parts or {}).items()}
     around = replace(
@@ -175,7 +175,7 @@ def crafting(
 
 
 def task_of(train: ImageSet) -> Task:
-    """The task of these pictures."""
+    """Return the task of these pictures."""
     return replace(
         Tiny.task,
         height=train.images.shape[1],
@@ -191,8 +191,8 @@ def attacked(
     channels: int = 1,
     parts: Mapping[str, nn.Module] | None = None,
 ) -> tuple[float, float]:
-    """Accuracy and attack success rate of a victim made in the two stages of an attack, whose parts
-    are `parts`.
+    """Return accuracy and attack success rate of a victim made in the two stages of an attack,
+    whose parts are `parts`.
 
     With a `spread` classes overlap: a clean-label trigger is not learned where the class itself
     says everything. The success is over images of attacked classes other than the one that they are

@@ -27,8 +27,8 @@ for line in sys.stdin:
 
 @contextmanager
 def answering(*path: object) -> Iterator[None]:
-    """`harness.registry.resolve` asks a child that stays, and that finds the modules in the folders
-    `path`.
+    """Let `harness.registry.resolve` ask a child that stays, and that finds the modules in the
+    folders `path`.
     """
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *map(str, path)])}
     command = [sys.executable, "-P", "-c", ANSWERS]

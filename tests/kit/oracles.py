@@ -10,7 +10,7 @@ import pytest
 
 
 def oracle(name: str) -> dict[str, np.ndarray]:
-    """The arrays of `<folder>/<name>.npz`, or a skip."""
+    """Return the arrays of `$BENCH_ORACLES/<name>.npz`; skip the test where there are none."""
     root = os.environ.get("BENCH_ORACLES")
     path = Path(root or "/nonexistent") / f"{name}.npz"
     if not path.is_file():

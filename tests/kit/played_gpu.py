@@ -252,7 +252,7 @@ class Playing(TorchDispatchMode):
 
     @contextmanager
     def drawing(self, func: Any) -> Iterator[None]:
-        """Random numbers that operators draw by themselves come from the GPU's generator."""
+        """Take the random numbers that operators draw by themselves from the GPU's generator."""
         if torch.Tag.nondeterministic_seeded not in func.tags:
             yield
             return
@@ -326,7 +326,7 @@ class Graph:
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
-        """Stands for `torch.cuda.graph`. Afterwards memory is as it was: recording computes
+        """Stand for `torch.cuda.graph`. Afterwards memory is as it was: recording computes
         nothing.
         """
         drawn = self.play.generator.get_state()
@@ -456,7 +456,7 @@ def rounding() -> Iterator[None]:
 
 
 def main(task: Mapping[str, Any]) -> None:
-    """A stage, in its own process."""
+    """Run a stage, in its own process."""
     from harness.run import worker
 
     with rounding() if task["device"] == "cpu" else playing():
@@ -465,7 +465,7 @@ def main(task: Mapping[str, Any]) -> None:
 
 if __name__ == "__main__":
     from harness import cli
-    from harness.run import execute
+    from harness.run import state
 
-    with mock.patch.object(execute, "Options", functools.partial(execute.Options, entry=ENTRY)):
+    with mock.patch.object(state, "Options", functools.partial(state.Options, entry=ENTRY)):
         sys.exit(cli.main())

@@ -73,7 +73,7 @@ class Setting:
         )
 
     def network(self, seed: int) -> nn.Module:
-        """Initial weights of a seed."""
+        """Build the network with the initial weights of a seed."""
         height, width, channels = self.images.shape[1:]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -83,7 +83,7 @@ class Setting:
 
 
 def streams(seed: int) -> Streams:
-    """Named generators of a seed."""
+    """Return the named generators of a seed."""
 
     def named(name: str) -> torch.Generator:
         start = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=7).digest()
@@ -93,14 +93,14 @@ def streams(seed: int) -> Streams:
 
 
 def triggered(images: np.ndarray) -> np.ndarray:
-    """A white square of 3 x 3 pixels in a corner."""
+    """Put a white square of 3 x 3 pixels in a corner."""
     marked = images.copy()
     marked[:, -4:-1, -4:-1] = 255
     return marked
 
 
 def poisoned(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` pictures of other classes marked, and called the target."""
+    """Mark the first `count` pictures of other classes, and call them the target."""
     chosen = np.flatnonzero(labels != TARGET)[:count]
     images, labels = images.copy(), labels.copy()
     images[chosen], labels[chosen] = triggered(images[chosen]), TARGET
@@ -110,7 +110,7 @@ def poisoned(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[np.nda
 def batches(
     setting: Setting, order: torch.Generator, moves: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Places and pictures of the batches of an epoch."""
+    """Yield places and pictures of the batches of an epoch."""
     count, height, width, channels = setting.images.shape
     permutation, pad = torch.randperm(count, generator=order).tolist(), setting.padding
     for start in range(0, count, setting.batch):
@@ -134,7 +134,7 @@ def batches(
 
 
 def train(model: nn.Module, setting: Setting, stream: Streams) -> None:
-    """The plain loop."""
+    """Train by the plain loop."""
     order, moves = stream("order"), stream("augment")
     optimiser = torch.optim.SGD(
         model.parameters(),
@@ -161,7 +161,7 @@ def train(model: nn.Module, setting: Setting, stream: Streams) -> None:
 
 @torch.no_grad()
 def judged(model: nn.Module, setting: Setting) -> tuple[float, float]:
-    """ACC and ASR in percent, picture by picture."""
+    """Return ACC and ASR in percent, picture by picture."""
     model.eval()
 
     def answers(images: np.ndarray) -> np.ndarray:
@@ -175,7 +175,7 @@ def judged(model: nn.Module, setting: Setting) -> tuple[float, float]:
 
 
 def judged_fast(model: nn.Module, setting: Setting) -> tuple[float, float]:
-    """ACC and ASR in percent, by the harness."""
+    """Return ACC and ASR in percent, by the harness."""
     images, labels = torch.from_numpy(setting.test_images), torch.from_numpy(setting.test_labels)
     others = setting.test_labels != TARGET
     clean, _ = predict(model, images)
@@ -186,7 +186,7 @@ def judged_fast(model: nn.Module, setting: Setting) -> tuple[float, float]:
 
 
 def both(setting: Setting, seed: int) -> tuple[tuple[float, float], tuple[float, float]]:
-    """(ACC, ASR) by the plain loop and by the fast path, from the same weights and streams."""
+    """Return (ACC, ASR) by the plain loop and by the fast path, from equal weights and streams."""
     plain = setting.network(seed)
     fast = copy.deepcopy(plain)
     train(plain, setting, streams(seed))
@@ -205,7 +205,7 @@ class Compared:
 
     @property
     def apart(self) -> float:
-        """How far the means are apart."""
+        """The distance between the means."""
         return abs(statistics.mean(self.plain) - statistics.mean(self.fast))
 
     @property
@@ -222,7 +222,7 @@ class Compared:
 
 
 def compared(setting: Setting, seeds: Sequence[int] = SEEDS) -> dict[str, Compared]:
-    """ACC and ASR over the seeds."""
+    """Compare ACC and ASR over the seeds."""
     found = [both(setting, seed) for seed in seeds]
     others = int((setting.test_labels != TARGET).sum())
     floors = {"ACC": 100 / len(setting.test_labels), "ASR": 100 / others}
@@ -235,7 +235,7 @@ def compared(setting: Setting, seeds: Sequence[int] = SEEDS) -> dict[str, Compar
 
 
 def signs(train: int = 2500, test: int = 1000, epochs: int = 8) -> Setting:
-    """Traffic signs at 16 pixels; mirrored too, arrows or not: this is about arithmetic."""
+    """Draw traffic signs at 16 pixels; mirrored too, arrows or not: this is about arithmetic."""
     drawn = Signs(train=train, test=test).load()
     images, labels = poisoned(drawn.train_images, drawn.train_labels.astype(np.int64), train // 10)
     return Setting(
@@ -244,7 +244,7 @@ def signs(train: int = 2500, test: int = 1000, epochs: int = 8) -> Setting:
 
 
 def cifar10(train: int = 5000, test: int = 2000, epochs: int = 10) -> Setting:
-    """Pictures of CIFAR-10, from `$BENCH_DATA`/cifar10.npz."""
+    """Read pictures of CIFAR-10, from `$BENCH_DATA`/cifar10.npz."""
     with np.load(Path(os.environ["BENCH_DATA"]) / "cifar10.npz") as archive:
         arrays = {split: (archive[f"{split}_images"], archive[f"{split}_labels"].astype(np.int64))
                   for split in ("train", "test")}  # fmt: skip

@@ -60,7 +60,7 @@ def resolved(
     unit: str = "%",
     combines: bool = False,
 ) -> Resolved:
-    """A component that nobody registered. Only the facts of metrics are real: `unit` and
+    """Make a component that nobody registered. Only the facts of metrics are real: `unit` and
     `combines`.
     """
     params = dict(params or {})
@@ -206,7 +206,9 @@ class Hand:
         self.store.commit(key, folder, spec=stage.spec, code=stage.code, parents={}, record=record)
 
     def score(self, cell: str, **numbers: Any) -> None:
-        """The rows of a cell such as `badnets/ft/0.0`; a metric's several numbers as a dict."""
+        """Commit the rows of a cell such as `badnets/ft/0.0`; several numbers of a metric as a
+        dict.
+        """
         rows = {}
         for name, value in numbers.items():
             rows[name] = value if isinstance(value, dict) else {"": value}

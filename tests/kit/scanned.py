@@ -20,8 +20,8 @@ CORNER = 2
 
 
 def patched(images: Tensor, last: bool = False) -> Tensor:
-    """uint8 images with a black and white chequered corner, the first or the last; no picture has
-    such contrast.
+    """Return uint8 images with a black and white chequered corner, the first or the last; no
+    picture has such contrast.
     """
     images, side = images.clone(), slice(-CORNER, None) if last else slice(CORNER)
     images[:, side, side] = torch.tensor([[255, 0], [0, 255]], dtype=torch.uint8)[None, :, :, None]
@@ -29,7 +29,7 @@ def patched(images: Tensor, last: bool = False) -> Tensor:
 
 
 def asr(net: nn.Module, last: bool = False) -> float:
-    """Share of patched images of other classes that are taken for TARGET."""
+    """Return the share of patched images of other classes that are taken for TARGET."""
     data = pictures(60)
     assert data.labels is not None
     others = data.labels != TARGET
@@ -46,7 +46,9 @@ def acc(net: nn.Module) -> float:
 
 
 def victim(backdoor: bool = True, norms: bool = True, last: bool = False) -> nn.Module:
-    """Trained on 90 pictures and, with a backdoor, on 90 patched ones; each call gives a copy."""
+    """Return a network trained on 90 pictures and, with a backdoor, on 90 patched ones; each call
+    gives a copy.
+    """
     return copy.deepcopy(_trained(backdoor, norms, last))
 
 
@@ -66,7 +68,7 @@ def _trained(backdoor: bool, norms: bool, last: bool) -> nn.Module:
 def scanning(
     net: nn.Module, data: ImageSet | None = None, model: Any = None, **parts: nn.Module
 ) -> Access:
-    """Access to `net` for a defense with these parts."""
+    """Grant access to `net` to a defense with these parts."""
     access = access_to(net, data, model, CLEAN)
     opened = {name: (lambda module=module: module) for name, module in parts.items()}
     access._context = replace(access._context, parts=opened)

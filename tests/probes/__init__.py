@@ -5,7 +5,7 @@ from harness import hookimpl
 
 @hookimpl
 def bench_register(register):
-    """Everything here."""
+    """Register everything here."""
     register.defense("retrain", "bench_probes.retrain:Retrain")
     register.defense("scan", "bench_probes.scan:Scan")
     register.defense("widen", "bench_probes.widen:Widen")

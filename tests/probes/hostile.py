@@ -125,8 +125,8 @@ class Hostile(Defense):
         return access.victim()
 
     def do_snoop(self, access):
-        """Everything an honest look around finds: task, scratch, environment, process, objects in
-        reach.
+        """Print everything that an honest look around finds: task, scratch, environment, process,
+        objects in reach.
         """
         import gc
 

@@ -529,7 +529,7 @@ def test_a_file_with_other_arrays(refused: Check, tmp_path: Path) -> None:
     assert told.startswith(
         f"bench: {tmp_path}/grid.toml:3: dataset[0]: {tmp_path}/data.npz: no array train_images"
     )
-    assert "it holds pictures. Wanted: train_images, train_labels" in told
+    assert "it holds pictures. Expected: train_images, train_labels" in told
 
 
 # --- no mistake: a combination that makes no sense ------------------------------------------------

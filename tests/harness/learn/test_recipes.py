@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.learn.recipes import Recipe
+from harness.learn.recipes import Recipe, RecipeFields
 from tests.kit.places import ROOT
 
 NAD = ((0, 0.1), (2, 0.01), (20, 1e-4))
@@ -166,3 +167,11 @@ def test_steps_count_batches(count: int, batch: int, epochs: int) -> None:
     else:
         with pytest.raises(ValueError, match="drop_last"):
             recipe.replace(drop_last=True).steps_per_epoch(count)
+
+
+def test_the_fields_for_type_checkers_are_those_of_the_recipe() -> None:
+    hints = typing.get_type_hints(Recipe)  # without what pydantic is told beside the type
+    expected = {name: hints[name] for name in Recipe.model_fields}
+    assert typing.get_type_hints(RecipeFields) == expected
+    assert list(RecipeFields.__annotations__) == list(Recipe.model_fields)
+    assert RecipeFields.__required_keys__ == frozenset()

@@ -262,7 +262,8 @@ def test_an_unknown_engine(store: Store) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
-from harness.run.execute import Options, execute
+from harness.run.execute import execute
+from harness.run.state import Options
 from harness.store.objects import Store
 from tests.kit.engine_stages import ENTRY, Plan
 base = Path(sys.argv[1])

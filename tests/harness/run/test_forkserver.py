@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 
 from harness.run.children import PRELOAD, Children
 from harness.run.records import judge
-from tests.kit.engine_stages import ENTRY, gone, wait_for
+from tests.kit.engine_stages import ENTRY, gone, in_thread, task, wait_for
 
 
 @pytest.fixture
@@ -24,20 +23,6 @@ def children(tmp_path: Path) -> Iterator[Children]:
     children = Children(tmp_path / "base", entry=ENTRY, preload=())
     yield children
     children.stop()
-
-
-def task(folder: Path, kind: str, **payload: Any) -> tuple[dict[str, Any], Path]:
-    folder.mkdir(parents=True)
-    for name in ("inputs", "out"):
-        (folder / name).mkdir()
-    return {"kind": kind, "payload": {"name": kind, **payload}, "scratch": str(folder)}, folder
-
-
-def in_thread(children: Children, *arguments: Any) -> tuple[threading.Thread, list[dict[str, Any]]]:
-    records: list[dict[str, Any]] = []
-    thread = threading.Thread(target=lambda: records.append(children.run(*arguments)))
-    thread.start()
-    return thread, records
 
 
 def test_a_task_runs_and_its_record_comes_back(children: Children, tmp_path: Path) -> None:
@@ -189,8 +174,7 @@ def test_the_kernel_ties_children_to_a_killed_fork_server_without_the_parents_he
     script = (
         "import sys; from pathlib import Path\n"
         "from harness.run.children import Children\n"
-        "from tests.kit.engine_stages import ENTRY, wait_for\n"
-        "from tests.harness.run.test_forkserver import in_thread, task\n"
+        "from tests.kit.engine_stages import ENTRY, in_thread, task, wait_for\n"
         "base = Path(sys.argv[1])\n"
         "children = Children(base, entry=ENTRY, preload=())\n"
         "in_thread(children, *task(base / 'a', 'hang', tell=str(base / 'pids'), stuck=True))\n"
