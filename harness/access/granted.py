@@ -111,7 +111,7 @@ class Workbench:
         """Train `model` in place on `data` and leave it in eval mode.
 
         `settings` are hooks (see `harness.learn.Hooks`) and single fields that replace those of
-        `recipe` (default: the grid's). Raises `Diverged` on a non-finite loss, TypeError for a
+        `recipe` (default: the grid's). Raises `Diverged` on a non-finite loss, ValueError for a
         setting that is neither.
         """
         from harness.learn.hooks import Hooks
