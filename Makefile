@@ -3,11 +3,11 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
 
 .PHONY: quickstart test lint bless speed clean
 
-quickstart: $(STAMP)
+quickstart: $(INSTALLED)
 	$(BIN)/bench run benchmarks/quickstart.toml
 	@echo
 	@echo "That was benchmarks/quickstart.toml; its results are in .bench, so a second run takes a moment only."
@@ -18,28 +18,28 @@ quickstart: $(STAMP)
 	@echo "  $(BIN)/bench report benchmarks/quickstart.toml --format markdown"
 	@echo "  edit a copy of the grid: what you leave as it is will not be computed again"
 
-test: $(STAMP)
+test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-lint: $(STAMP)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-speed: $(STAMP)
+speed: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/suite.py
 	$(BIN)/python benchmarks/speed/scale.py
 
-bless: $(STAMP)
+bless: $(INSTALLED)
 	$(BIN)/python -m harness.sources
 
-$(STAMP): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; name one with make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
-	touch $(STAMP)
+	touch $(INSTALLED)
 
 clean:
 	rm -rf $(VENV) .bench build dist *.egg-info

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from harness.access.granted import MetricAccess as MetricAccess
     from harness.access.granted import Oracle as Oracle
     from harness.access.granted import PartAccess as PartAccess
-    from harness.access.granted import Workbench as Workbench
     from harness.access.predictions import Predictions as Predictions
+    from harness.access.workbench import Workbench as Workbench
     from harness.components import Attack as Attack
     from harness.components import Component as Component
     from harness.components import Context as Context
@@ -72,6 +72,7 @@ def __dir__() -> list[str]:
 
 
 def _version() -> str:
+    # Slow to import, and few ask for the version.
     from importlib.metadata import PackageNotFoundError, version
 
     try:

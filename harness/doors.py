@@ -50,7 +50,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "Undeclared": "harness.errors",
         "Unit": "harness.learn.anatomy",
         "Use": "harness.components",
-        "Workbench": "harness.access.granted",
+        "Workbench": "harness.access.workbench",
         "cache_folder": "harness.environment",
         "extra_module": "harness.extras",
         "hookimpl": "harness.hookspecs",

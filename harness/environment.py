@@ -92,14 +92,17 @@ def fingerprint() -> str:
 
 
 def file_state(path: Path | str) -> list[int] | None:
-    """Return [modification time in ns, size in bytes] of a file or folder, None where there is
-    none.
+    """Return what shows that a file or folder may have changed, None where there is none:
+    [modification time in ns, size in bytes, change time in ns, inode].
+
+    A copy can be given any modification time. It cannot be given a change time, which the system
+    sets at every change of content or name.
     """
     try:
         status = Path(path).stat()
     except (OSError, ValueError):
         return None
-    return [status.st_mtime_ns, status.st_size]
+    return [status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino]
 
 
 def _package_folders() -> list[str]:

@@ -27,7 +27,7 @@ _ANP: Mapping[str, Any] = {
 }
 
 # Nguyen & Tran, ICLR 2021 (WaNet), CIFAR-10: rate divided by 10 at epochs 100, 200, 300, 400 of
-# 1000. Crops come with probability 0.8 and rotations with 0.5, one draw a batch, after
+# 1000. Crops come with probability 0.8 and rotations with 0.5, one draw for each batch, after
 # normalisation: the border that they uncover has the mean colour. GTSRB is neither normalised nor
 # flipped there: give it `training.fill = [0.0]`, `training.flip = false`.
 _WANET: Mapping[str, Any] = {
@@ -108,7 +108,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "iab": _IAB,
     # Pang et al., CVPR 2023 (BCU), for IAB: 150 epochs, the milestones where they were. The
     # classifier has 125, and of its milestones only that at 100.
-    "iab-bcu": {**_IAB, "epochs": 125, "milestones": (0.8,), "drop_last": True},
+    "iab-bcu": {**_IAB, "epochs": 125, "milestones": (0.8,)},
     # Cheng et al., AAAI 2021 (DFST), CIFAR-10: the clean network from which the attack continues
     # with its own settings. The released code's 1e-4 is the weight of the squared kernels in the
     # loss, so twice that in the gradient. It shifts normalised images by up to an eighth and fills

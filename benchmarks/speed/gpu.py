@@ -1,5 +1,5 @@
-"""What one GPU makes of the harness, beside what it could do: epochs, evaluation, small victims at
-once, a whole grid.
+"""The speed of the harness on one GPU, beside what the GPU could do: epochs, evaluation, small
+victims at once, a whole grid.
 
     python benchmarks/speed/gpu.py
 

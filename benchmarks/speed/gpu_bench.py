@@ -1,4 +1,4 @@
-"""The device that benchmarks/speed/gpu.py measures, and what a line of its table holds."""
+"""The device that benchmarks/speed/gpu.py measures, and the lines of its table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TASK = Task("noise", 10, 32, 32, 3, 50000)
 RECIPE = Recipe(epochs=1, batch=128, lr=0.01, crop=4, flip=True)
 
 TIMES = 20
-"""How often a round of a ceiling does its work on a GPU."""
+"""Times that a round of a ceiling does its work on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Bench:
         self.device = torch.device(options.device)
         self.cuda = self.device.type == "cuda"
         self.whole = self.cuda and options.images == 50000 and options.width == 64
-        """Whether sizes are those that goals are about."""
+        """True if sizes are those that goals are about."""
         self.peak: dict[str, float] = {}
         self.details: dict[str, Any] = {}
 

@@ -1,5 +1,5 @@
-"""Where the host waits for the device: once an epoch is what training needs, to see that the loss
-is finite.
+"""The places where the host waits for the device: training needs one in each epoch, to see that the
+loss is finite.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""How much faster are triggers inverted together than one label after the other? Prints one line a
-batch size.
+"""The gain from inverting triggers together rather than one label after the other. Prints one line
+for each batch size.
 
     python benchmarks/speed/inversion.py
 

@@ -1,4 +1,4 @@
-"""Where figures of this machine are kept: results/speed/<machine>.json."""
+"""The file that keeps the figures of this machine: results/speed/<machine>.json."""
 
 from __future__ import annotations
 

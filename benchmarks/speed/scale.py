@@ -1,4 +1,4 @@
-"""How the harness itself keeps up as grids and stores grow: seconds and memory of its commands,
+"""The cost of the harness itself as grids and stores grow: seconds and memory of its commands,
 beside bare ceilings.
 
     python benchmarks/speed/scale.py

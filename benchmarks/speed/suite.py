@@ -1,4 +1,4 @@
-"""What the harness makes of a machine, beside the usual way and beside what the machine could do.
+"""The speed of the harness, beside the usual way and beside what the machine could do.
 
     make speed
 

@@ -1,4 +1,4 @@
-"""How toolboxes of this field usually work, written anew as something to measure against.
+"""The usual way of toolboxes of this field, written anew as something to measure against.
 
 Pictures are PIL objects, one Python call each for crop, flip and tensor; poisoned ones are PNG
 files, opened at every access; a DataLoader puts batches together; training is fp32 in the default

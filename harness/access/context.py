@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,3 +69,5 @@ class StageContext:
     deadline: Deadline
     progress: Callable[[int, int, float | None], None]
     parts: Mapping[str, Callable[[], Any]]
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+    """Of `recipe`, what holds for every training of the grid, where the whole of it is not here."""

@@ -7,18 +7,16 @@ wall at all, so the checks here only turn a missing file into a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
-from harness.access.context import Coordinates, Deadline, StageContext
+from harness.access.context import Coordinates, StageContext
 from harness.access.predictions import Predictions
+from harness.access.workbench import Workbench, cpu_generator
 from harness.errors import Undeclared
-from harness.learn.anatomy import Anatomy, Architecture, Unit
 from harness.learn.rules import BatchStamping
-from harness.learn.task import Task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,178 +26,6 @@ if TYPE_CHECKING:
     from harness.learn.hooks import FitSettings
     from harness.learn.images import ImageSet
     from harness.learn.poisoning import PoisonedSet
-    from harness.learn.recipes import Recipe
-    from harness.learn.training import History
-
-
-class Workbench:
-    """Always there, whatever is granted."""
-
-    def __init__(self, context: StageContext, granted: AbstractSet[str]) -> None:
-        self._context = context
-        self._granted = frozenset(granted)
-        self._calls: dict[str, int] = {}
-        self.images_processed = 0
-        self._precision: str | None = None
-        self._stepping: str | None = None
-        self.record: dict[str, float] = {}
-        """Numbers worth a row (mask density, loss reached); a `Result`'s own record wins over it.
-        """
-
-    @property
-    def task(self) -> Task:
-        """The classification problem."""
-        return self._context.task
-
-    @property
-    def recipe(self) -> Recipe:
-        """The grid's recipe for victims; `recipe.replace(epochs=10)` makes a variant."""
-        if self._context.recipe is None:
-            raise Undeclared(
-                "the grid's recipe belongs to a model: "
-                'add "model" to `needs`, or bring a recipe of your own'
-            )
-        return self._context.recipe
-
-    @property
-    def device(self) -> str:
-        """The device to compute on: `cpu` or `cuda:0`."""
-        return self._context.device
-
-    @property
-    def scratch(self) -> Path:
-        """An empty folder to write to, deleted afterwards."""
-        return self._context.scratch
-
-    @property
-    def deadline(self) -> Deadline:
-        """When the stage will be killed."""
-        return self._context.deadline
-
-    def generator(self, stream: str) -> torch.Generator:
-        """Return a CPU generator of the component's own, the same in every run of this stage; one a
-        stream name.
-        """
-        return _generator(self.seed(stream))
-
-    def seed(self, stream: str) -> int:
-        """Return the seed behind `generator(stream)`, for other libraries' generators; 63 bits."""
-        return self._context.coordinates.own(stream)
-
-    def fresh_model(self) -> nn.Module:
-        """Return a newly initialised network of the cell's architecture, in float32 on `device`.
-
-        The first call of every component of a stage kind starts from the same weights; further
-        calls from others.
-        """
-        from harness.learn.device import seeded_build
-
-        if self._context.model is None:
-            raise Undeclared("this stage belongs to no model, so there is no fresh one")
-        network = seeded_build(
-            self._context.model, self.task, self._context.coordinates.shared(self._nth("init"))
-        )
-        return network.to(self.device)
-
-    def fit(
-        self,
-        model: nn.Module,
-        data: ImageSet,
-        recipe: Recipe | None = None,
-        **settings: Unpack[FitSettings],
-    ) -> History:
-        """Train `model` in place on `data` and leave it in eval mode.
-
-        `settings` are hooks (see `harness.learn.Hooks`) and single fields that replace those of
-        `recipe` (default: the grid's). Raises `Diverged` on a non-finite loss, ValueError for a
-        setting that is neither.
-        """
-        from harness.learn.hooks import Hooks
-        from harness.learn.training import fit
-
-        chosen = self.recipe if recipe is None else recipe
-        hook_names = {field.name for field in fields(Hooks)}
-        hooks: dict[str, Any] = {}
-        changes: dict[str, Any] = {}
-        for name, value in settings.items():
-            if name in hook_names:
-                hooks[name] = value
-            else:
-                changes[name] = value
-        if changes:
-            chosen = chosen.replace(**changes)
-        call = self._nth("fit")
-
-        def draw(stream: str) -> torch.Generator:
-            return _generator(self._context.coordinates.shared(f"{call}/{stream}"))
-
-        history = fit(
-            model,
-            data,
-            chosen,
-            generator=draw,
-            hooks=Hooks(**hooks),
-            device=self.device,
-            deadline=self.deadline.check,
-            progress=self._context.progress,
-            count=self.tick,
-        )
-        self._precision = history.precision
-        self._stepping = history.stepping
-        return history
-
-    def account(self) -> dict[str, Any]:
-        """Return the manifest's account of the work: images processed; precision of the last `fit`,
-        and how it made steps.
-        """
-        return {
-            "images": self.images_processed,
-            "precision": self._precision,
-            "stepping": self._stepping,
-        }
-
-    def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
-        """Count images (a forward and backward pass counts one) in a loop that `fit` does not run,
-        show progress.
-
-        Raises OutOfTime once the deadline has passed.
-        """
-        self.images_processed += images
-        self.deadline.check()
-        if done is not None:
-            self._context.progress(done, of, None)
-
-    def anatomy(self, model: nn.Module) -> Anatomy:
-        """Return the names of `model`'s parts. Raises `Incompatible` where the architecture has no
-        such parts.
-        """
-        return self._architecture("anatomy").anatomy(model)
-
-    def units(self, model: nn.Module) -> Iterable[Unit]:
-        """Return the prunable channels of `model`."""
-        return self._architecture("prunable units").units(model)
-
-    def part(self, name: str) -> Any:
-        """Return what fills the parameter `name`: a module in eval mode, or an `ImageSet` where it
-        is a dataset.
-        """
-        if name not in self._context.parts:
-            known = ", ".join(sorted(self._context.parts)) or "none"
-            raise Undeclared(f"no parameter {name!r} is a component; those that are: {known}")
-        return self._context.parts[name]()
-
-    def _architecture(self, purpose: str) -> Architecture:
-        if self._context.model is None:
-            raise Undeclared(f"this stage belongs to no model, so there is no {purpose}")
-        return self._context.model
-
-    def _nth(self, name: str) -> str:
-        """Return `name` for the first call, `name/1` for the second: every call draws differently,
-        the same in each run.
-        """
-        call = self._calls.get(name, 0)
-        self._calls[name] = call + 1
-        return f"{name}/{call}" if call else name
 
 
 class Granted(Workbench):
@@ -249,8 +75,8 @@ class Access(Granted):
         return cast("ImageSet", self._take("training-set"))
 
     def oracle(self) -> Oracle:
-        """Trigger and test data, for published variants that leak; every row is marked. Needs
-        `oracle`.
+        """Return trigger and test data, for published variants that leak; every row is marked.
+        Needs `oracle`.
         """
         return cast("Oracle", self._take("oracle"))
 
@@ -312,13 +138,13 @@ class AttackAccess(Workbench):
         """Return the generator of the replicate's one permutation, which all attacks share: a 1 %
         set is part of a 5 % set.
         """
-        return _generator(self._selecting.shared("select"))
+        return cpu_generator(self._selecting.shared("select"))
 
     def fit_poisoned(self, trigger: nn.Module | None, **settings: Unpack[FitSettings]) -> nn.Module:
         """Train a fresh model on the poisoned training set by the grid's recipe: the default
         `implant`.
         """
-        from harness.learn.poisoning import training_data
+        from harness.learn.poisoning import training_data  # torch: children alone call this
 
         model = self.fresh_model()
         stamping = self.attack.batch_stamping
@@ -383,7 +209,7 @@ class MetricAccess(Granted):
 
     def result(self) -> Mapping[str, Any] | None:
         """Return the defense's result: verdict and `record` (with `seconds`, `images`); None
-        undefended. Needs `result`.
+        for the undefended model. Needs `result`.
         """
         return cast("Mapping[str, Any] | None", self._take("result"))
 
@@ -398,9 +224,3 @@ class MetricAccess(Granted):
         `reference`.
         """
         self.arrays.update(arrays)
-
-
-def _generator(start: int) -> torch.Generator:
-    import torch
-
-    return torch.Generator().manual_seed(start)

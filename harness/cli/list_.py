@@ -70,7 +70,7 @@ def _row(
 
 
 def _text(rows: Sequence[dict[str, Any]]) -> str:
-    """Return one block a kind, its columns aligned, and one of what is broken."""
+    """Return one block for each kind, its columns aligned, and one of what is broken."""
     usable = []
     broken = []
     for row in rows:

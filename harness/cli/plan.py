@@ -11,6 +11,7 @@ from harness.outcomes import Outcome
 from harness.plan.history import SAMPLE, PastStages, differences
 from harness.plan.plan import Plan
 from harness.run.account import duration, first_line, label
+from harness.stages.payloads import VictimPayload
 from harness.stages.stage import Stage
 
 LISTED = 12
@@ -44,6 +45,7 @@ def _lines(plan: Plan, past: PastStages | None, store: str, explain: bool) -> It
             reason = first_line(plan.reason.get(key, ""))
             by_reason[reason].append(stage)
     yield from _counts(plan, expected)
+    yield from mirrored(plan)
     for reason, stages in by_reason.items():
         yield ""
         yield f"to run ({reason}):"
@@ -59,6 +61,20 @@ def _lines(plan: Plan, past: PastStages | None, store: str, explain: bool) -> It
         yield ""
         yield f"incompatible ({reason}):"
         yield from _listed(cells, explain)
+
+
+def mirrored(plan: Plan) -> Iterator[str]:
+    """Yield the victims whose training mirrors pictures that are other ones then."""
+    for stage in plan.graph.stages.values():
+        if not isinstance(stage.payload, VictimPayload):
+            continue
+        context = stage.payload.context
+        if context.recipe is not None and context.recipe["flip"] and not context.task.mirrors:
+            yield ""
+            yield (
+                f"note: {label(stage)} mirrors the pictures of {context.task.dataset} in training "
+                "(flip = true), and a mirrored sign or digit is another one or none"
+            )
 
 
 def _cells(plan: Plan) -> str:

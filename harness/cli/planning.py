@@ -1,8 +1,8 @@
 """From the arguments of a command to a plan: shared by `run`, `plan`, `status`, `report` and
 `preview`.
 
-What reads grids and components is imported in functions: `bench status` without a grid must be
-quick and needs the store only.
+Modules that read grids and components are imported in functions: `bench status` without a grid must
+be quick and needs the store only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from harness import environment, grid
-from harness.errors import StoreError
+from harness.errors import BenchError, GridError, Problem, StoreError
+from harness.grid import Unsound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,12 +44,45 @@ def load(args: argparse.Namespace, *, make: bool = True) -> Planned:
     from harness.plan.plan import build
 
     with _uncollected():
-        read, cells = selected(args.grid, getattr(args, "select", None))
+        expression = getattr(args, "select", None)
+        try:
+            read, cells = selected(args.grid, expression)
+        except Unsound as error:
+            raise GridError(_all_problems(error, expression)) from error
         asked = resolver()
         plan = build(read, cells, asked.registry, asked, asked.sources)
         store = open_store(args, make=make)
         plan.refresh(store)
     return Planned(plan, store, asked)
+
+
+def _all_problems(unsound: Unsound, expression: str | None) -> list[Problem]:
+    """Return what is wrong with a grid, and with the components that it names all the same.
+
+    Nothing more is said of a line that has a problem already, nor of what a wrong value leaves
+    without a use.
+    """
+    from harness.introspect.problems import IDLE
+    from harness.plan.binding import bind
+
+    found = unsound.found
+    problems = list(unsound.problems)
+    if found is None:
+        return problems
+    cells = list(found.cells)
+    try:
+        if expression:
+            cells = grid.select(cells, expression)
+        asked = resolver()
+        bind(found, cells, asked.registry, asked)
+    except GridError as error:
+        lines = {(problem.file, problem.line) for problem in problems}
+        for problem in error.problems:
+            if (problem.file, problem.line) not in lines and IDLE not in problem.description:
+                problems.append(problem)
+    except BenchError:  # a broken plugin, perhaps: it is told once the grid is sound
+        pass
+    return problems
 
 
 def resolver() -> Resolver:
@@ -66,7 +100,7 @@ def _uncollected() -> Iterator[None]:
     """Stop the garbage collector, which would walk through all stages so far again and again to
     find no cycle.
 
-    What was made meanwhile it leaves alone for good: the plan lives as long as the command.
+    It leaves alone for good what was made meanwhile: the plan lives as long as the command.
     """
     collecting = gc.isenabled()
     gc.disable()
@@ -95,10 +129,11 @@ def open_store(args: argparse.Namespace, *, make: bool) -> Store:
     """Return the store that a command works on. Raises StoreError where there is none to read and
     none may be made.
     """
+    from harness.store.layout import STORE  # as above
     from harness.store.objects import Store
 
     folder = environment.store_folder(args.store)
-    if not make and not (folder / "STORE.json").is_file():
+    if not make and not (folder / STORE).is_file():
         raise StoreError(
             f"{folder}: there is no store. `bench run` makes one; or name another with --store"
         )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 STRICT = 3
 """Exit code where a plugin is broken and `--strict` is given."""
 ROUNDS = 3
-"""How often work that turned out damaged when it was read is made again in one run."""
+"""Rounds in which damaged work is made again."""
 
 
 def run(args: argparse.Namespace) -> int:

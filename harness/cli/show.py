@@ -99,6 +99,7 @@ def _component(entry: Registered) -> Iterator[str]:
     for name, text in _facts(entry, about).items():
         if text:
             yield f"  {name + ':':12}{text}"
+    yield from _classes(about["classes"])
     own = [parameter for parameter in about["parameters"] if parameter["own"]]
     inherited = [parameter for parameter in about["parameters"] if not parameter["own"]]
     for title, parameters in (("parameters", own), ("inherited parameters", inherited)):
@@ -148,6 +149,16 @@ def _facts(entry: Registered, about: Mapping[str, Any]) -> dict[str, str]:
         "from": str(entry.origin),
         "source": about["source"],
     }
+
+
+def _classes(names: Sequence[str]) -> Iterator[str]:
+    """Say what each label of a dataset stands for, where its class tells."""
+    if names:
+        numbered = ", ".join(f"{label} {name}" for label, name in enumerate(names))
+        indent = " " * 14
+        yield textwrap.fill(
+            numbered, _WIDTH, initial_indent="  classes:    ", subsequent_indent=indent
+        )
 
 
 def _settings(table: Mapping[str, Any]) -> Iterator[str]:

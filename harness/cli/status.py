@@ -18,7 +18,10 @@ from harness.store import disk
 from harness.store.objects import Store
 
 if TYPE_CHECKING:
+    from harness.access.context import Coordinates
+    from harness.components.spec import ComponentSpec
     from harness.plan.plan import Plan
+    from harness.stages.payloads import Payload
     from harness.stages.stage import Stage
 
 _ORDER = (
@@ -29,7 +32,7 @@ _ORDER = (
     Outcome.DONE,
     Outcome.INCOMPATIBLE,
 )
-"""How cells and stages may stand, the worst first."""
+"""The states of cells and stages, the worst first."""
 
 Note = Mapping[str, Any]
 """The store's note of a stage at work, or of its failure; other versions may have written it."""
@@ -49,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         for line in _counts(plan, store):
             print(line)
         print()
-    settings = _Settings(plan) if args.verbose else None
+    settings = _StageSettings(plan) if args.verbose else None
     running = _running(store)
     failures = {}
     for key in keys:
@@ -115,7 +118,7 @@ def _running(store: Store) -> Mapping[str, Note]:
     return {key: note for key, note in notes.items() if not disk.abandoned_status(note)}
 
 
-def _print_stage(key: str, note: Note, settings: _Settings | None) -> None:
+def _print_stage(key: str, note: Note, settings: _StageSettings | None) -> None:
     title = note.get("title", key)
     kind = note.get("kind")
     print(f"  {kind}  {title}" if kind else f"  {title}")
@@ -124,7 +127,7 @@ def _print_stage(key: str, note: Note, settings: _Settings | None) -> None:
             print(f"    {line}")
 
 
-class _Settings:
+class _StageSettings:
     """The settings of a plan's stages; without a plan there is nothing but keys."""
 
     def __init__(self, plan: Plan | None) -> None:
@@ -145,20 +148,69 @@ class _Settings:
             pending += component.uses.values()
 
     def of(self, key: str) -> Iterator[str]:
-        """Yield the key of a stage, its components with the parameters that differ from their
-        defaults, and its seed.
+        """Yield the key of a stage, its components and its recipe with the settings that differ
+        from their defaults, and its seed.
         """
         yield f"key: {key}"
         if key not in self.stages:
             return
-        spec = self.stages[key].spec
-        for role, entry in spec["components"].items():
+        stage = self.stages[key]
+        for role, component in _components(stage.payload):
+            entry = component.key_entry
             changed = self.changed.get(id(entry), entry["params"])
             settings = [f"{name} = {json.dumps(value)}" for name, value in changed.items()]
             listed = ", ".join(settings) or "every default"
-            yield f"{role}: {entry['kind']} {entry['name']} ({listed})"
-        for name, value in (spec["seed"] or {}).items():
-            yield f"{name}: {value}"
+            yield f"{role}: {component.kind} {component.name} ({listed})"
+        recipe = _recipe(stage.payload)
+        if recipe is not None:
+            yield f"recipe: {recipe}"
+        coordinates = _coordinates(stage.payload)
+        if coordinates is not None and coordinates.replicate is not None:
+            yield f"seed: {coordinates.replicate}"
+
+
+def _components(payload: Payload) -> Iterator[tuple[str, ComponentSpec]]:
+    """Yield the components of a payload, each with its role."""
+    # These cost pydantic, which `bench status` without a grid does not need.
+    from harness.stages.payloads import DataPayload, ScorePayload, WithContext
+
+    if isinstance(payload, ScorePayload):
+        for name, metric in payload.metrics.items():
+            yield f"metric {name}", metric
+    if isinstance(payload, DataPayload):
+        yield "component", payload.component
+    if isinstance(payload, WithContext):
+        yield "component", payload.component
+        if payload.context.model is not None:
+            yield "model", payload.context.model
+        for name, part in payload.context.parts.items():
+            yield name, part.component
+
+
+def _recipe(payload: Payload) -> str | None:
+    """Return the settings of a stage's recipe that differ from their defaults; None without one."""
+    from harness.learn.recipes import Recipe  # as in `_components`
+    from harness.stages.payloads import WithContext
+
+    if not isinstance(payload, WithContext) or payload.context.recipe is None:
+        return None
+    defaults = Recipe().model_dump(mode="json")
+    settings = []
+    for name, value in payload.context.recipe.items():
+        if value != defaults[name]:
+            settings.append(f"{name} = {json.dumps(value)}")
+    return ", ".join(settings) or "every default"
+
+
+def _coordinates(payload: Payload) -> Coordinates | None:
+    """Return the coordinates of a stage's draws; None for a stage that draws nothing."""
+    from harness.stages.payloads import GrantPayload, WithContext  # as in `_components`
+
+    if isinstance(payload, WithContext):
+        return payload.context.coordinates
+    if isinstance(payload, GrantPayload):
+        return payload.coordinates
+    return None
 
 
 def _progress(note: Note) -> Iterable[str]:

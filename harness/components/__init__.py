@@ -1,5 +1,5 @@
 """The interfaces of everything a plugin can bring, and how their parameters are declared: one file
-a kind.
+for each kind.
 
 Importing this package costs no torch; bodies import what they need.
 """
@@ -37,7 +37,6 @@ from harness.components.kinds import BY_KIND, kind_of
 from harness.components.metric import Metric
 from harness.components.model import Model
 from harness.components.parameters import (
-    IN_PLACE,
     File,
     FileMark,
     Folder,
@@ -51,6 +50,7 @@ from harness.components.parameters import (
     use,
 )
 from harness.components.part import Part
+from harness.components.spec import IN_PLACE
 from harness.learn.anatomy import Anatomy, Unit
 from harness.learn.rules import Quantise
 from harness.learn.task import Task

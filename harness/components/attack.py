@@ -1,4 +1,4 @@
-"""Attacks: what makes a victim of a model."""
+"""Attacks, which turn a model into a victim."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ LabelMapKind = Literal["all-to-one", "all-to-all", "source-specific"]
 
 
 class Attack(Component):
-    """Makes a victim: data-poisoning if the host trains it, training-controlled if it overrides
-    `implant`.
+    """Base of all attacks: data-poisoning if the host trains the victim, training-controlled if the
+    attack overrides `implant`.
 
     Stage `poison` runs `trigger`, `craft` and, for a data-poisoning attack, `poison`; stage
     `victim` runs `implant`. The trigger's state is saved again after `implant`, which may have
@@ -34,8 +34,8 @@ class Attack(Component):
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset()
-    """`model`, where `craft` or `poison` works against the cell's architecture: one poisoned set a
-    model then.
+    """`model`, where `craft` or `poison` works against the cell's architecture: one poisoned set
+    for each model then.
     """
 
     has_trigger: ClassVar[bool] = True
@@ -73,8 +73,8 @@ class Attack(Component):
         return access.fit_poisoned(trigger)
 
     def variants(self, trigger: nn.Module) -> Mapping[str, nn.Module]:
-        """Further named triggers whose predictions are stored too (WaNet's noise mode). Default:
-        none.
+        """Return further triggers by name whose predictions are stored too (WaNet's noise mode).
+        Default: none.
         """
         return {}
 
@@ -138,14 +138,27 @@ class TargetedAttack(Attack):
         """See `Attack.labelling`."""
         return LabelMap(self.label_map, self.target, self.sources)
 
+    def unused(self) -> Mapping[str, str]:
+        """See `Component.unused`: no image is mapped to `target` where each label is mapped to the
+        next.
+        """
+        if self.label_map == "all-to-all":
+            return {"target": 'label_map = "all-to-all" has no target'}
+        return {}
+
     @model_validator(mode="after")
     def _names_its_sources(self) -> Self:
         if (self.label_map == "source-specific") != bool(self.sources):
             raise ValueError('label_map = "source-specific" and sources go together')
+        if set(self.sources) == {self.target}:
+            raise ValueError(
+                f"sources names the target, {self.target}, and no other class: its images have the "
+                "attacker's label already, so that nothing is attacked"
+            )
         return self
 
     def compatible(self, context: Context) -> str | None:
-        """Target and sources must be classes of the task."""
+        """Return why target or sources are no classes of the task; None where they are."""
         try:
             self.label_table(context.task.classes)
         except ValueError as error:
@@ -172,6 +185,12 @@ class PoisoningAttack(TargetedAttack):
     """stamp once before training, or each batch before or after augmentation"""
     clean_label: ClassVar[bool] = False
     """True where poisoned images keep their labels."""
+
+    def unused(self) -> Mapping[str, str]:
+        """See `Component.unused`: `eligible` may speak of a target that no image is mapped to."""
+        if self.eligible != "all":
+            return {}
+        return super().unused()
 
     @property
     def test_quantise(self) -> Quantise:
@@ -202,6 +221,14 @@ class PoisoningAttack(TargetedAttack):
         if self.when == "dataset":
             return None
         return BatchStamping(self.when, self.quantise)
+
+    def compatible(self, context: Context) -> str | None:
+        """Refuse a rate that rounds to no image, too."""
+        count = context.task.train_count
+        known = count > 0 and self.rate_of == "train"
+        if known and self.poison_rate > 0 and int(self.poison_rate * count + 0.5) == 0:
+            return f"poison_rate {self.poison_rate:g} of {count} images poisons none of them"
+        return super().compatible(context)
 
     def rule(self, classes: int) -> PoisonRule:
         """Return the rule by which images of a task with `classes` classes are poisoned."""

@@ -7,17 +7,20 @@ that field's meaning in `bench show`.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
 from harness.components.facts import AnyFacts, AttackFacts, DefenseFacts, ModelFacts
 from harness.components.spec import ComponentSpec
+from harness.learn.recipes import Recipe
 from harness.learn.task import Task
 
 DEFENSE_NEEDS = frozenset(
@@ -57,6 +60,12 @@ class Component(BaseModel):
         """Return the reason why this component cannot work in `context`, or None."""
         return None
 
+    def unused(self) -> Mapping[str, str]:
+        """Return the parameters that do nothing beside the others as these are, each with the
+        reason. A grid that sets one of them is refused. Default: none.
+        """
+        return {}
+
 
 F = TypeVar("F", bound=AnyFacts)
 
@@ -77,16 +86,28 @@ class Traits(Generic[F]):
 
 @dataclass(frozen=True)
 class Context:
-    """The cell in which a component is asked to work. Members that do not apply are None."""
+    """The cell in which a component is asked to work. Members that do not apply are None.
+
+    `recipe` is that of the victim.
+    """
 
     task: Task
     model: Traits[ModelFacts] | None = None
     attack: Traits[AttackFacts] | None = None
     defense: Traits[DefenseFacts] | None = None
+    recipe: Recipe | None = None
 
 
 def load_component(spec: ComponentSpec) -> Component:
-    """Build the component that `spec` describes. Imports its module: children only."""
+    """Build the component that `spec` describes. Imports its module: children only.
+
+    Raises ValueError where a file does not hold what the plan saw in it.
+    """
+    for path, expected in spec.files.items():
+        with Path(path).open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+        if found != expected:
+            raise ValueError(f"{path} changed after it was planned with; run it again")
     module, _, name = spec.target.partition(":")
     component: type[Component] = getattr(importlib.import_module(module), name)
     return component.model_validate_json(json.dumps(spec.params))

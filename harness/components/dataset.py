@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -36,6 +37,13 @@ class Dataset(Component):
     """
 
     seeded: ClassVar[bool] = False
+    known_classes: ClassVar[tuple[str, ...]] = ()
+    """what the labels stand for, in their order, where that is the same whatever the parameters"""
+
+    mirrors: ClassVar[bool] = True
+    """a mirrored picture is one of the same class; false of signs and digits, which no recipe and
+    no defense mirrors unless asked
+    """
 
     pool: Annotated[int, Field(ge=0)] = 0
     """images held back from every victim for the defender; grants are prefixes of it"""
@@ -54,10 +62,17 @@ class Dataset(Component):
 
     def facts(self) -> Facts:
         """Read as little as possible: header, index or parameters. Raises ValueError with the
-        command that mends it.
+        command that fixes it.
         """
         raise NotImplementedError
 
     def load(self) -> Pictures:
         """Decode everything, before any split."""
         raise NotImplementedError
+
+    def class_names(self) -> Sequence[str]:
+        """Return what the labels stand for, in their order; empty where nobody says.
+
+        The manifest of the data lists them.
+        """
+        return self.known_classes

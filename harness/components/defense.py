@@ -1,4 +1,4 @@
-"""Defenses: what makes a suspect model harmless, or tells whether it is."""
+"""Defenses, which make a suspect model harmless, or tell whether it is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Result:
 
 
 class Defense(Component):
-    """Turns what it is granted into a defended model, a verdict, or both."""
+    """Base of all defenses: from its grants, a defended model, a verdict, or both."""
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"victim", "clean-labelled"})
     """Within victim, clean-labelled, clean-unlabelled, training-set, oracle."""
@@ -46,6 +46,11 @@ class Defense(Component):
     def defend(self, access: Access) -> nn.Module | Result:
         """Do the work. Ask `access` for everything; nothing else is there."""
         raise NotImplementedError
+
+    @property
+    def gives_model(self) -> bool:
+        """False where the result is a verdict and never a model, so that nothing can be `on` it."""
+        return True
 
     def rebuild(self, model: nn.Module) -> nn.Module:
         """Return the structure a defended state is loaded into, given the undefended one. Default:

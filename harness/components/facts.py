@@ -1,4 +1,5 @@
-"""Facts of components, which a plan must know and only their classes can tell: a dataclass a kind.
+"""Facts of components, which a plan must know and only their classes can tell: one dataclass for
+each kind.
 
 A child asks the class. Between processes facts are JSON (`dataclasses.asdict`); on either side they
 are these dataclasses, read by `read_facts`.
@@ -46,7 +47,7 @@ class ModelFacts:
 class DatasetFacts:
     """Facts of a dataset, which a plan must know before it is decoded.
 
-    `fingerprint` stands for its content in keys.
+    `fingerprint` stands for its content in keys, `mirrors` is `Dataset.mirrors`.
     """
 
     classes: int
@@ -56,13 +57,15 @@ class DatasetFacts:
     train_count: int
     test_count: int
     fingerprint: str
+    mirrors: bool = True
 
 
 @dataclass(frozen=True)
 class DefenseFacts:
-    """Facts of a defense: whether its class overrides `Defense.rebuild`."""
+    """Facts of a defense: whether its class overrides `Defense.rebuild`, and `gives_model`."""
 
     rebuilds: bool
+    gives_model: bool = True
 
 
 @dataclass(frozen=True)

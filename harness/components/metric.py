@@ -1,4 +1,4 @@
-"""Metrics: what makes numbers of predictions, models and data."""
+"""Metrics, which turn predictions, models and data into numbers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Metric(Component):
-    """Turns predictions, or a model with data, into numbers."""
+    """Base of all metrics: numbers from predictions, or from a model with data."""
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"predictions"})
     """Within predictions, model, validation, test, training-set, trigger, result, reference."""

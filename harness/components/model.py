@@ -57,6 +57,6 @@ class Model(Component):
         """Return its prunable channels. Default: every BatchNorm layer, else convolution and linear
         layers but the last.
         """
-        from harness.learn.layers import prunable_units
+        from harness.learn.layers import prunable_units  # torch: children alone call this
 
         return prunable_units(module)

@@ -13,13 +13,9 @@ from pydantic_core import core_schema
 
 from harness.components.base import Component, load_component
 from harness.components.kinds import kind_of
-from harness.components.spec import ComponentSpec
+from harness.components.spec import IN_PLACE, ComponentSpec
 
 C = TypeVar("C", bound=Component)
-
-IN_PLACE = "component"
-"""The only key of the table that stands for a reference whose component the host has put in place.
-"""
 
 
 @dataclass(frozen=True)
@@ -95,7 +91,7 @@ class Unbound:
 
 @dataclass(frozen=True)
 class ReferenceMark:
-    """Marks a field that takes a component of `kind`, and reads it as a `Reference`."""
+    """The mark of a field that takes a component of `kind`; it reads a `Reference`."""
 
     kind: str
 
@@ -124,8 +120,8 @@ class Use(Generic[C]):
     `self.<name>.component.trigger(task)`, and what it needs or uses is granted to the owner.
     """
 
-    # What a `Reference` has, for type checkers: to them a field declared `Use[Attack]` is one of
-    # these.
+    # The attributes of a `Reference`, for type checkers: to them a field declared `Use[Attack]` is
+    # one of these.
     name: str
     target: str | None
     component: C
@@ -142,7 +138,7 @@ def use(name: str, /, preset: str | None = None, **params: Any) -> Any:
 
 
 class OutsideKeyMark:
-    """Marks a field that moves no number: a root folder, a download switch."""
+    """The mark of a field that moves no number: a root folder, a download switch."""
 
 
 NotInKey = OutsideKeyMark()
@@ -150,7 +146,7 @@ NotInKey = OutsideKeyMark()
 
 
 class FileMark:
-    """Marks a path whose content, not its name, is in the key."""
+    """The mark of a path whose content, not its name, is in the key."""
 
 
 File = Annotated[Path, Field(strict=False), FileMark()]
@@ -160,8 +156,8 @@ File = Annotated[Path, Field(strict=False), FileMark()]
 
 
 class FolderMark(OutsideKeyMark):
-    """Marks the path of a folder, which moves no number by itself: what is in it is the component's
-    to fingerprint.
+    """The mark of the path of a folder, which moves no number by itself: what is in it is the
+    component's to fingerprint.
     """
 
 

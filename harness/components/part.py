@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 class Part(Component):
-    """Fills a parameter of another component with a module made in a stage of its own (a robust
-    model, a decoder).
+    """Base of all parts: a module, made in a stage of its own, for a parameter of another component
+    (a robust model, a decoder).
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset()
-    """What the owner is granted at most, or, in an attack, `train`; and `model` to work with the
+    """The grants: at most the owner's, or, in an attack, `train`; and `model` to work with the
     cell's architecture. A part that needs nothing is made once for all datasets of the same image
     size and class count.
     """

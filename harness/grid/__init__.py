@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from harness.grid.model import Cell, Entry, Grid, Seeds, Table
 from harness.grid.nodes import Place
-from harness.grid.reading import from_table, read
+from harness.grid.reading import Unsound, from_table, read
 from harness.grid.selection import nothing_selected, quote, select
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Place",
     "Seeds",
     "Table",
+    "Unsound",
     "from_table",
     "nothing_selected",
     "quote",

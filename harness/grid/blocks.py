@@ -9,14 +9,25 @@ from dataclasses import dataclass, replace
 from itertools import product
 
 from harness.grid import checks, fields
-from harness.grid.checks import Report
+from harness.grid.checks import Report, limited
 from harness.grid.entries import Entries
 from harness.grid.model import Cell, Entry, Seeds, labels_of
-from harness.grid.nodes import Node, same, shown
-from harness.grid.sweeps import drop_set_and_swept, put_on, read_settings, read_sweep, vary
+from harness.grid.nodes import Node, Place, same, shown
+from harness.grid.sweeps import MOST as MOST_ENTRIES
+from harness.grid.sweeps import (
+    bounded,
+    drop_set_and_swept,
+    put_on,
+    read_settings,
+    read_sweep,
+    vary,
+)
 from harness.vocabulary import CELL_KINDS
 
 _KEYS = (*CELL_KINDS, "seeds", "set", "sweep")
+
+MOST = 100_000
+"""The most cells of a grid."""
 
 _Combination = tuple[Entry, Entry, Entry, Entry]
 """One entry of each of `CELL_KINDS`."""
@@ -46,8 +57,22 @@ def read_cells(root: Node, entries: Entries, report: Report) -> list[Cell]:
             seeds = _nearest(
                 defense.seeds, attack.seeds, model.seeds, dataset.seeds, block.seeds, grid_seeds
             )
+            if len(union.first) + len(seeds.pairs) > MOST:
+                _report_too_many(report, block, seeds)
+                return union.cells()
             union.add(block, (dataset, model, attack, defense), seeds)
     return union.cells()
+
+
+def _report_too_many(report: Report, block: Block, seeds: Seeds) -> None:
+    """Report a product that is too large, at its largest factor."""
+    factors = {kind: len(block.entries[kind]) for kind in CELL_KINDS}
+    factors["seeds"] = len(seeds.pairs)
+    listed = " x ".join(f"{count:,} {key}" for key, count in factors.items() if count > 1)
+    largest = max(factors, key=lambda key: factors[key])
+    complaint = f"the grid has more than {MOST:,} cells here: {listed}"
+    hint = "make several grids of it, or list in a [[block]] what belongs together"
+    report.add(block.node.at(largest), complaint, hint)
 
 
 def _nearest(*choices: Seeds | None) -> Seeds:
@@ -79,7 +104,10 @@ def _read_block(node: Node, entries: Entries, report: Report) -> Block:
         swept = read_sweep(report, sweeps.get(kind), kind)
         drop_set_and_swept(report, fixed, swept)
         selected = _selected(report, known.get(kind), entries[kind], kind)
-        variants = _BlockVariants(report, selected, fixed, swept)
+        if swept:
+            swept = bounded(report, swept, node.at("sweep", kind), len(selected))
+        place = node.at("sweep", kind)
+        variants = _BlockVariants(report, selected, fixed, swept, place)
         chosen[kind] = variants.all()
     return Block(node, chosen, fields.seeds(report, known.get("seeds")))
 
@@ -99,7 +127,7 @@ def _selected(
     if node is None:
         return list(entries)
     hint = f"list labels of [[{kind}]] entries, or leave {kind} out for all"
-    known = labels_of(entries)
+    known = dict.fromkeys(labels_of(entries))
     listed = set()
     for item in checks.strings(report, node, "one label", hint):
         if checks.label(report, item, known, kind):
@@ -120,11 +148,14 @@ class _BlockVariants:
         selected: Sequence[Entry],
         settings: Mapping[str, Node],
         sweep: Mapping[str, Sequence[Node]],
+        place: Place,
     ) -> None:
         self.report = report
         self.selected = selected
+        self.members = set(selected)
         self.settings = settings
         self.sweep = sweep
+        self.place = place
         self.done: dict[Entry, list[Entry]] = {}
 
     def all(self) -> list[Entry]:
@@ -133,7 +164,11 @@ class _BlockVariants:
             return list(self.selected)
         variants: list[Entry] = []
         for entry in self.selected:
-            variants += self._of(entry)
+            made = self._of(entry)
+            count = len(variants) + len(made)
+            if not limited(self.report, self.place, count, MOST_ENTRIES, "entries and more"):
+                return variants
+            variants += made
         return variants
 
     def _of(self, entry: Entry) -> list[Entry]:
@@ -146,9 +181,14 @@ class _BlockVariants:
         settings = {key: node for key, node in self.settings.items() if key not in entry.swept}
         sweep = {key: values for key, values in self.sweep.items() if key not in entry.swept}
         variants = vary(entry, settings, sweep)
-        if entry.on is None or entry.on not in self.selected:
+        if entry.on is None or entry.on not in self.members:
             return variants
-        return put_on(variants, self._of(entry.on))
+        starts = self._of(entry.on)
+        count = len(variants) * len(starts)
+        place = entry.at("on")
+        if not limited(self.report, place, count, MOST_ENTRIES, "entries"):
+            return variants
+        return put_on(variants, starts)
 
     def _refuse_swept_twice(self, entry: Entry) -> None:
         nodes = dict(self.settings)

@@ -4,12 +4,12 @@ used, or None.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import Problem, suggest
-from harness.grid.nodes import Node, Place, described, same, shown, storable
+from harness.grid.nodes import LARGEST, Node, Place, described, identity, shown, storable
 
 _REPEATED = 40
 """The most characters of a value that a hint repeats."""
@@ -49,6 +49,31 @@ class Report:
 
     def __len__(self) -> int:
         return len(self._problems)
+
+
+def within(report: Report, node: Node) -> Node:
+    """Return a parsed grid whose integers fit into 64 bits, as those of TOML must: a larger one is
+    reported, and the largest possible stands for it.
+    """
+    if isinstance(node.value, dict):
+        table = {key: within(report, child) for key, child in node.value.items()}
+        return Node(node.place, table)
+    if isinstance(node.value, list):
+        return Node(node.place, [within(report, item) for item in node.value])
+    if not isinstance(node.value, int) or abs(node.value) <= LARGEST:
+        return node
+    complaint = f"an integer of {node.value.bit_length()} bits is too large"
+    report.add(node.place, complaint, f"the largest is {LARGEST}")
+    return Node(node.place, LARGEST)
+
+
+def limited(report: Report, place: Place, count: int, most: int, what: str) -> bool:
+    """Return True if a grid may have `count` of something; otherwise report it."""
+    if count <= most:
+        return True
+    hint = "make several grids of it, or take values out"
+    report.add(place, f"it makes {count:,} {what}, and a grid may have {most:,}", hint)
+    return False
 
 
 def wrong_type(report: Report, node: Node, needed: str, hint: str = "") -> None:
@@ -111,41 +136,33 @@ def table(
     return kept
 
 
-def values(report: Report, node: Node, element: str, hint: str) -> list[Node]:
+def values(report: Report, node: Node, element: str, hint: str, single: str = "") -> list[Node]:
     """Return the items of a list that is not empty and has no equal items. `element` names one
-    item, as in "one seed".
+    item, as in "one seed"; `single` says what would be right where there is no list.
     """
     if not isinstance(node.value, list):
-        _report_single(report, node, hint)
+        _report_single(report, node, hint, single)
         return []
     if not node.items:
         complaint = f"the list is empty, so nothing would run: it needs at least {element}"
         report.add(node.place, complaint, hint)
-    kept: list[Node] = []
+    kept: dict[Hashable, Node] = {}
     for item in node.items:
-        twin = _equal_item(item, kept)
-        if twin is None:
-            kept.append(item)
+        name = identity(item.plain())
+        if name in kept:
+            _report_twin(report, item, kept[name])
         else:
-            _report_twin(report, item, twin)
-    return kept
+            kept[name] = item
+    return list(kept.values())
 
 
-def _report_single(report: Report, node: Node, hint: str) -> None:
-    """Report that one value stands where a list is needed."""
+def _report_single(report: Report, node: Node, hint: str, single: str) -> None:
+    """Report that one value stands where a list is needed; `single` is a hint for just that."""
     if storable(node.value):
         written = shown(node.value)
         if len(written) <= _REPEATED:
             hint = f"write [{written}]"
-    wrong_type(report, node, "a list", hint)
-
-
-def _equal_item(item: Node, others: Sequence[Node]) -> Node | None:
-    value = item.plain()
-    for other in others:
-        if same(other.plain(), value):
-            return other
-    return None
+    wrong_type(report, node, "a list", single or hint)
 
 
 def _report_twin(report: Report, item: Node, twin: Node) -> None:
@@ -197,10 +214,10 @@ def raws(report: Report, nodes: Mapping[str, Node]) -> dict[str, Any]:
     return {key: raw(report, node) for key, node in nodes.items()}
 
 
-def label(report: Report, node: Node, known: Sequence[str], kind: str) -> bool:
+def label(report: Report, node: Node, known: Collection[str], kind: str) -> bool:
     """Return True if `node` is one of the `known` labels; otherwise report it."""
     if node.value in known:
         return True
     complaint = f"no [[{kind}]] is labelled {shown(node.value)}"
-    report.missing(node.place, complaint, suggest(node.value, known))
+    report.missing(node.place, complaint, suggest(node.value, list(known)))
     return False

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from harness.errors import suggest
 from harness.grid import checks, fields
-from harness.grid.checks import Report
+from harness.grid.checks import Report, limited
 from harness.grid.model import Entry
 from harness.grid.nodes import Node, shown
-from harness.grid.sweeps import drop_set_and_swept, put_on, read_sweep, vary
+from harness.grid.sweeps import MOST, bounded, drop_set_and_swept, put_on, read_sweep, vary
 from harness.vocabulary import ENTRY_KINDS, RESERVED
 
 Entries = dict[str, list[Entry]]
@@ -78,6 +78,7 @@ def _read_draft(kind: str, node: Node, report: Report) -> Draft | None:
     params = checks.raws(report, parameters)
     sweep = read_sweep(report, reserved.get("sweep"), kind)
     drop_set_and_swept(report, parameters, sweep)
+    sweep = bounded(report, sweep, node.at("sweep"))
     # All keys are checked, even where the entry turns out to have no usable name.
     floors = fields.established(report, reserved.get("established"))
     preset_hint = 'write preset = "..."; `bench show` lists the presets'
@@ -149,7 +150,8 @@ class _Chains:
             entries = vary(draft.entry, {}, draft.sweep)
             if draft.on is not None:
                 starts = self._starts(draft, draft.on, (*trail, draft))
-                if starts:
+                count = len(entries) * len(starts)
+                if starts and limited(self.report, draft.on.place, count, MOST, "entries"):
                     entries = put_on(entries, starts)
             self.done[draft] = entries
         return self.done[draft]

@@ -6,13 +6,27 @@ from __future__ import annotations
 
 from typing import Any
 
-from harness.grid.checks import Report, is_number, raws, string, table, values, wrong_type
+from harness.grid.checks import (
+    Report,
+    is_number,
+    limited,
+    raws,
+    string,
+    table,
+    values,
+    wrong_type,
+)
 from harness.grid.model import Seeds
 from harness.grid.nodes import Node
 
 GRANTS = ("clean", "clean-labelled", "clean-unlabelled")
 """The sorts of clean images that a defender may get."""
 
+MOST_SEEDS = 10_000
+"""The most replicates of a cell."""
+
+_SPELT_OUT = 10
+"""The most seeds that a hint lists."""
 _SEEDS = "write seeds = [0, 1, 2], or seeds = {victim = [0], defense = [0, 1, 2]}"
 _SEED = "a seed is a whole number, 0 or more"
 _AMOUNT = "write a count of images (2500) or a fraction of the training images (0.05)"
@@ -62,7 +76,9 @@ def seeds(report: Report, node: Node | None) -> Seeds | None:
     if isinstance(node.value, dict):
         pairs = _seed_product(report, node)
     else:
-        pairs = [(seed, seed) for seed in _seed_list(report, node)]
+        listed = _seed_list(report, node)
+        limited(report, node.place, len(listed), MOST_SEEDS, "replicates")
+        pairs = [(seed, seed) for seed in listed]
     if not pairs:
         return None
     return Seeds(tuple(pairs))
@@ -78,6 +94,9 @@ def _seed_product(report: Report, node: Node) -> list[tuple[int, int]]:
     defense_seeds = [0]
     if "defense" in sides:
         defense_seeds = _seed_list(report, sides["defense"])
+    count = len(victim_seeds) * len(defense_seeds)
+    if not limited(report, node.place, count, MOST_SEEDS, "replicates"):
+        return []
     pairs = []
     for victim_seed in victim_seeds:
         for defense_seed in defense_seeds:
@@ -87,7 +106,7 @@ def _seed_product(report: Report, node: Node) -> list[tuple[int, int]]:
 
 def _seed_list(report: Report, node: Node) -> list[int]:
     seeds = []
-    for item in values(report, node, "one seed", _SEEDS):
+    for item in values(report, node, "one seed", _SEEDS, _so_many(node.value)):
         seed = item.value
         if isinstance(seed, bool) or not isinstance(seed, int):
             wrong_type(report, item, "a seed", _SEED)
@@ -96,6 +115,13 @@ def _seed_list(report: Report, node: Node) -> list[int]:
         else:
             seeds.append(seed)
     return seeds
+
+
+def _so_many(value: Any) -> str:
+    """Return what would be right for a number that may have meant so many seeds, else ""."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _SPELT_OUT:
+        return ""
+    return f"write {list(range(value))} for so many replicates, or [{value}] for this one"
 
 
 def grant(report: Report, node: Node | None) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 import tomllib
 from pathlib import Path
 
 from harness.errors import suggest
-from harness.grid.checks import Report, string, wrong_type
-from harness.grid.nodes import Node, Place, build, described, shown
+from harness.grid.checks import Report, string, within, wrong_type
+from harness.grid.nodes import LARGEST, Node, Place, build, described, shown
 from harness.grid.toml_lines import fault, index
 from harness.vocabulary import ENTRY_KINDS
 
@@ -81,14 +83,29 @@ def _parse(path: Path, report: Report) -> Node | None:
         report.add(Place(path, line, ""), complaint, "save the file as UTF-8")
         return None
     try:
-        return build(tomllib.loads(text), path, index(text))
+        return within(report, build(tomllib.loads(text), path, index(text)))
     except RecursionError:
         complaint = "lists or tables are nested too deeply"
         report.add(Place(path, 1, ""), complaint, "a grid needs three levels or so")
     except ValueError as error:
+        if not isinstance(error, tomllib.TOMLDecodeError) and _report_long(path, text, report):
+            return None
         line, message = fault(error, text)
         report.add(Place(path, line, ""), f"not TOML: {message}", _not_toml_hint(text, line))
     return None
+
+
+def _report_long(path: Path, text: str, report: Report) -> bool:
+    """Report an integer of more digits than Python reads; return False where there is none."""
+    limit = sys.get_int_max_str_digits()
+    number = re.search(rf"[0-9](?:_?[0-9]){{{limit},}}", text)
+    if number is None:
+        return False
+    line = text.count("\n", 0, number.start()) + 1
+    digits = len(number[0].replace("_", ""))
+    hint = f"the largest is {LARGEST}"
+    report.add(Place(path, line, ""), f"an integer of {digits} digits is too large", hint)
+    return True
 
 
 def _bytes_of(path: Path, report: Report) -> bytes | None:
@@ -207,11 +224,13 @@ def _over(base: Node, child: Node) -> Node:
 def _merge_entries(base: Node, child: Node) -> Node:
     """Return the entries of both, those of the same label merged, new ones after them."""
     merged = list(base.items)
-    labels = [_label(node) for node in merged]
+    positions: dict[str | None, int] = {}
+    for position, node in enumerate(merged):
+        positions.setdefault(_label(node), position)
     for node in child.items:
         label = _label(node)
-        if label is not None and label in labels:
-            position = labels.index(label)
+        if label is not None and label in positions:
+            position = positions[label]
             merged[position] = _merge_entry(merged[position], node)
         else:
             merged.append(node)

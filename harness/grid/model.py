@@ -139,7 +139,7 @@ class Table:
 @dataclass(frozen=True)
 class Grid:
     """A grid file, read. `entries` has every entry that a cell uses, also those only named by `on`,
-    and the metrics.
+    and the metrics; `datasets` all of that kind, which grants may name.
     """
 
     path: Path
@@ -147,9 +147,9 @@ class Grid:
     cells: tuple[Cell, ...]
     entries: tuple[Entry, ...]
     metrics: tuple[Entry, ...]
+    datasets: tuple[Entry, ...]
     defender: Mapping[str, Any]
     training: Mapping[str, Any]
-    training_place: Place
     tables: tuple[Table, ...]
     root: Node = field(repr=False)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ _TYPES = {
 
 _SHOWN = 40
 """The most characters of a value that a message shows."""
+
+LARGEST = 2**63 - 1
+"""The largest integer of TOML."""
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,18 @@ def same(first: Any, second: Any) -> bool:
             return False
         return all(same(first[key], second[key]) for key in first)
     return bool(first == second)
+
+
+def identity(value: Any) -> Hashable:
+    """Return something that is equal for two plain values if and only if they are the `same`."""
+    if isinstance(value, list):
+        return "list", tuple(map(identity, value))
+    if isinstance(value, dict):
+        pairs = [(key, identity(item)) for key, item in value.items()]
+        return "table", frozenset(pairs)
+    if isinstance(value, float) and math.isnan(value):
+        return object()
+    return isinstance(value, bool), value
 
 
 def storable(value: Any) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.errors import GridError
+from harness.errors import GridError, Problem
 from harness.grid import axes, checks, fields
 from harness.grid.blocks import read_cells
 from harness.grid.checks import Report
@@ -16,6 +16,14 @@ from harness.grid.model import Cell, Entry, Grid
 from harness.grid.nodes import Node, build
 from harness.grid.tables import read_tables
 from harness.grid.toml_lines import Lines
+
+
+class Unsound(GridError):
+    """A grid with problems, and what could be read of it: None where parts of it are missing."""
+
+    def __init__(self, problems: Sequence[Problem], found: Grid | None) -> None:
+        super().__init__(problems)
+        self.found = found
 
 
 def read(path: Path) -> Grid:
@@ -39,8 +47,9 @@ def from_table(table: Mapping[str, Any], origin: str) -> Grid:
     Raises as `read`. Relative files are looked up in the current folder.
     """
     path = Path(origin)
-    root = build(table, path, Lines({}))
-    return _grid(path, root, Report())
+    report = Report()
+    root = checks.within(report, build(table, path, Lines({})))
+    return _grid(path, root, report)
 
 
 def _grid(path: Path, root: Node, report: Report) -> Grid:
@@ -51,20 +60,21 @@ def _grid(path: Path, root: Node, report: Report) -> Grid:
     defender = fields.grant(report, root.table.get("defender"))
     training = fields.training(report, root.table.get("training"))
     tables = read_tables(root, cells, metrics, report)
-    if len(report):
-        raise GridError(report.sorted())
-    return Grid(
+    found = Grid(
         path=path,
         title=title or path.stem,
         cells=tuple(cells),
         entries=_used(cells, metrics),
         metrics=tuple(metrics),
+        datasets=tuple(entries["dataset"]),
         defender=defender,
         training=training,
-        training_place=root.at("training"),
         tables=tuple(tables),
         root=root,
     )
+    if len(report):
+        raise Unsound(report.sorted(), None if report.partial else found)
+    return found
 
 
 def _used(cells: Sequence[Cell], metrics: Sequence[Entry]) -> tuple[Entry, ...]:

@@ -9,10 +9,13 @@ from dataclasses import replace
 from itertools import product
 
 from harness.grid import checks
-from harness.grid.checks import Report
+from harness.grid.checks import Report, limited
 from harness.grid.model import Entry, label_of
-from harness.grid.nodes import Node, described
+from harness.grid.nodes import Node, Place, described
 from harness.vocabulary import RESERVED
+
+MOST = 10_000
+"""The most entries that one sweep may make."""
 
 
 def read_sweep(report: Report, node: Node | None, kind: str) -> dict[str, list[Node]]:
@@ -47,6 +50,20 @@ def read_settings(report: Report, node: Node | None, kind: str) -> dict[str, Nod
         checks.raw(report, value)
         settings[key] = value
     return settings
+
+
+def bounded(
+    report: Report, sweep: dict[str, list[Node]], place: Place, entries: int = 1
+) -> dict[str, list[Node]]:
+    """Return a sweep over so many entries that makes no more of them than a grid may have; nothing
+    (and a problem) where it makes more. `place` is that of the sweep.
+    """
+    count = entries
+    for values in sweep.values():
+        count *= len(values)
+    if limited(report, place, count, MOST, "entries"):
+        return sweep
+    return {}
 
 
 def drop_set_and_swept(

@@ -178,7 +178,7 @@ class _TableReader:
         if node is None:
             return list(self.metrics)
         hint = "list labels of [[metric]] entries, or leave metrics out"
-        known = labels_of(self.metrics)
+        known = dict.fromkeys(labels_of(self.metrics))
         chosen: dict[Entry, None] = {}
         for item in checks.strings(self.report, node, "one metric", hint):
             if not checks.label(self.report, item, known, "metric"):

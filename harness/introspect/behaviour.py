@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from harness.components import (
 )
 from harness.components.spec import ComponentSpec
 from harness.errors import PluginError
+from harness.learn.recipes import Recipe
 
 F = TypeVar("F", bound=AnyFacts)
 
@@ -55,11 +57,15 @@ def combine(target: str, params: Mapping[str, Any], values: Sequence[float]) -> 
 
 def read_context(table: Mapping[str, Any]) -> Context:
     """Read the context that `dataclasses.asdict` made a table of."""
+    recipe = table.get("recipe")
+    if recipe is not None:
+        recipe = Recipe.model_validate_json(json.dumps(recipe))
     return Context(
         task=Task(**table["task"]),
         model=_read_traits(table.get("model"), ModelFacts),
         attack=_read_traits(table.get("attack"), AttackFacts),
         defense=_read_traits(table.get("defense"), DefenseFacts),
+        recipe=recipe,
     )
 
 

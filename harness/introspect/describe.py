@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic.fields import FieldInfo
 
-from harness.components import Attack, Defense, Metric, Part
+from harness.components import Attack, Dataset, Defense, Metric, Part
 from harness.introspect.classes import load
 from harness.introspect.wording import (
     as_json,
@@ -29,6 +29,9 @@ def describe(kind: str, target: str) -> dict[str, Any]:
     recipe = None
     if issubclass(component, Attack):
         recipe = as_json(component.recipe)
+    classes: list[str] = []
+    if issubclass(component, Dataset):
+        classes = list(component.known_classes)
     fields = component.model_fields
     own = inspect.get_annotations(component)
     # The class's own parameters before those that its kind gives to all.
@@ -40,6 +43,7 @@ def describe(kind: str, target: str) -> dict[str, Any]:
         "seeded": component.seeded,
         "needs": needs,
         "recipe": recipe,
+        "classes": classes,
         "presets": as_json(component.presets),
         "parameters": [_parameter(name, fields[name], name in own) for name in ordered],
         "source": f"{inspect.getsourcefile(component)}:{line}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from harness.components import (
@@ -52,7 +53,9 @@ def facts_of(instance: Component) -> AnyFacts:
             measured=overrides(own, "measure", Metric),
         )
     if isinstance(instance, Defense):
-        return DefenseFacts(rebuilds=overrides(own, "rebuild", Defense))
+        return DefenseFacts(
+            rebuilds=overrides(own, "rebuild", Defense), gives_model=instance.gives_model
+        )
     return PartFacts()
 
 
@@ -67,7 +70,7 @@ def _label_map(attack: Attack) -> LabelMap | None:
 
 def _dataset_facts(dataset: Dataset) -> DatasetFacts:
     try:
-        return dataset.facts()
+        return replace(dataset.facts(), mirrors=dataset.mirrors)
     except (ValueError, OSError) as error:
-        # The interface says that such an error tells the command that mends it.
+        # The interface says that such an error tells the command that fixes it.
         raise ParameterError(((), str(error), "")) from error

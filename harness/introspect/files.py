@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,11 @@ from harness.introspect.problems import ParameterError
 
 _CHUNK = 1 << 20
 
-_listening: list[set[str]] = []
-"""The sets that collect the paths of what is opened."""
+_RECENT = 20_000_000
+"""Nanoseconds within which two changes of a file may bear the same time."""
+
+_listening: list[dict[str, Any]] = []
+"""The tables that collect the states of what is opened, by path."""
 _hooked = False
 
 
@@ -42,6 +46,7 @@ def locate(field: str, path: Path, base: Path) -> Path:
     for place in places:
         if place.is_file():
             return place.resolve()
+        _note(str(place))
     for place in places:
         if place.is_dir():
             raise ParameterError(((field,), f"{place} is a folder", "a file is expected"))
@@ -63,6 +68,7 @@ def locate_folder(path: Path, base: Path) -> Path:
     for place in places:
         if place.is_dir():
             return place.absolute()
+        _note(str(place))
     return places[0].absolute()
 
 
@@ -88,8 +94,8 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def opened() -> Iterator[dict[str, Any]]:
-    """Collect the states of data files and folders that are read meanwhile; Python's own are left
-    out.
+    """Collect the states of data files and folders that are read meanwhile, as they were before,
+    and those of the places at which a file was looked for; Python's own files are left out.
 
     A remembered answer no longer counts once one of them has changed. Reads by compiled code are
     not seen.
@@ -99,16 +105,17 @@ def opened() -> Iterator[dict[str, Any]]:
         # A hook cannot be taken away again; this process is short-lived.
         sys.addaudithook(_hear)
         _hooked = True
-    paths: set[str] = set()
-    _listening.append(paths)
+    heard: dict[str, Any] = {}
+    _listening.append(heard)
     states: dict[str, Any] = {}
     try:
         yield states
     finally:
-        _listening.remove(paths)
-        for path in sorted(paths):
+        # Compared by identity: two tables may be equal.
+        _listening[:] = [table for table in _listening if table is not heard]
+        for path in sorted(heard):
             if not _is_code(path):
-                states[path] = environment.file_state(path)
+                states[path] = heard[path]
 
 
 def _hear(event: str, arguments: tuple[Any, ...]) -> None:
@@ -117,9 +124,26 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         return
     # A file may also be opened by its number.
     if isinstance(arguments[0], (str, bytes, Path)):
-        path = str(Path(os.fsdecode(arguments[0])).absolute())
-        for paths in _listening:
-            paths.add(path)
+        _note(str(Path(os.fsdecode(arguments[0])).absolute()))
+
+
+def _note(path: str) -> None:
+    """Note the state of a path for all who listen, unless they have it already."""
+    for table in _listening:
+        if path not in table:
+            table[path] = _lasting_state(path)
+
+
+def _lasting_state(path: str) -> list[int] | None:
+    """Return the state of a path.
+
+    None, which no file that is there has, for one so new that the next change may bear the same
+    time: what is read of it is not remembered.
+    """
+    state = environment.file_state(path)
+    if state is not None and time.time_ns() - state[2] < _RECENT:
+        return None
+    return state
 
 
 def _is_code(path: str) -> bool:

@@ -28,7 +28,7 @@ from harness.errors import PluginError, suggest
 from harness.introspect import files
 from harness.introspect.classes import load, overrides
 from harness.introspect.facts import facts_of
-from harness.introspect.problems import ParameterError, from_validation
+from harness.introspect.problems import IDLE, ParameterError, from_validation
 from harness.introspect.references import (
     references,
     refuse_components,
@@ -59,13 +59,17 @@ def resolve(
     PluginError for a class that breaks the contract.
     """
     component = load(kind, target)
-    table = expand(component, preset, dataset, params)
+    try:
+        table = expand(component, preset, dataset, params)
+    except ParameterError as error:
+        raise ParameterError(*error.listed, *_wrong_alone(component, params)) from error
     refuse_components(component, table)
     for name, placed in in_place.items():
         table[name] = {IN_PLACE: placed}
     if argument_value is not None:
         table = _with_argument(component, str(argument), argument_value, table)
     instance = _instance(component, table)
+    refuse_unused(instance, params)
     unplaced = {}
     for name, reference in references(instance).items():
         if reference.kind == "attack" and not reference.target:
@@ -73,12 +77,12 @@ def resolve(
     if unplaced:
         return {"component": {"unplaced": unplaced}, "files": {}}
     folders = {name: Path(bases.get(name, base)) for name in component.model_fields}
-    instance = _find_files(instance, folders)
-    digests, states = _hash_files(instance)
-    description = _describe(instance, digests)
-    with files.opened() as states_of_opened:
+    with files.opened() as states:
+        instance = _find_files(instance, folders)
+        digests = _hash_files(instance)
+        description = _describe(instance, digests)
         description["facts"] = asdict(facts_of(instance))
-    return {"component": description, "files": {**states, **states_of_opened}}
+    return {"component": description, "files": states}
 
 
 def expand(
@@ -109,6 +113,18 @@ def expand(
     return table
 
 
+def _wrong_alone(component: type[Component], params: Mapping[str, Any]) -> list[Any]:
+    """Return what is wrong with single parameters, whatever the preset would set."""
+    wrong = []
+    try:
+        _instance(component, params)
+    except ParameterError as error:
+        for path, complaint, hint in error.listed:
+            if path and complaint != "is required":
+                wrong.append((path, complaint, hint))
+    return wrong
+
+
 def _with_argument(
     component: type[Component], argument: str, value: str, table: dict[str, Any]
 ) -> dict[str, Any]:
@@ -131,6 +147,22 @@ def _instance(component: type[Component], table: Mapping[str, Any]) -> Component
         raise from_validation(error, component, table) from error
 
 
+def refuse_unused(instance: Component, given: Mapping[str, Any]) -> None:
+    """Raise ParameterError where a parameter that was given does nothing beside the others."""
+    unused: Any = instance.unused()
+    if not isinstance(unused, Mapping):
+        raise PluginError(
+            f"{type(instance).__name__}.unused() returned {unused!r}, where reasons by parameter "
+            "are expected"
+        )
+    listed = []
+    for name, reason in unused.items():
+        if name in given:
+            listed.append(((name,), f"{IDLE}: {reason}", "leave it out"))
+    if listed:
+        raise ParameterError(*listed)
+
+
 def _find_files(instance: Component, bases: Mapping[str, Path]) -> Component:
     """Return the instance with absolute paths; `bases` are the folders of relative ones by
     parameter.
@@ -147,18 +179,13 @@ def _find_files(instance: Component, bases: Mapping[str, Path]) -> Component:
     return instance.model_copy(update=absolute)
 
 
-def _hash_files(instance: Component) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what stands for the instance's files in keys, by parameter, and the states of the
-    files by path.
-    """
+def _hash_files(instance: Component) -> dict[str, Any]:
+    """Return what stands for the instance's files in keys, by parameter."""
     digests: dict[str, Any] = {}
-    states: dict[str, Any] = {}
     for name, field in type(instance).model_fields.items():
         if is_file(field) and not is_outside_key(field):
-            with files.opened() as opened:
-                digests[name] = as_json(files.lay_out(getattr(instance, name), _key_of_file))
-            states.update(opened)
-    return digests, states
+            digests[name] = as_json(files.lay_out(getattr(instance, name), _key_of_file))
+    return digests
 
 
 def _key_of_file(path: Path) -> dict[str, str]:

@@ -14,13 +14,16 @@ from harness.vocabulary import RESERVED
 
 Path = tuple[str | int, ...]
 
+IDLE = "it does nothing here"
+"""Begins what is said of a setting that does nothing beside the others."""
+
 _LONGEST = 60
 _RAISED = frozenset({"value_error", "assertion_error"})
 """Types of pydantic's errors that were raised by a validator of the component."""
 
 
 class ParameterError(Exception):
-    """Parameters that cannot be; `listed` has (path from the entry, what is wrong, what would be
+    """Invalid parameters; `listed` has (path from the entry, what is wrong, what would be
     right) of each.
     """
 

@@ -76,8 +76,8 @@ def _happens(probability: float, generator: torch.Generator) -> bool:
 
 
 def send(moves: Sequence[Moves], device: torch.device) -> list[Moves]:
-    """Copy the parameters of several batches to `device`, in one transfer a field: the device is
-    never waited for.
+    """Copy the parameters of several batches to `device`, in one transfer for each field: the
+    device is never waited for.
     """
     if device.type == "cpu" or not moves:
         return list(moves)
@@ -186,8 +186,8 @@ def finish(images: Tensor, moves: Moves, recipe: Recipe) -> Tensor:
 
 
 def fill_levels(recipe: Recipe, channels: int) -> list[int]:
-    """Return the colour of uncovered pixels in grey levels, one a channel. Raises ValueError where
-    the numbers of channels differ.
+    """Return the colour of uncovered pixels in grey levels, one for each channel. Raises ValueError
+    where the numbers of channels differ.
     """
     fill = recipe.fill
     if len(fill) not in (1, channels):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.learn.images import Device
+from harness.learn.layout import settle
 
 if TYPE_CHECKING:
     from harness.learn.anatomy import Architecture
@@ -38,15 +39,6 @@ def probe_precision(asked: str, device: Device) -> Precision:
         found = (getattr(torch.cpu, probe, None) for probe in probes)
         return "bf16" if any(probe is not None and probe() for probe in found) else "fp32"
     return "fp32"
-
-
-def set_threads(count: int) -> None:
-    """Compute with `count` CPU threads from here on. The number decides the order of sums, hence
-    bits.
-    """
-    torch.set_num_threads(count)
-    with contextlib.suppress(RuntimeError):  # can be set once only, before the first parallel work
-        torch.set_num_interop_threads(1)
 
 
 @contextlib.contextmanager
@@ -160,4 +152,5 @@ def seeded_build(model: Architecture, task: Task, seed: int) -> nn.Module:
     generator is left as found.
     """
     with global_random(seed):
-        return model.build(task)
+        network = model.build(task)
+    return settle(network, task)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from harness.learn.device import device_of, evaluating, single_precision
 from harness.learn.images import Device, check_images, to_float, to_uint8
+from harness.learn.layout import bring
 
 if TYPE_CHECKING:
     from harness.learn.task import Task
@@ -53,7 +54,7 @@ def predict(
         no_labels = torch.empty(0, dtype=torch.int64)
         no_logits = torch.empty((0, classes or 0), dtype=torch.float16)
         return no_labels, no_logits
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    bring(model, device)
     parts = [model] if trigger is None else [model, trigger.to(device)]
     logits = []
     size = batch or together(images, device)

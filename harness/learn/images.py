@@ -41,7 +41,7 @@ class ImageSet:
         if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
             seen = f"{self.labels.dtype} {tuple(self.labels.shape)}"
             count = len(self.images)
-            raise ValueError(f"labels must be int64 ({count},), one an image, not {seen}")
+            raise ValueError(f"labels must be int64 ({count},), one for each image, not {seen}")
         if self.labels.device != self.images.device:
             raise ValueError(f"images are on {self.images.device}, labels on {self.labels.device}")
 

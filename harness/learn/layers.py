@@ -14,7 +14,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 class Normalise(nn.Module):
     """(x - mean) / std per channel, of [0,1] images (n, c, h, w); `mean` and `std` hold one number,
-    or one a channel.
+    or one for each channel.
 
     The numbers are settings of the model, so they are buffers outside its saved state.
     """

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from harness.learn.recipes import Recipe
 
 RHO = 0.95
-"""Decay of Adadelta in Keras, which the sources that use it are written in."""
+"""Decay of Adadelta in Keras, in which the source code is written."""
 TINY = 1e-7
 """Epsilon of Adadelta in Keras."""
 

@@ -24,7 +24,7 @@ SHORTFALL = 0.9
 spread of class sizes and is then the whole class, more is a mistake in the grid.
 """
 TENSORS = ("images", "labels", "indices", "cover")
-"""What a poisoned set keeps on disk, by name."""
+"""The tensors that a poisoned set keeps on disk, by name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,9 @@ class PoisonedSet:
             if value is not None and (value.dtype != dtype or value.shape != self.images.shape[:1]):
                 expected = f"{str(dtype).removeprefix('torch.')} ({len(self.images)},)"
                 seen = f"{value.dtype} {tuple(value.shape)}"
-                raise ValueError(f"{name} must be {expected}, one a stamped image, not {seen}")
+                raise ValueError(
+                    f"{name} must be {expected}, one for each stamped image, not {seen}"
+                )
         if not self.add and len(set(self.indices.tolist())) != len(self.indices):
             raise ValueError("indices name a training image twice; only added images may repeat")
 

@@ -66,6 +66,13 @@ class RecipeFields(TypedDict, total=False):
     deterministic: bool | Literal["warn"]
 
 
+class Numerics(TypedDict):
+    """The fields of `Recipe` that say how computations are made, and not which."""
+
+    precision: AskedPrecision
+    deterministic: bool | Literal["warn"]
+
+
 class Recipe(BaseModel):
     """Optimiser, schedule, sampling, augmentation and precision of one training run.
 
@@ -144,8 +151,8 @@ class Recipe(BaseModel):
     cutout: Annotated[int, Field(ge=0)] = 0
     """side of a square filled at a uniform centre, clipped at the border"""
     fill: Annotated[tuple[Fraction, ...], Listed] = (0.0,)
-    """colour in [0,1] of uncovered pixels: one number, or one a channel; rounded to a multiple of
-    1/255
+    """colour in [0,1] of uncovered pixels: one number, or one for each channel; rounded to a
+    multiple of 1/255
     """
 
     precision: AskedPrecision = "auto"
@@ -175,6 +182,34 @@ class Recipe(BaseModel):
                 f"fill is one number, or three for colour images, not {len(self.fill)}"
             )
         return self
+
+    def unused(self) -> dict[str, str]:
+        """Return the fields that do nothing beside the others, each with the reason."""
+        unused: dict[str, str] = {}
+        for names, acts, reason in self._conditions():
+            if not acts:
+                unused.update(dict.fromkeys(names, reason))
+        return unused
+
+    def _conditions(self) -> list[tuple[tuple[str, ...], bool, str]]:
+        """Return names of fields, whether they act, and what they do not go with."""
+        schedule = f'schedule = "{self.schedule}"'
+        optimizer = f'optimizer = "{self.optimizer}"'
+        in_table = self.schedule in ("table", "piecewise")
+        spans = self.schedule not in ("constant", "table", "piecewise") or bool(self.warmup)
+        uncovers = bool(self.crop or self.rotation or self.cutout)
+        return [
+            (("lr",), not in_table, f"{schedule} has its learning rates in `rates`"),
+            (("milestones", "gamma"), self.schedule == "step", schedule),
+            (("horizon",), spans, f"{schedule} spans no epochs"),
+            (("update",), self.schedule != "constant", schedule),
+            (("momentum", "nesterov"), self.optimizer == "sgd", optimizer),
+            (("betas",), self.optimizer in ("adam", "adamw"), optimizer),
+            (("epochs",), self.steps is None, "steps overrides it"),
+            (("crop_probability",), self.crop > 0, "crop = 0"),
+            (("rotation_probability",), self.rotation > 0, "rotation = 0"),
+            (("fill",), uncovers, "no crop, rotation or cutout uncovers pixels"),
+        ]
 
     def replace(self, **fields: Unpack[RecipeFields]) -> Self:
         """Return the recipe with some fields changed. Raises pydantic.ValidationError."""

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 Quantise = Literal["truncate", "round", "none"]
-"""How a stamped image returns to uint8; "none" keeps floats."""
+"""The rounding of a stamped image to uint8; "none" keeps floats."""
 
 When = Literal["dataset", "before-augment", "after-augment"]
-"""Whether images are stamped once before training, or in each batch before or after augmentation.
-"""
+"""The time of stamping: once before training, or in each batch before or after augmentation."""
 
 NOT_ATTACKED = -1
 """The entry of a label table for a class whose images the attack leaves alone."""
@@ -18,7 +17,7 @@ NOT_ATTACKED = -1
 
 @dataclass(frozen=True)
 class PoisonRule:
-    """Which training images an attack poisons, and which labels they get.
+    """The rule by which an attack chooses the training images that it poisons, and their labels.
 
     `poison_rate` is a share of `rate_of`: the whole training set or its eligible images.
     `label_table` has, for each true label, the label that triggered images should get, or

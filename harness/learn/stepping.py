@@ -33,18 +33,18 @@ Stepping = Literal["eager", "graph", "compiled"]
 """Operation by operation; a CUDA graph; a CUDA graph of what torch.compile made of the network."""
 
 VARIABLE = "BENCH_STEPPING"
-"""Names the environment variable that says auto, eager, graph or compiled, for stages on a GPU."""
+"""The environment variable that says auto, eager, graph or compiled, for stages on a GPU."""
 
 GRAPH_FROM = 100
 """Steps of a run from which recording pays: it costs about a second at most."""
 COMPILE_FROM = 30_000
 """Steps of a run from which compiling pays: seconds where the compiler's cache on disk knows the
-network, up to a minute where not, against some tenths of a millisecond a step. An estimate:
+network, up to a minute where not, against some tenths of a millisecond for each step. An estimate:
 benchmarks/speed/gpu.py measures both.
 """
 
 WAITED = "called a synchronizing CUDA operation"
-"""What torch's debug mode says where the host waits."""
+"""The words of torch's debug mode for a wait."""
 
 WARM = 3
 """Steps made before recording: they create the optimiser's state, and let libraries choose their
@@ -78,12 +78,15 @@ def recordable(model: nn.Module) -> bool:
     """Tell whether nothing is attached to the network that Python must run at every step: hooks of
     modules or parameters.
     """
-    attached = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    hooked = any(getattr(part, name, None) for part in model.modules() for name in attached)
-    marks = ("_backward_hooks", "_post_accumulate_grad_hooks")
-    return not hooked and not any(
-        getattr(p, name, None) for p in model.parameters() for name in marks
-    )
+    of_modules = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    of_parameters = ("_backward_hooks", "_post_accumulate_grad_hooks")
+    for module in model.modules():
+        if any(getattr(module, name, None) for name in of_modules):
+            return False
+    for parameter in model.parameters():
+        if any(getattr(parameter, name, None) for name in of_parameters):
+            return False
+    return True
 
 
 class Recorder(Protocol):
@@ -112,10 +115,12 @@ def _aside(device: torch.device) -> torch.cuda.Stream:
 
 
 class CUDARecorder:
-    """Records on a stream of its own, as CUDA wants it."""
+    """The recorder of CUDA graphs, on a stream of its own, as CUDA requires."""
 
     broken: ClassVar[str | None] = None
-    """How a recording of this process broke off: torch cannot be relied on to make another one."""
+    """The reason why a recording of this process broke off: torch cannot be relied on to make
+    another one.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -185,7 +190,7 @@ class Replayed:
         self.plain, self.work, self.model, self.recorder = plain, work, model, recorder
         self.warm = 0
         self.problem: str | None = None
-        """Why steps are not replayed."""
+        """The reason why steps are not replayed."""
         self._batch: Batch | None = None
         self._loss = torch.empty(0)
         self._replay: Callable[[], object] | None = None
@@ -258,13 +263,11 @@ def host_state(model: nn.Module) -> tuple[Any, ...]:
     """Return all that a step could depend on beside tensors of the device: generators of the host,
     plain attributes.
     """
-    kinds = (bool, int, float, str)
-    plain = [
-        (number, name, value)
-        for number, part in enumerate(model.modules())
-        for name, value in vars(part).items()
-        if isinstance(value, kinds)
-    ]
+    plain = []
+    for number, module in enumerate(model.modules()):
+        for name, value in vars(module).items():
+            if isinstance(value, bool | int | float | str):
+                plain.append((number, name, value))
     drawn = np.random.get_state(legacy=False)["state"]
     return (
         random.getstate(),
@@ -290,7 +293,7 @@ class Compiled:
     def __init__(self, model: nn.Module, backend: str = "inductor") -> None:
         self.model = model
         self.problem: str | None = None
-        """Why the network runs as it is."""
+        """The reason why the network runs as it is."""
         self._proven = False
 
         def forward(images: Tensor) -> Tensor:
@@ -304,6 +307,7 @@ class Compiled:
         """Logits."""
         if self._proven:
             return self._call(images)
+        # Private to torch, and heavy: only runs that compile import it.
         import torch._functorch.config as settings
 
         eager = {"force_non_lazy_backward_lowering": True}

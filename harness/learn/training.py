@@ -26,6 +26,7 @@ from harness.learn.device import (
 )
 from harness.learn.hooks import Batch, Hooks
 from harness.learn.images import Device, ImageSet, to_float
+from harness.learn.layout import bring
 from harness.learn.optimiser import Optimiser
 from harness.learn.recipes import Recipe
 from harness.learn.stepping import Compiled, CUDARecorder, Recorder, Replayed, choose, recordable
@@ -90,7 +91,7 @@ def fit(
     hooks do not fit.
     """
     place = torch.device(device)
-    run = _Run(model, data, recipe, hooks or Hooks(), generator, place)
+    run = _Training(model, data, recipe, hooks or Hooks(), generator, place)
     run.replay(stepping, recorder)
     seed = int(torch.randint(2**62, (), generator=generator("noise")))
     with (
@@ -108,12 +109,20 @@ def fit(
                 if progress is not None:
                     progress(run.step, run.steps, loss)
             return History(tuple(run.losses), run.images, run.step, run.precision, run.stepping())
+        except ValueError as error:
+            left = len(data) % recipe.batch
+            if left != 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"the last batch of an epoch holds 1 of the {len(data)} images, which BatchNorm "
+                f"cannot work on: choose another batch than {recipe.batch}, or drop_last = true"
+            ) from error
         finally:
             model.eval()
             run.close()
 
 
-class _Run:
+class _Training:
     """The state of one call of `fit`."""
 
     def __init__(
@@ -133,7 +142,7 @@ class _Run:
         self.recipe = recipe
         self.hooks = hooks
         self.device = device
-        model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        bring(model, device)
         data = data.to(device)
         self.count = len(data)
         self.labels = data.labels

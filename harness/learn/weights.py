@@ -58,7 +58,7 @@ def load_state(module: nn.Module, path: Path) -> None:
     if missing:
         problems.append(f"missing: {_some(missing)}")
     if unknown:
-        problems.append(f"not wanted: {_some(unknown)}")
+        problems.append(f"unexpected: {_some(unknown)}")
     if differing:
         problems.append(f"shape: {_some(differing)}")
     if problems:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from harness.plan.graph import Graph, Setting, Suspect
@@ -24,7 +23,8 @@ def poison(graph: Graph, at: Setting) -> Stage:
     if needs_model(at.attack):
         name: tuple[Any, ...] = ("poison", *at.name)
     else:
-        name = ("poison", id(at.data), id(at.attack), at.victim_seed)
+        numerics = tuple(at.numerics.items())
+        name = ("poison", id(at.data), id(at.attack), at.victim_seed, numerics)
     return graph.once(name, lambda: _poison(graph, at))
 
 
@@ -36,8 +36,6 @@ def _poison(graph: Graph, at: Setting) -> Stage:
         PoisonPayload(at.attack.body, context),
         components=_components(at, filled),
         inputs=(_train(graph, at), *filled.inputs),
-        choices={"recipe": at.recipe} if needs_model(at.attack) else {},
-        seed=graph.seed(context),
     )
 
 
@@ -65,10 +63,8 @@ def _victim(graph: Graph, at: Setting) -> Suspect:
     stage = graph.add(
         graph.titles.seeded(at.title, at.victim_seed),
         VictimPayload(at.attack.body, context, structure),
-        components={"component": at.attack, "model": at.model, **filled.components},
+        components=[at.attack, at.model, *filled.components],
         inputs=inputs,
-        choices={"recipe": at.recipe},
-        seed=graph.seed(context),
     )
     return Suspect(stage, structure)
 
@@ -92,8 +88,6 @@ def _export(graph: Graph, at: Setting) -> Stage:
         ExportPayload(at.attack.body, context),
         components=_components(at, filled),
         inputs=inputs,
-        choices={"recipe": context.recipe},
-        seed=graph.seed(context),
     )
 
 
@@ -111,11 +105,11 @@ def _title(graph: Graph, at: Setting) -> str:
     return graph.titles.seeded(title, at.victim_seed)
 
 
-def _components(at: Setting, filled: Filled) -> Mapping[str, Resolved]:
+def _components(at: Setting, filled: Filled) -> list[Resolved]:
     """Return the components of a stage that knows the model only where the attack asks for it."""
-    components: dict[str, Resolved] = {"component": at.attack, **filled.components}
+    components = [at.attack, *filled.components]
     if needs_model(at.attack):
-        components["model"] = at.model
+        components.append(at.model)
     return components
 
 
@@ -130,4 +124,5 @@ def _context(graph: Graph, kind: str, at: Setting, filled: Filled) -> ContextSpe
         model=at.model.body if with_model else None,
         recipe=at.recipe if with_model else None,
         parts=filled.opened,
+        numerics=at.numerics,
     )

@@ -4,16 +4,18 @@ line.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import DatasetFacts, MetricFacts, Reference, Task
 from harness.errors import GridError, Problem
 from harness.keys import canonical, digest
-from harness.plan.recipes import Trio, compose
+from harness.learn.recipes import Recipe
+from harness.plan.recipes import Trio, check_fields, compose, place_of_field
 from harness.registry.resolved import Fault, Request, Resolved
 from harness.stages.splits import Sizes, sizes
 
@@ -62,7 +64,13 @@ class Binding:
         facts: DatasetFacts = resolved.facts
         train_count = self.sizes(dataset).train
         return Task(
-            resolved.name, facts.classes, facts.height, facts.width, facts.channels, train_count
+            resolved.name,
+            facts.classes,
+            facts.height,
+            facts.width,
+            facts.channels,
+            train_count,
+            facts.mirrors,
         )
 
 
@@ -83,10 +91,17 @@ def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolv
         established=_resolved(established, answers, problems),
     )
     problems += _twins(binding.components)
+    problems += _idle_starts(binding, combinations)
     problems += _split_problems(binding, combinations)
     own_recipes = _own_recipes(binding, combinations)
-    binding.recipes, recipe_problems = compose(grid, own_recipes, registry.recipes)
+    binding.recipes, recipe_problems = compose(
+        grid, own_recipes, registry.recipes, _upright(binding, combinations)
+    )
     problems += recipe_problems
+    problems += _misfits(binding, combinations)
+    lost = [cell.entries[:3] for cell in combinations]
+    lost = [trio for trio in lost if trio not in own_recipes]
+    problems += check_fields(grid, lost, registry.recipes)
     if problems:
         raise GridError(_by_place(problems))
     return binding
@@ -96,13 +111,23 @@ def _by_place(problems: Iterable[Problem]) -> list[Problem]:
     """Return problems without repetitions, file by file in the order in which files were first
     named, and by line.
     """
-    unique = list(dict.fromkeys(problems))
+    unique = list({_mistake(problem): problem for problem in reversed(list(problems))}.values())
+    unique.reverse()
     files = list(dict.fromkeys(problem.file for problem in unique))
 
     def place(problem: Problem) -> tuple[int, int]:
         return files.index(problem.file), problem.line or 0
 
     return sorted(unique, key=place)
+
+
+def _mistake(problem: Problem) -> Problem:
+    """Return a problem without the number of a sweep's value: what is said of several of them in
+    the same words is one mistake.
+    """
+    if ".sweep." not in f".{problem.key}":
+        return problem
+    return replace(problem, key=re.sub(r"\[\d+\]$", "", problem.key), line=None)
 
 
 # --- questions and answers ------------------------------------------------------------------------
@@ -131,8 +156,21 @@ def _resolved(
             found[name] = answer
             continue
         for path, complaint, hint in answer:
+            hint += _several(question.request, path, hint)
             problems.append(question.place_of(*path).problem(complaint, hint))
     return found
+
+
+def _several(request: Request, path: Sequence[str | int], hint: str) -> str:
+    """Return what to add to a hint where a parameter was given a list and wants none: each of its
+    values may have been meant.
+    """
+    if len(path) != 1 or not hint.startswith("expected: ") or hint.startswith("expected: a list"):
+        return ""
+    name = str(path[0])
+    if not isinstance(request.params.get(name), list):
+        return ""
+    return f"; write sweep.{name} = [...] to run each of these values"
 
 
 def _name(entry: Entry, dataset: Entry) -> tuple[Entry, str | None]:
@@ -168,7 +206,7 @@ def _request(entry: Entry, dataset: str | None) -> Request:
 
 def _grant_questions(grid: Grid, cells: Sequence[Cell]) -> dict[str, _Asked]:
     """Ask for the datasets that grants name: a grid's own entry (by label), or a component."""
-    own = {entry.label: entry for entry in grid.entries if entry.kind == "dataset"}
+    own = {entry.label: entry for entry in grid.datasets}
     tables: list[tuple[Mapping[str, Any], PlaceOf]] = [
         (grid.defender, partial(grid.place, "defender"))
     ]
@@ -265,6 +303,29 @@ def _twins(components: Mapping[tuple[Entry, str | None], Resolved]) -> list[Prob
     return problems
 
 
+def _upright(binding: Binding, cells: Sequence[Cell]) -> set[Entry]:
+    """Return the datasets whose pictures no recipe mirrors of its own accord."""
+    datasets = {cell.dataset for cell in cells if binding.found(cell.dataset, cell.dataset)}
+    return {
+        dataset for dataset in datasets if not binding.component(dataset, dataset).facts.mirrors
+    }
+
+
+def _idle_starts(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
+    """Find defenses that are `on` another one but start from no model."""
+    problems = []
+    for cell in cells:
+        for entry in cell.chain:
+            if entry.on is None or not binding.found(entry, cell.dataset):
+                continue
+            needs = binding.component(entry, cell.dataset).needs
+            if needs and "victim" not in needs:
+                complaint = f"{entry.label!r} starts from no model, so that `on` does nothing"
+                hint = f"leave it out: {entry.name} trains a network of its own"
+                problems.append(entry.at("on").problem(complaint, hint))
+    return problems
+
+
 def _with_uses(resolved: Resolved) -> list[Any]:
     """Return the entries in keys of a component and of all that fills its parameters."""
     uses = {name: _with_uses(used) for name, used in resolved.uses.items()}
@@ -278,7 +339,10 @@ def _split_problems(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
         if not binding.found(dataset, dataset):
             continue
         try:
-            binding.sizes(dataset)
+            if not binding.sizes(dataset).test:
+                complaint = f"{dataset.label} has no test images, which every metric needs"
+                hint = f"give it some, as `bench show dataset {dataset.name}` says"
+                problems.append(dataset.place.problem(complaint, hint))
         except ValueError as error:
             complaint = str(error)
             named = [word for word in re.findall(r"\w+", complaint) if word in dataset.params]
@@ -287,15 +351,54 @@ def _split_problems(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
     return problems
 
 
+def _misfits(binding: Binding, cells: Sequence[Cell]) -> list[Problem]:
+    """Find recipes that do not fit the training images: a colour of other channels, batches larger
+    than the set where small ones are dropped.
+    """
+    problems = []
+    for trio in dict.fromkeys(cell.entries[:3] for cell in cells):
+        dataset, _, attack = trio
+        fields = binding.recipes.get(trio)
+        if not fields or not binding.found(dataset, dataset):
+            continue
+        resolved = binding.component(attack, dataset)
+        try:
+            count = binding.sizes(dataset).train
+        except ValueError:  # told already
+            continue
+        if not resolved.facts.trains or not count:
+            continue
+        recipe = Recipe.model_validate_json(json.dumps(fields))
+        channels = binding.component(dataset, dataset).facts.channels
+        uncovers = recipe.crop or recipe.rotation or recipe.cutout
+        if uncovers and len(recipe.fill) not in (1, channels):
+            complaint = (
+                f"the recipe's fill names {len(recipe.fill)} channels, "
+                f"and the images of {dataset.label} have {channels}"
+            )
+            place = place_of_field(binding.grid, trio, "fill")
+            problems.append(place.problem(complaint, "set training.fill = [0.0]"))
+        added = bool(resolved.params.get("add"))  # more images than the training set holds
+        if recipe.drop_last and count < recipe.batch and not added:
+            complaint = (
+                f"the {count} training images of {dataset.label} make no batch of {recipe.batch}, "
+                "and drop_last leaves out what is smaller"
+            )
+            place = place_of_field(binding.grid, trio, "batch")
+            hint = f"set training.batch = {count} or less, or training.drop_last = false"
+            problems.append(place.problem(complaint, hint))
+    return problems
+
+
 def _own_recipes(
     binding: Binding, cells: Sequence[Cell]
 ) -> dict[Trio, Mapping[str, Any] | str | None]:
-    """Return the recipes that attacks bring themselves, by victim; victims whose dataset or attack
-    is unknown are left out.
+    """Return the recipes that attacks bring themselves, by victim; victims whose attack is unknown
+    are left out.
     """
     recipes: dict[Trio, Mapping[str, Any] | str | None] = {}
     for cell in cells:
         trio = (cell.dataset, cell.model, cell.attack)
-        if binding.found(cell.dataset, cell.dataset) and binding.found(cell.attack, cell.dataset):
+        if binding.found(cell.attack, cell.dataset):
             recipes[trio] = binding.component(cell.attack, cell.dataset).recipe
     return recipes

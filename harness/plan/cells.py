@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.components import DefenseFacts, MetricFacts
 from harness.plan.attacker import victim
-from harness.plan.compatibility import Objections, untrainable
+from harness.plan.compatibility import Objections, model_less, untrainable, verdict_only
 from harness.plan.defender import defend
 from harness.plan.grants import grants_of
 from harness.plan.graph import Graph, Setting, Suspect
@@ -133,12 +133,16 @@ def _combination(graph: Graph, at: Setting, cell: Cell, against: Objections) -> 
     chain = [(entry, binding.component(entry, cell.dataset)) for entry in cell.chain]
     defenses = [defense for _, defense in chain]
     trio = (cell.dataset, cell.model, cell.attack)
+    scanner = verdict_only(chain)
+    of_models = {"predictions", "model"}
     metrics = {}
     for entry in binding.grid.metrics:
         metric = binding.component(entry, cell.dataset)
         reason = against.metrics.get((trio, cell.defense, entry))
         if reason is None and "trigger" in metric.needs and not at.attack.facts.has_trigger:
             reason = f"attack {at.attack.name!r} has no trigger"
+        if reason is None and scanner is not None and not of_models.isdisjoint(metric.needs):
+            reason = f"{scanner.label} gives a verdict and no model"
         metrics[entry.label] = metric, reason
     components: dict[str, Resolved] = {
         "dataset": at.data,
@@ -146,7 +150,7 @@ def _combination(graph: Graph, at: Setting, cell: Cell, against: Objections) -> 
         "attack": at.attack,
         "defense": defenses[-1],
     }
-    incompatible = against.first(trio, cell.chain) or untrainable(at, defenses)
+    incompatible = against.first(trio, cell.chain) or untrainable(at, defenses) or model_less(chain)
     return Combination(chain, components, _marks(at, defenses), metrics, incompatible)
 
 
@@ -178,7 +182,7 @@ def _wants(
         if reason is not None:
             wants[label] = Want(label, metric, None, reason)
         elif metric.facts.measured:
-            wants[label] = Want(label, metric, _measure(graph, at, judged, metric).key)
+            wants[label] = Want(label, metric, _measure(graph, at, judged, metric, label).key)
         else:
             together.setdefault(metric.distribution, {})[label] = metric
     for metrics in together.values():
@@ -189,14 +193,16 @@ def _wants(
     return tuple(wants[label] for label in asked)
 
 
-def _measure(graph: Graph, at: Setting, judged: Judged, metric: Resolved[MetricFacts]) -> Stage:
+def _measure(
+    graph: Graph, at: Setting, judged: Judged, metric: Resolved[MetricFacts], label: str
+) -> Stage:
     """Lay out a metric on a model, downstream of the same metric on its reference where it asks for
     that.
     """
     reference = None
     if "reference" in metric.needs and judged.reference is not None:
-        reference = _measure(graph, at, judged.reference, metric)
-    return measure(graph, at, judged.suspect, judged.defended, metric, reference)
+        reference = _measure(graph, at, judged.reference, metric, label)
+    return measure(graph, at, judged.suspect, judged.defended, metric, label, reference)
 
 
 def _established(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.components import AnyFacts, Context, DefenseFacts, Traits
 from harness.plan.graph import Setting
+from harness.plan.recipes import Trio
 from harness.registry.resolved import Resolved
 
 if TYPE_CHECKING:
@@ -16,9 +17,6 @@ if TYPE_CHECKING:
     from harness.registry.resolve import Resolver
 
 F = TypeVar("F", bound=AnyFacts)
-
-Victim = tuple["Entry", "Entry", "Entry"]
-"""Dataset, model, attack."""
 
 
 @dataclass
@@ -29,11 +27,11 @@ class Objections:
     defense and metric.
     """
 
-    victims: dict[Victim, str] = field(default_factory=dict)
-    defenses: dict[tuple[Victim, Entry], str] = field(default_factory=dict)
-    metrics: dict[tuple[Victim, Entry, Entry], str] = field(default_factory=dict)
+    victims: dict[Trio, str] = field(default_factory=dict)
+    defenses: dict[tuple[Trio, Entry], str] = field(default_factory=dict)
+    metrics: dict[tuple[Trio, Entry, Entry], str] = field(default_factory=dict)
 
-    def first(self, victim: Victim, chain: Sequence[Entry]) -> str | None:
+    def first(self, victim: Trio, chain: Sequence[Entry]) -> str | None:
         """Return the first reason against a victim and the defenses on it."""
         if victim in self.victims:
             return self.victims[victim]
@@ -69,11 +67,9 @@ class _Questions:
     """The questions to components: whom, and in which context, by victim, defense and entry."""
 
     def __init__(self, binding: Binding) -> None:
-        self.asked: dict[
-            tuple[Victim, Entry | None, Entry], tuple[Resolved, Mapping[str, Any]]
-        ] = {}
+        self.asked: dict[tuple[Trio, Entry | None, Entry], tuple[Resolved, Mapping[str, Any]]] = {}
         self._binding = binding
-        self._contexts: dict[Victim, dict[str, Any]] = {}
+        self._contexts: dict[Trio, dict[str, Any]] = {}
 
     def add(self, cell: Cell) -> None:
         """Ask what a cell depends on."""
@@ -88,7 +84,7 @@ class _Questions:
         for entry in self._binding.grid.metrics:
             self._ask((victim, cell.defense, entry), context)
 
-    def _victim(self, victim: Victim) -> dict[str, Any]:
+    def _victim(self, victim: Trio) -> dict[str, Any]:
         dataset, model, attack = victim
         binding = self._binding
         context = Context(
@@ -96,12 +92,12 @@ class _Questions:
             model=_traits(binding.component(model, dataset)),
             attack=_traits(binding.component(attack, dataset)),
         )
-        table = asdict(context)
+        table = {**asdict(context), "recipe": binding.recipes[victim]}
         self._ask((victim, None, model), table)
         self._ask((victim, None, attack), table)
         return table
 
-    def _ask(self, name: tuple[Victim, Entry | None, Entry], context: Mapping[str, Any]) -> None:
+    def _ask(self, name: tuple[Trio, Entry | None, Entry], context: Mapping[str, Any]) -> None:
         victim, _, entry = name
         component = self._binding.component(entry, victim[0])
         if component.checks:
@@ -110,6 +106,32 @@ class _Questions:
 
 def _traits(component: Resolved[F]) -> Traits[F]:
     return Traits(component.kind, component.name, component.params, component.facts)
+
+
+Chain = Sequence[tuple["Entry", Resolved[DefenseFacts]]]
+"""Defenses, first to last, with their entries."""
+
+
+def model_less(chain: Chain) -> str | None:
+    """Say which defense of a chain has no model to start from; None where each has one."""
+    for number, (entry, defense) in enumerate(chain):
+        last = verdict_only(chain[:number])
+        if last is not None and "victim" in defense.needs:
+            return (
+                f"{entry.label} is on {last.label}, which gives a verdict and no model to start "
+                "from"
+            )
+    return None
+
+
+def verdict_only(chain: Chain) -> Entry | None:
+    """Return the defense that a chain ends with, if it gives no model; the one that is none leaves
+    what there is.
+    """
+    for entry, defense in reversed(chain):
+        if defense.needs:
+            return None if defense.facts.gives_model else entry
+    return None
 
 
 def untrainable(at: Setting, chain: Sequence[Resolved[DefenseFacts]]) -> str | None:

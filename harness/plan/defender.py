@@ -6,13 +6,12 @@ from collections.abc import Mapping
 
 from harness.access.context import Coordinates
 from harness.components import DatasetFacts, DefenseFacts
-from harness.keys import Shared
 from harness.plan.attacker import export, victim
 from harness.plan.graph import Graph, Setting, Suspect
 from harness.plan.parts import Owner, fill
 from harness.registry.resolved import Resolved
 from harness.stages.artefacts import DEFENDED, TRAINING, TRUTH
-from harness.stages.payloads import DefendPayload, GrantPayload
+from harness.stages.payloads import DefendPayload, GrantPayload, Structure
 from harness.stages.stage import Input, Stage
 
 
@@ -39,12 +38,10 @@ def _grant(
 ) -> Stage:
     kind = "labelled" if labelled else "unlabelled"
     return graph.add(
-        graph.titles.seeded(f"{count} {kind} of {source.name}", seed),
-        GrantPayload(Coordinates(seed, source.name, "grant", ""), count, labelled),
-        components={},
+        graph.titles.seeded(f"{count} {kind} of {graph.label_of(source)}", seed),
+        GrantPayload(Coordinates(seed, source.name, "grant", ""), split, count, labelled),
+        components=[],
         inputs=(graph.split(source, split, "data"),),
-        seed=Shared(replicate=seed, dataset=source.name),
-        choices={"count": count, "labelled": labelled, "split": split},
         guarded=False,
     )
 
@@ -88,7 +85,10 @@ def _defend(
         shared = {need: item for need, item in grants.items() if need in used.needs}
         return defend(graph, at, used, title_of_part, shared, suspect, seed)
 
-    owner = Owner(defense, granted, title, seed, suspect.structure, defend_alike)
+    # A defense that is not granted the victim starts from a fresh network of the cell, whatever
+    # other defenses have made of theirs.
+    structure = suspect.structure if "victim" in defense.needs else Structure(at.model.body)
+    owner = Owner(defense, granted, title, seed, structure, defend_alike)
     filled = fill(graph, owner, at)
     inputs = list(granted.values())
     attack = None
@@ -96,9 +96,9 @@ def _defend(
         inputs += oracle(graph, at)
         attack = at.attack.body
     inputs += filled.inputs
-    structure = suspect.structure
+    defended_structure = structure
     if defense.facts.rebuilds:
-        structure = structure.rebuilt_by(defense.body)
+        defended_structure = structure.rebuilt_by(defense.body)
     context = graph.context(
         "defend",
         defense,
@@ -112,16 +112,14 @@ def _defend(
         component=defense.body,
         context=context,
         granted=tuple(sorted(defense.needs)),
-        structure=suspect.structure,
-        defended_structure=structure,
+        structure=structure,
+        defended_structure=defended_structure,
         attack=attack,
     )
     stage = graph.add(
         graph.titles.seeded(title, at.victim_seed, seed),
         payload,
-        components={"component": defense, "model": at.model, **filled.components},
+        components=[defense, at.model, *filled.components],
         inputs=inputs,
-        choices={"recipe": at.recipe, "task": at.task_in_key},
-        seed=graph.seed(context),
     )
-    return Suspect(stage, structure)
+    return Suspect(stage, defended_structure)

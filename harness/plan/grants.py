@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.components import DatasetFacts, DefenseFacts
-from harness.errors import GridError
+from harness.errors import GridError, Problem
 from harness.plan.binding import grant_name
 from harness.plan.defender import grant
 from harness.plan.graph import Graph, Setting
@@ -33,6 +33,7 @@ def grants_of(
     Raises GridError at the line that grants more than there is, or what the defense does not take.
     """
     needed = [need for need in ROLES if need in defense.needs]
+    problems: list[Problem] = []
     for name in entry.grant or {}:
         if name in needed or (name == "clean" and needed):
             continue
@@ -40,8 +41,16 @@ def grants_of(
         if needed:
             takes = f"it takes {' and '.join(needed)} images"
         place = entry.at("grant", name)
-        raise GridError(place.problem(f"{entry.label} has no use for this grant", takes))
-    return {need: _grant(graph, at, entry, seed, need) for need in needed}
+        problems.append(place.problem(f"{entry.label} has no use for this grant", takes))
+    grants = {}
+    for need in needed:
+        try:
+            grants[need] = _grant(graph, at, entry, seed, need)
+        except GridError as error:
+            problems += error.problems
+    if problems:
+        raise GridError(problems)
+    return grants
 
 
 def _grant(graph: Graph, at: Setting, entry: Entry, seed: int, need: str) -> Input:
@@ -53,6 +62,14 @@ def _grant(graph: Graph, at: Setting, entry: Entry, seed: int, need: str) -> Inp
         complaint, hint = stock.complaint(entry.label, amount)
         raise GridError(place.problem(complaint, hint))
     labelled = need == "clean-labelled"
+    classes = stock.source.facts.classes
+    if labelled and classes > at.task.classes:
+        complaint = (
+            f"{entry.label} needs labels of the {at.task.classes} classes of {at.data.name!r}, "
+            f"but the images of {stock.source.name!r} are of {classes} classes"
+        )
+        hint = "grant images of a dataset with the same classes"
+        raise GridError(place.problem(complaint, hint))
     stage = grant(graph, stock.source, stock.split, count, labelled, seed)
     return Input(ROLES[need], stage.key, IMAGES)
 

@@ -1,25 +1,25 @@
 """All stages of a plan, and the small things that laying them out needs at every turn.
 
-`attacker`, `parts`, `defender` and `judging` lay out the stages themselves, one function a stage
-kind. Each is memoised on what determines the stage (`Graph.once`), so that a grid of ten thousand
-cells asks ten thousand times and builds each stage once.
+`attacker`, `parts`, `defender` and `judging` lay out the stages themselves, one function for each
+stage kind. Each is memoised on what determines the stage (`Graph.once`), so that a grid of ten
+thousand cells asks ten thousand times and builds each stage once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.access.context import Coordinates
 from harness.components import AttackFacts, DatasetFacts, ModelFacts, Task
 from harness.components.spec import ComponentSpec
-from harness.keys import Shared
+from harness.learn.recipes import Numerics, Recipe
 from harness.plan.titles import Titles
 from harness.stages.artefacts import split_file
 from harness.stages.payloads import ContextSpec, DataPayload, Filling, Payload, Structure
-from harness.stages.stage import Input, Stage, StageComponents, make
+from harness.stages.stage import Input, Stage, StageSources, make
 
 if TYPE_CHECKING:
     from harness.grid import Cell, Entry
@@ -46,11 +46,11 @@ class Setting:
     attack_title: str
 
     @cached_property
-    def task_in_key(self) -> Shared:
-        """The task, for the key of a stage whose inputs need not fix it (images granted from
-        elsewhere).
-        """
-        return Shared(asdict(self.task))
+    def numerics(self) -> Mapping[str, Any]:
+        """What the recipe says of precision and determinism, as far as it is not the default."""
+        defaults = Recipe().model_dump(mode="json")
+        names = Numerics.__annotations__
+        return {name: self.recipe[name] for name in names if self.recipe[name] != defaults[name]}
 
     @cached_property
     def name(self) -> tuple[Any, ...]:
@@ -80,7 +80,10 @@ class Graph:
     _memo: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def once(self, name: tuple[Any, ...], build: Callable[[], Made]) -> Made:
-        """Return what `build` gave the first time it was asked for `name`."""
+        """Return what `build` gave the first time it was asked for `name`.
+
+        Names hold `id`s of components: the binding keeps them alive, so no `id` is used again.
+        """
         if name not in self._memo:
             self._memo[name] = build()
         made: Made = self._memo[name]
@@ -91,25 +94,22 @@ class Graph:
         title: str,
         payload: Payload,
         *,
-        components: Mapping[str, Resolved],
+        components: Sequence[Resolved],
         inputs: Sequence[Input],
-        seed: Shared | None = None,
-        choices: Mapping[str, Any] | None = None,
         guarded: bool = True,
     ) -> Stage:
-        """Add a stage; an equal one that is there already wins. See `harness.stages.stage.make`."""
-        kind = payload.kind
-        name = ("components", kind, *components, *map(id, components.values()))
-        combined = self.once(name, lambda: self._components(kind, components))
-        stage = make(
-            title, payload, combined, inputs=inputs, seed=seed, choices=choices, guarded=guarded
-        )
+        """Add a stage; an equal one that is there already wins. `components`: those whose sources
+        stand behind it. See `harness.stages.stage.make`.
+        """
+        name = ("sources", payload.kind, *map(id, components))
+        sources = self.once(name, lambda: self._sources(payload.kind, components))
+        stage = make(title, payload, sources, inputs=inputs, guarded=guarded)
         return self.stages.setdefault(stage.key, stage)
 
-    def _components(self, kind: str, components: Mapping[str, Resolved]) -> StageComponents:
+    def _sources(self, kind: str, components: Sequence[Resolved]) -> StageSources:
         # Following imports takes a millisecond and the answer is the same for all stages of a kind.
         code = self.once(("code", kind), lambda: self.code(f"harness.stages.{kind}"))
-        return StageComponents.of(components, code)
+        return StageSources.of(code, components)
 
     def context(
         self,
@@ -121,20 +121,17 @@ class Graph:
         model: ComponentSpec | None = None,
         recipe: Mapping[str, Any] | None = None,
         parts: Mapping[str, Filling] | None = None,
+        numerics: Mapping[str, Any] | None = None,
     ) -> ContextSpec:
-        """Describe the context of a stage. An unseeded component has no replicate."""
+        """Describe the context of a stage. An unseeded component has no replicate.
+
+        `numerics` are for what trains networks without knowing the recipe.
+        """
         if not component.seeded:
             replicate = None
         coordinates = Coordinates(replicate, task.dataset, kind, component.name)
-        return ContextSpec(task, coordinates, model, recipe, parts or {})
-
-    def seed(self, context: ContextSpec) -> Shared:
-        """Return the coordinates of a stage's draws as its key holds them."""
-        replicate = context.coordinates.replicate
-        dataset = context.coordinates.dataset
-        return self.once(
-            ("seed", replicate, dataset), lambda: Shared(replicate=replicate, dataset=dataset)
-        )
+        told = {} if recipe is not None else numerics
+        return ContextSpec(task, coordinates, model, recipe, parts or {}, told or {})
 
     def setting(self, cell: Cell) -> Setting:
         """Return what the stages of a cell share."""
@@ -164,14 +161,41 @@ class Graph:
 
     def _data(self, dataset: Resolved[DatasetFacts]) -> Stage:
         return self.add(
-            dataset.name,
-            DataPayload(dataset.body),
-            components={"component": dataset},
+            self.label_of(dataset),
+            DataPayload(dataset.body, dataset.facts.fingerprint),
+            components=[dataset],
             inputs=(),
-            choices={"fingerprint": dataset.facts.fingerprint},
             guarded=False,
         )
+
+    def label_of(self, dataset: Resolved[DatasetFacts]) -> str:
+        """Return the label of a dataset's entry; of one that only a grant names, its name, numbered
+        where several have it.
+        """
+        labels = self.once(("labels of datasets",), lambda: _dataset_labels(self.binding))
+        return labels.get(id(dataset), dataset.name)
 
     def split(self, dataset: Resolved[DatasetFacts], split: str, role: str) -> Input:
         """Return a split of the dataset as an input."""
         return Input(role, self.data(dataset).key, (split_file(split),))
+
+
+def _dataset_labels(binding: Binding) -> Mapping[int, str]:
+    """Return the labels of all datasets by `id`; the binding keeps the datasets alive."""
+    labels: dict[int, str] = {}
+    by_key_entry: dict[str, str] = {}
+    for (entry, _), component in binding.components.items():
+        if entry.kind == "dataset":
+            labels[id(component)] = entry.label
+            by_key_entry[component.key_entry.text] = entry.label
+    for component in binding.grants.values():
+        label = by_key_entry.get(component.key_entry.text)
+        if label is None:
+            label = component.name
+            number = 1
+            while label in by_key_entry.values():
+                number += 1
+                label = f"{component.name} ({number})"
+            by_key_entry[component.key_entry.text] = label
+        labels[id(component)] = label
+    return labels

@@ -75,7 +75,7 @@ class PastStages:
             theirs = flat(manifest.spec)
             names = mine.keys() | theirs.keys()
             differing = sum(mine.get(name) != theirs.get(name) for name in names)
-            other_seed = manifest.spec.get("seed") != stage.spec.get("seed")
+            other_seed = _coordinates(manifest.spec) != _coordinates(stage.spec)
             return other_seed, differing, manifest.key
 
         candidates = []
@@ -87,7 +87,9 @@ class PastStages:
 
 
 def differences(stage: Stage, manifest: Manifest) -> Iterator[str]:
-    """Say in what a stage differs from a stored object, an entry a line; sources by module."""
+    """Say in what a stage differs from a stored object, one line for each entry; sources by
+    module.
+    """
     mine = flat(stage.spec)
     theirs = flat(manifest.spec)
     for name in sorted(mine.keys() | theirs.keys()):
@@ -122,16 +124,28 @@ def _likenesses(spec: Spec) -> list[Hashable]:
     kind.
     """
     names = _names(spec)
-    seed = spec.get("seed") or {}
-    dataset = seed.get("dataset")
-    settings = {name: spec.get(name) for name in ("stage", "components", "choices")}
+    dataset = _coordinates(spec).get("dataset")
+    settings = {}
+    for name, value in spec.items():
+        if name == "context":
+            settings[name] = {key: value[key] for key in value if key != "coordinates"}
+        elif name not in ("schema", "inputs", "code", "coordinates"):
+            settings[name] = value
     return [(digest(settings), dataset), (names, dataset), names, spec["stage"]]
 
 
+def _coordinates(spec: Spec) -> Mapping[str, Any]:
+    """Return the coordinates of a stage's draws; none for a stage that draws nothing."""
+    context = spec.get("context") or spec
+    coordinates: Mapping[str, Any] = context.get("coordinates") or {}
+    return coordinates
+
+
 def _names(spec: Spec) -> Hashable:
-    components = spec.get("components", {})
-    by_role = sorted((role, component["name"]) for role, component in components.items())
-    return spec["stage"], *by_role
+    """Return the names of a stage's kind, its component and its model, or of its metrics."""
+    components = [spec.get("component"), (spec.get("context") or {}).get("model")]
+    components += (spec.get("metrics") or {}).values()
+    return spec["stage"], *[component["name"] for component in components if component]
 
 
 def _value(entries: Mapping[str, Any], name: str) -> str:

@@ -34,9 +34,8 @@ def _evaluate(graph: Graph, at: Setting, suspect: Suspect) -> Stage:
     return graph.add(
         suspect.stage.title,
         EvaluatePayload(at.attack.body, context, suspect.structure),
-        components={"component": at.attack},
+        components=[at.attack],
         inputs=(Input("model", suspect.stage.key, MODEL), *oracle(graph, at)),
-        seed=graph.seed(context),
     )
 
 
@@ -68,7 +67,7 @@ def _score(
     return graph.add(
         evaluated.title,
         ScorePayload({metric.called: metric.body for metric in metrics}),
-        components={f"metric.{metric.called}": metric for metric in metrics},
+        components=metrics,
         inputs=inputs,
     )
 
@@ -79,12 +78,13 @@ def measure(
     suspect: Suspect,
     defended: Stage | None,
     metric: Resolved[MetricFacts],
+    label: str,
     reference: Stage | None,
 ) -> Stage:
-    """Lay out a metric with the model or data in hand; `reference` is the same stage on the
-    reference model.
+    """Lay out a metric with the model or data in hand; `label` is its label in tables, `reference`
+    the same stage on the reference model.
     """
-    title = f"{suspect.stage.title}{SEPARATOR}{metric.name}"
+    title = f"{suspect.stage.title}{SEPARATOR}{label}"
     owner = Owner(metric, {}, title, at.victim_seed, suspect.structure)
     filled = fill(graph, owner, at)
     needs = metric.needs
@@ -116,11 +116,10 @@ def measure(
         recipe=at.recipe,
         parts=filled.opened,
     )
+    attack = at.attack.body if "trigger" in needs else None
     return graph.add(
         title,
-        MeasurePayload(metric.body, context, metric.called, suspect.structure, at.attack.body),
-        components={"component": metric, "model": at.model, **filled.components},
+        MeasurePayload(metric.body, context, metric.called, suspect.structure, attack),
+        components=[metric, at.model, *filled.components],
         inputs=inputs,
-        choices={"recipe": at.recipe, "task": at.task_in_key},
-        seed=graph.seed(context),
     )

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from harness.components import Task
 from harness.errors import PluginError
@@ -44,10 +43,10 @@ class Filled:
 
     inputs: tuple[Input, ...]
     opened: Mapping[str, Filling]
-    components: Mapping[str, Resolved]
+    components: tuple[Resolved, ...]
 
 
-NOTHING = Filled((), {}, {})
+NOTHING = Filled((), {}, ())
 """The parts of a component that has none."""
 
 
@@ -60,14 +59,14 @@ def fill(graph: Graph, owner: Owner, at: Setting) -> Filled:
         return NOTHING
     inputs: list[Input] = []
     opened: dict[str, Filling] = {}
-    components: dict[str, Resolved] = {}
+    components: list[Resolved] = []
     for name, used in owner.component.uses.items():
         role = f"part.{name}"
         structure = None
         if used.kind == "dataset":
             inputs.append(graph.split(used, "train", role))
         elif used.kind == "model":
-            components[role] = used
+            components.append(used)
         elif used.kind == "part":
             stage = _part(graph, used, name, owner, at)
             inputs.append(Input(role, stage.key, DEFENDED))
@@ -82,40 +81,50 @@ def fill(graph: Graph, owner: Owner, at: Setting) -> Filled:
                 f"a {used.kind} cannot fill its parameter {name!r}"
             )
         opened[name] = Filling(used.body, structure)
-    return Filled(tuple(inputs), opened, components)
+    return Filled(tuple(inputs), opened, tuple(components))
 
 
 def _part(graph: Graph, part: Resolved, name: str, owner: Owner, at: Setting) -> Stage:
     """Lay out the stage of a part, made from at most what its owner is granted."""
     _check(part, owner.component, {"model", *owner.granted})
     taken = [owner.granted[need] for need in part.needs if need in owner.granted]
-    components = {"component": part}
+    components = [part]
     model = None
     recipe = None
     if "model" in part.needs:
-        components["model"] = at.model
+        components.append(at.model)
         model = at.model.body
         recipe = at.recipe
     task = at.task
+    numerics = at.numerics
     if not part.needs:
         # Made from nothing but its parameters: one for all datasets of this shape.
+        numerics = {}
         task = Task("", task.classes, task.height, task.width, task.channels, 0)
     title = _title(owner, name)
+    if owner.title == at.attack_title and needs_model(part):
+        # One for each model, of an owner that knows none.
+        title = f"{at.title}{SEPARATOR}{name}"
     # Whatever fills a part's own parameters is granted what the owner is.
     inner = Owner(part, owner.granted, title, owner.seed, owner.structure)
     filled = fill(graph, inner, at)
     context = graph.context(
-        "part", part, owner.seed, task, model=model, recipe=recipe, parts=filled.opened
+        "part",
+        part,
+        owner.seed,
+        task,
+        model=model,
+        recipe=recipe,
+        parts=filled.opened,
+        numerics=numerics,
     )
     granted = tuple(sorted(part.needs))
-    choices: dict[str, Any] = {"task": asdict(task), "recipe": recipe}
+    structure = owner.structure if "victim" in part.needs else None
     return graph.add(
-        title,
-        PartPayload(part.body, context, granted, owner.structure),
-        components={**components, **filled.components},
+        graph.titles.seeded(title, owner.seed) if part.seeded else title,
+        PartPayload(part.body, context, granted, structure),
+        components=[*components, *filled.components],
         inputs=(*taken, *filled.inputs),
-        choices=choices,
-        seed=graph.seed(context),
     )
 
 

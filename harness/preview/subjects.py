@@ -1,4 +1,4 @@
-"""Which triggers of a grid `bench preview` shows, from which stages, and what it says of each."""
+"""The triggers that `bench preview` shows, and their stages."""
 
 from __future__ import annotations
 
@@ -116,10 +116,8 @@ def _stage(graph: Graph, subject: Subject, images: int) -> Stage:
     return graph.add(
         graph.titles.seeded(at.attack_title, at.victim_seed),
         PreviewPayload(at.attack.body, context, images),
-        components={"component": at.attack},
+        components=[at.attack],
         inputs=(truth, Input("data", graph.data(at.data).key, tuple(splits))),
-        choices={"images": images},
-        seed=graph.seed(context),
     )
 
 

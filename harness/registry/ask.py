@@ -3,12 +3,17 @@
 Plugin code is imported and run in children only. A child gets its questions in a file, answers each
 on a line of another as soon as it knows, and is killed with all it started when it is done or too
 slow.
+
+A child that is killed by a signal, or too slow, need not have a broken plugin: memory may be short,
+or the machine busy. So a question that stays without an answer is asked again, when nothing else is
+asked, with more time.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import re
 import signal
@@ -21,9 +26,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.store import plain
+
 TIMEOUT = 60.0
 """Seconds that a child may take for all its questions."""
 
+PATIENCE = 3
+"""Times as long that a child may take which is asked again, alone."""
+
+_REPLY = 1 << 28
+"""Bytes of all answers of a child that are read."""
 _TAIL = 4000
 """Bytes of what a silent child printed that are kept."""
 _LONGEST = 500
@@ -34,6 +46,9 @@ _AT_ONCE = 4
 _PLACE = re.compile(r'File "([^"]+)", line (\d+)')
 _NEEDS_NO_TYPE = frozenset({"timeout", "died", "problems", "PluginError"})
 """Types of trouble whose message says it all."""
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -81,17 +96,16 @@ def ask(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) -> lis
     """Answer each question (a JSON table with `op`) in one child: the answer, or a `Trouble`.
 
     If the child dies or takes longer than `timeout` seconds, what it left unanswered is asked again
-    in a child each, so that one bad plugin does not spoil the others.
+    in a child each, so that one bad plugin does not spoil the others, and what stays unanswered
+    once more, one after the other, with `PATIENCE` times as long.
     """
     if not questions:
         return []
     answers = _ask_child(questions, timeout, set())
     if len(questions) == 1:
+        _ask_again_alone(questions, answers, PATIENCE * timeout)
         return answers
-    unanswered = []
-    for number, answer in enumerate(answers):
-        if isinstance(answer, Trouble) and answer.silent:
-            unanswered.append(number)
+    unanswered = _silent(answers)
     second_answers = ask_apart([questions[number] for number in unanswered], timeout)
     for number, answer in zip(unanswered, second_answers, strict=True):
         answers[number] = answer
@@ -100,15 +114,21 @@ def ask(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) -> lis
 
 def ask_apart(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) -> list[Any]:
     """Do as `ask`, with a child for each question."""
+    answers = _ask_side_by_side(questions, timeout)
+    _ask_again_alone(questions, answers, PATIENCE * timeout)
+    return answers
+
+
+def _ask_side_by_side(questions: Sequence[Mapping[str, Any]], timeout: float) -> list[Any]:
     running: set[int] = set()
 
-    def ask_alone(question: Mapping[str, Any]) -> Any:
+    def ask_one(question: Mapping[str, Any]) -> Any:
         (answer,) = _ask_child([question], timeout, running)
         return answer
 
     pool = ThreadPoolExecutor(max_workers=_AT_ONCE)
     try:
-        return list(pool.map(ask_alone, questions))
+        return list(pool.map(ask_one, questions))
     except BaseException:
         # Ctrl-C must not wait for a child that hangs.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -117,6 +137,39 @@ def ask_apart(questions: Sequence[Mapping[str, Any]], timeout: float = TIMEOUT) 
         raise
     finally:
         pool.shutdown()
+
+
+def _ask_again_alone(
+    questions: Sequence[Mapping[str, Any]], answers: list[Any], timeout: float
+) -> None:
+    """Ask once more what stayed without an answer, one after the other.
+
+    Where a module hangs even then, other questions about it are given up: each would take as long.
+    """
+    hangs = set()
+    for number in _silent(answers):
+        question = questions[number]
+        module = question.get("module", question.get("target"))
+        if answers[number].type == "timeout" and module in hangs:
+            continue
+        _log.warning(
+            "%s: %s. It is asked again, alone, with %g s",
+            module,
+            answers[number].reason,
+            timeout,
+        )
+        (answers[number],) = _ask_child([question], timeout, set())
+        if _silent([answers[number]]) and answers[number].type == "timeout":
+            hangs.add(module)
+
+
+def _silent(answers: Sequence[Any]) -> list[int]:
+    """Return the numbers of the questions that a child was gone before it could answer."""
+    return [
+        number
+        for number, answer in enumerate(answers)
+        if isinstance(answer, Trouble) and answer.silent
+    ]
 
 
 def read_reply(reply: Mapping[str, Any]) -> Any:
@@ -192,12 +245,12 @@ def _read_replies(file: Path) -> dict[int, Any]:
     """Read answers by the number of their question."""
     answers: dict[int, Any] = {}
     try:
-        text = file.read_text(encoding="utf-8", errors="replace")
-    except OSError:
+        data = plain.content(file, _REPLY)
+    except (OSError, ValueError):
         return answers
-    for line in text.splitlines():
-        # A line that the child had no time to finish is no answer.
-        with contextlib.suppress(ValueError, KeyError, TypeError):
+    for line in data.splitlines():
+        # A line that the child had no time to finish is no answer, nor is what is no reply.
+        with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
             reply = json.loads(line)
             answers[reply["number"]] = read_reply(reply)
     return answers
@@ -206,8 +259,8 @@ def _read_replies(file: Path) -> dict[int, Any]:
 def _why_silent(status: int | None, timeout: float, log: Path) -> Trouble:
     """Say why a child left questions unanswered; `status` as `_run` returns it."""
     tail = ""
-    with contextlib.suppress(OSError):
-        tail = log.read_bytes()[-_TAIL:].decode("utf-8", "replace").strip()
+    with contextlib.suppress(OSError, ValueError):
+        tail = plain.clean(plain.tail(log, _TAIL).decode("utf-8", "replace").strip())
     if status is None:
         return Trouble("timeout", f"did not finish within {timeout:g} s", tail)
     if status >= 0:

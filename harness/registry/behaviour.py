@@ -27,8 +27,10 @@ def answers(
     digests = [digest(question) for question in questions]
     numbers = {name: number for number, name in enumerate(digests)}
     codes = {owner.target: owner.code for owner in owners}
+    # The questions name files by their paths, and the answers may rest on what is in them.
+    contents = {digest(owner.body.files) for owner in owners if owner.body.files}
     batch = [op, digest(sorted(numbers))]
-    valid_for = digest(sorted(codes.items()))
+    valid_for = digest([sorted(codes.items()), sorted(contents)])
     known = memo.get(batch, valid_for)
     if known is None:
         asked = ask.ask([questions[number] for number in numbers.values()], timeout)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from harness.registry import ask
 from harness.registry.faults import not_json, of_trouble
 from harness.registry.memo import Memo, digest
 from harness.registry.names import Registered
-from harness.registry.resolved import Fault, Request
+from harness.registry.resolved import Fault, Request, Resolved
 from harness.sources import locate
 from harness.sources.digests import Sources
 
@@ -137,5 +137,15 @@ def _table(request: Request, component: Registered) -> dict[str, Any]:
         "dataset": request.dataset if request.preset else None,
     }
     if request.in_place:
-        table["in_place"] = {name: asdict(placed.body) for name, placed in request.in_place.items()}
+        table["in_place"] = {name: _in_place(placed) for name, placed in request.in_place.items()}
     return table
+
+
+def _in_place(placed: Resolved) -> dict[str, Any]:
+    """Return an attack that fills a parameter as its owner's class reads it."""
+    return {
+        "kind": placed.kind,
+        "name": placed.name,
+        "target": placed.target,
+        "params": placed.params,
+    }

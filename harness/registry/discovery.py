@@ -2,7 +2,7 @@
 
 No plugin module is imported here. A plugin's answer is remembered until one of its files, its
 version or the installed packages change. A plugin that raises, hangs or kills its process is listed
-as broken; the others go on.
+as broken; the others go on. That it is broken is never remembered: the machine may be to blame.
 """
 
 from __future__ import annotations
@@ -10,13 +10,11 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from harness import environment
 from harness.errors import PluginError
 from harness.registry.ask import Trouble, ask_apart
 from harness.registry.memo import Memo
@@ -29,11 +27,6 @@ TIMEOUT = 20.0
 
 SLOW = 0.3
 """Seconds beyond which a registering module is named: everybody waits for it after each change."""
-
-_HANGS_AGAIN = 3600.0
-"""Seconds for which a plugin that hung or died is not asked again, as long as its file stays as it
-is.
-"""
 
 _Answer = dict[str, Any] | Trouble
 """The table that `harness.introspect.register.register` returns, or why it did not."""
@@ -115,9 +108,11 @@ def _answers(
         {"op": "register", "module": point.module, "attribute": point.attr} for point in unknown
     ]
     for point, answer in zip(unknown, ask_apart(questions, timeout), strict=True):
-        answers[point] = answer
-        _remember(point, origins[point], answer, memo)
-        if not isinstance(answer, Trouble) and answer["seconds"] > SLOW:
+        answers[point] = _readable(answer, origins[point])
+        if isinstance(answers[point], Trouble):
+            continue
+        memo.put(_question(point, origins[point]), answer, files=answer["files"])
+        if answer["seconds"] > SLOW:
             _log.warning(
                 "%s takes %.1f s to import %s and register; "
                 "keep that module light (targets are strings)",
@@ -149,32 +144,25 @@ def _question(point: EntryPoint, origin: Origin) -> list[str]:
     return ["register", origin.distribution, origin.version, point.name, point.value, str(file)]
 
 
-def _remembered(point: EntryPoint, origin: Origin, memo: Memo) -> _Answer | None:
-    answer = memo.get(_question(point, origin))
-    if not isinstance(answer, dict):
-        return None
-    if "until" not in answer:
+def _remembered(point: EntryPoint, origin: Origin, memo: Memo) -> dict[str, Any] | None:
+    answer = _readable(memo.get(_question(point, origin)), origin)
+    return None if isinstance(answer, Trouble) else answer
+
+
+def _readable(answer: Any, origin: Origin) -> _Answer:
+    """Return an answer if it is one of `register`, else what is wrong with it: a plugin runs where
+    it is written.
+    """
+    if isinstance(answer, Trouble):
         return answer
-    if answer["until"] <= time.time():
-        return None
-    return Trouble(**answer["trouble"])
-
-
-def _remember(point: EntryPoint, origin: Origin, answer: _Answer, memo: Memo) -> None:
-    if not isinstance(answer, Trouble):
-        memo.put(_question(point, origin), answer, files=answer["files"])
-        return
-    file = locate.find(point.module)
-    if not answer.silent or file is None:
-        # One that raised is asked again: the cause may lie anywhere.
-        return
-    # Each command would wait for it in vain.
-    kept = {
-        "trouble": {
-            "type": answer.type,
-            "message": answer.message,
-            "traceback": answer.traceback,
-        },
-        "until": time.time() + _HANGS_AGAIN,
-    }
-    memo.put(_question(point, origin), kept, files={str(file): environment.file_state(file)})
+    try:
+        for recipe in answer["recipes"]:
+            NamedRecipe(**recipe, origin=origin)
+        for component in answer["components"]:
+            _registered(component, origin)
+        float(answer["seconds"])
+        dict(answer["files"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        return Trouble(type(error).__name__, f"what it answered cannot be read: {error}")
+    table: dict[str, Any] = answer
+    return table

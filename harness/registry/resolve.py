@@ -27,7 +27,7 @@ _MOST_TEXTS = 5000
 
 
 class Resolver:
-    """Resolves requests against a registry, asking children and remembering what they said.
+    """The resolver of requests against a registry: it asks children, and remembers their answers.
 
     `timeout` is in seconds, for one child.
     """
@@ -83,12 +83,6 @@ class Resolver:
             reasons[number] = reason
         return reasons
 
-    def compatible(self, resolved: Resolved, context: Mapping[str, Any]) -> str | None:
-        """Return the reason why a component cannot work in a context, or None. Raises as
-        `compatible_all`.
-        """
-        return self.compatible_all([(resolved, context)])[0]
-
     def combine_all(
         self, groups: Sequence[tuple[Resolved, Sequence[float]]]
     ) -> list[dict[str, float]]:
@@ -104,10 +98,6 @@ class Resolver:
             owners.append(metric)
             questions.append(question)
         return behaviour.answers("combine", questions, owners, self.memo, self.timeout)
-
-    def combine(self, resolved: Resolved, values: Sequence[float]) -> dict[str, float]:
-        """Do as `combine_all`, for one group."""
-        return self.combine_all([(resolved, values)])[0]
 
     def _resolve(self, requests: Sequence[Request], depth: int) -> list[Resolved | list[Fault]]:
         """Resolve requests that stand `depth` components deep."""

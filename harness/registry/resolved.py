@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Generic
 from typing_extensions import TypeVar
 
 from harness.components.facts import AnyFacts
-from harness.components.spec import ComponentSpec
+from harness.components.spec import IN_PLACE, ComponentSpec
 from harness.keys import Shared
 
 Fault = tuple[tuple[str | int, ...], str, str]
@@ -89,7 +89,8 @@ class Resolved(Generic[F]):
     @cached_property
     def body(self) -> ComponentSpec:
         """All it takes to build the component again."""
-        return ComponentSpec(self.target, self.params, self.kind, self.name)
+        files = dict(_files(self.params, self.identity))
+        return ComponentSpec(self.target, self.params, self.kind, self.name, self.key_entry, files)
 
     @cached_property
     def called(self) -> str:
@@ -102,6 +103,23 @@ class Resolved(Generic[F]):
         for name, value in sorted(self.changed.items()):
             settings.append(f"{name}={_short(value)}")
         return f"{self.name}[{','.join(settings)}]"
+
+
+def _files(value: Any, entry: Any) -> Iterator[tuple[str, str]]:
+    """Return path and SHA-256 of each file in a value of parameters, whose entry in keys is
+    `entry`.
+    """
+    if isinstance(value, str):
+        if isinstance(entry, Mapping) and set(entry) == {"sha256"}:
+            yield value, entry["sha256"]
+    elif isinstance(value, Mapping) and isinstance(entry, Mapping):
+        if set(value) == {IN_PLACE}:
+            value = value[IN_PLACE]
+        for name in value.keys() & entry.keys():
+            yield from _files(value[name], entry[name])
+    elif isinstance(value, list) and isinstance(entry, list):
+        for item, its_entry in zip(value, entry, strict=True):
+            yield from _files(item, its_entry)
 
 
 def _short(value: Any) -> str:

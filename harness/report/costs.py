@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tabulate import tabulate
 
+from harness.run import claims
+
 if TYPE_CHECKING:
     from harness.plan.plan import Plan
 
@@ -81,7 +83,8 @@ def costs(plan: Plan) -> list[Cost]:
     for key, stage in plan.stages.items():
         manifest = plan.manifest(key)
         if manifest is not None:
-            found.append(Cost.of(stage.kind, stage.title, manifest.record))
+            facts = claims.stored_facts(manifest.record)
+            found.append(Cost.of(stage.kind, stage.title, facts))
     return found
 
 
@@ -144,8 +147,8 @@ def _costliest_first(table: Iterable[Cost]) -> list[Cost]:
 
 
 def text(table: Sequence[Cost], form: str = "terminal") -> str:
-    """Return sums by kind of stage and the costliest stages; as `csv` one line a stage. Ends in a
-    newline.
+    """Return sums by kind of stage and the costliest stages; as `csv` one line for each stage. Ends
+    in a newline.
     """
     if form == "csv":
         return _csv(table)
@@ -175,7 +178,7 @@ def _table_of_stages(table: Sequence[Cost], on_gpu: bool, style: str) -> str:
     lines = []
     for cost in _costliest_first(table)[:SHOWN]:
         numbers = _numbers(cost, on_gpu)
-        lines.append([*numbers, cost.title])
+        lines.append([*numbers, f"{cost.kind}  {cost.title}"])
     sides = ["right"] * len(header)
     sides[-1] = "left"
     return tabulate(lines, header, style, disable_numparse=True, colalign=sides)

@@ -13,6 +13,7 @@ SIGNS = {
         "†",
         "not established: the undefended victim misses the bounds that its attack entry sets",
     ),
+    "collapsed": ("¶", "collapsed: the model gives one label to nearly all clean test images"),
     "oracle": ("‡", "oracle: the defense was given the trigger and test data"),
     "static": ("§", "static: the training set was stamped after the attack had trained"),
 }
@@ -25,32 +26,37 @@ class Footnotes:
     def __init__(self) -> None:
         self._signs: dict[str, str] = {}
         """Signs by text, in the order of their numbers."""
+        self._logs: dict[str, str] = {}
 
-    def add(self, text: str) -> str:
-        """Return the sign of the footnote with this text, a new one if there is none yet."""
+    def add(self, text: str, log: str = "") -> str:
+        """Return the sign of the footnote with this text, a new one if there is none yet: one
+        footnote a reason, with the first `log` that tells more.
+        """
         if text not in self._signs:
             self._signs[text] = f"[{len(self._signs) + 1}]"
+            self._logs[text] = log
         return self._signs[text]
 
     def add_failures(self, group: Sequence[Row]) -> list[str]:
         """Return the signs of the footnotes on the replicates without a number, each sign once.
         Where nothing has run at all the text of the cell says enough.
         """
-        lacking: Counter[tuple[Outcome, str, str]] = Counter()
+        lacking: Counter[tuple[Outcome, str]] = Counter()
+        logs: dict[tuple[Outcome, str], str] = {}
         for row in group:
             if row.status is not Outcome.DONE:
-                lacking[row.status, _first_line(row.reason), row.log] += 1
+                why = (row.status, _first_line(row.reason))
+                lacking[why] += 1
+                logs.setdefault(why, row.log)
         signs: dict[str, None] = {}
-        for (status, reason, log), count in lacking.items():
+        for (status, reason), count in lacking.items():
             all_of_them = count == len(group)
             if status is Outcome.TO_RUN and all_of_them:
                 continue
             text = "not run yet" if status is Outcome.TO_RUN else f"{status.value}: {reason}"
             if not all_of_them:
                 text = f"{count} of {len(group)} {text}"
-            if log:
-                text += f" (log: {log})"
-            signs[self.add(text)] = None
+            signs[self.add(text, logs[status, reason])] = None
         return list(signs)
 
     def listed(self, rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -60,7 +66,8 @@ class Footnotes:
         done = [row for row in rows if row.status is Outcome.DONE]
         notes = [SIGNS[mark] for mark in _marks(done)]
         for text, sign in self._signs.items():
-            notes.append((sign, text))
+            log = self._logs[text]
+            notes.append((sign, f"{text} (log: {log})" if log else text))
         return notes
 
 

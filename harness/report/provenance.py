@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.keys import digest
+from harness.run import claims
 
 if TYPE_CHECKING:
     from harness.grid import Entry
@@ -41,8 +42,8 @@ class _Ran:
 
 
 class Settings:
-    """`settings`, `versions` and `sources` of rows. What cells share is one object, however many
-    rows show it.
+    """`settings`, `versions` and `sources` of rows. Objects that cells share exist once, however
+    many rows show them.
     """
 
     def __init__(self, plan: Plan) -> None:
@@ -134,8 +135,13 @@ class Settings:
             if item.role in _GRANTS:
                 spec = self.plan.graph.stages[item.key].spec
                 total = self.plan.graph.binding.sizes(dataset).training
-                granted = {"dataset": spec["seed"]["dataset"], **spec["choices"], "of": total}
-                grants[item.role] = granted
+                grants[item.role] = {
+                    "dataset": spec["coordinates"]["dataset"],
+                    "count": spec["count"],
+                    "labelled": spec["labelled"],
+                    "split": spec["split"],
+                    "of": total,
+                }
         return grants
 
 
@@ -175,7 +181,7 @@ class Circumstances:
     def _run_of(self, key: str) -> _Ran:
         if key not in self._ran:
             manifest = self.plan.manifest(key)
-            record = manifest.record if manifest else {}
+            record = claims.stored_facts(manifest.record) if manifest else {}
             environment = self._one_object(record.get("environment") or {})
             self._ran[key] = _Ran(environment, record.get("seconds"))
         return self._ran[key]

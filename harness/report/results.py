@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.outcomes import Outcome
 from harness.report.provenance import Circumstances, Settings
 from harness.report.standings import Standing, Standings
+from harness.run import claims
+from harness.stages.artefacts import RESULT_FILE, ROWS_FILE, TRUTH_FILE
 from harness.store.objects import Damaged, Store
 
 if TYPE_CHECKING:
@@ -23,13 +26,16 @@ if TYPE_CHECKING:
     from harness.plan.cells import PlannedCell, Want
     from harness.plan.plan import Plan
 
-ROWS = "rows.json"
-RESULT = "result.json"
-
 HEAD = ("dataset", "model", "attack", "defense", "on", "victim_seed", "defense_seed")
 """The first columns of a long table; then come the swept parameters."""
-BODY = ("metric", "part", "value", "unit", "status", "reason", "marks", "source")
+BODY = ("metric", "part", "value", "unit", "status", "reason", "marks", "poisoned", "source")
 SMALL_PRINT = ("settings", "versions", "sources", "victim", "defended", "stage")
+COLLAPSED = 0.95
+"""Share of the clean test images from which on a model that gives them one label has collapsed."""
+COMMON = 0.75
+"""Share of them that may have that label for the model to have collapsed: where most have it, to
+give it to all is no collapse.
+"""
 VOLATILE = ("seconds", "log", "environment")
 """The last columns, which may differ between two runs that give the same numbers."""
 
@@ -42,7 +48,9 @@ class Row:
     (`attack.delta`); `on` is the label of the defense it starts from, or "". `part` names one of
     several numbers of a metric. `source` is "metric", or "defense" for what a defense recorded
     itself (`metric` is then the record's name). `value` is None unless `status` is DONE; TO_RUN
-    means not run yet. `marks` are among "not established", "oracle", "static".
+    means not run yet. `marks` are among "not established", "collapsed", "oracle", "static".
+    `poisoned` is the share of the training set that the attack poisoned, where it did so before
+    training; `shortfall` says that this is less than was asked for, or is "".
 
     `settings` (JSON) holds name and parameters of each component, recipe and grants; `versions` and
     `sources` (digests) are by role; `victim`, `defended`, `stage` are keys; `environment` and
@@ -66,6 +74,8 @@ class Row:
     log: str = ""
     marks: tuple[str, ...] = ()
     source: Literal["metric", "defense"] = "metric"
+    poisoned: float | None = None
+    shortfall: str = ""
     bases: Mapping[str, str] = field(default_factory=dict)
     swept: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -132,6 +142,7 @@ class _RowReader:
         self.circumstances = Circumstances(plan)
         self._metric_entries = {entry.label: entry for entry in plan.grid.metrics}
         self._files: dict[tuple[str, str], JsonTable | Standing] = {}
+        self._rates: dict[str, float | None] = {}
 
     def rows(self, planned: PlannedCell) -> list[Row]:
         """Return the metrics of one cell in the grid's order, then what its defense recorded."""
@@ -154,8 +165,12 @@ class _RowReader:
             "defended": planned.defended or "",
             "marks": planned.marks,
         }
+        if self._collapsed(planned):
+            members["marks"] = ("collapsed", *members["marks"])
         if self._misses(planned):
-            members["marks"] = ("not established", *planned.marks)
+            members["marks"] = ("not established", *members["marks"])
+        members["poisoned"] = self._poisoned(planned)
+        members["shortfall"] = self._shortfall(planned, members["poisoned"])
         bases = {}
         swept = {}
         for entry in cell.entries:
@@ -177,14 +192,26 @@ class _RowReader:
         if want.stage is None:
             yield Row(**members, status=Outcome.INCOMPATIBLE, reason=want.reason or "")
             return
-        numbers = self._read(want.stage, ROWS)
+        called = want.metric.called
+        numbers = self._read(want.stage, ROWS_FILE)
         if isinstance(numbers, Standing):
+            if called not in numbers.rows:
+                members["stage"] = want.stage
+                yield _without_number(members, self._own(planned, _of_metric(numbers, called)))
+                return
             members["stage"] = want.stage
-            yield _without_number(members, self._own(planned, numbers))
+            numbers = numbers.rows
+        else:
+            members.update(self.circumstances.of(want.stage))
+        scored = numbers.get(called)
+        if isinstance(scored, str):
+            yield Row(**members, status=Outcome.INCOMPATIBLE, reason=scored)
             return
-        members.update(self.circumstances.of(want.stage))
-        for part, value in numbers.get(want.metric.called, {}).items():
-            yield Row(**members, part=part, value=float(value))
+        given = list(_numbers(scored))
+        if not given:
+            yield Row(**members, status=Outcome.FAILED, reason=f"metric {called} gave no number")
+        for part, value in given:
+            yield Row(**members, part=part, value=value)
 
     def _record_rows(
         self, defended: str, planned: PlannedCell, shared: Mapping[str, Any]
@@ -193,13 +220,20 @@ class _RowReader:
             return
         members = {**shared, **self.circumstances.of(defended), **self.settings.of(planned)}
         members["source"] = "defense"
-        result = self._read(defended, RESULT)
+        result = self._read(defended, RESULT_FILE)
         if isinstance(result, Standing):
             members["metric"] = "record"
             yield _without_number(members, result)
             return
+        metrics = {want.label for want in planned.wants}
         for name, value in _recorded(result):
-            yield Row(**members, metric=name, value=value)
+            if name in metrics:
+                reason = (
+                    f"the defense recorded {name!r}, which is the name of a metric of this grid"
+                )
+                yield Row(**members, metric=name, status=Outcome.FAILED, reason=reason)
+            else:
+                yield Row(**members, metric=name, value=value)
 
     def _own(self, planned: PlannedCell, standing: Standing) -> Standing:
         """Return the standing as this cell shows it: a cell whose own defense, victim or evaluation
@@ -218,13 +252,60 @@ class _RowReader:
         are fractions of 100 %.
         """
         for name, (key, bound) in planned.established.items():
-            numbers = self._read(key, ROWS)
+            numbers = self._read(key, ROWS_FILE)
             if isinstance(numbers, Standing):
                 continue
-            value = numbers.get(name, {}).get("", math.inf)
+            value = dict(_numbers(numbers.get(name))).get("", math.inf)
             if value < 100 * bound:
                 return True
         return False
+
+    def _collapsed(self, planned: PlannedCell) -> bool:
+        """Tell whether the model is known to give one label to nearly all clean test images, of
+        which clearly fewer have it.
+        """
+        for want in planned.wants:
+            manifest = None if want.stage is None else self.plan.manifest(want.stage)
+            if manifest is None:
+                continue
+            shares = claims.stored_facts(manifest.record).get("commonest")
+            if isinstance(shares, Mapping) and _has_collapsed(shares):
+                return True
+        return False
+
+    def _poisoned(self, planned: PlannedCell) -> float | None:
+        """Return the share of the training set that was poisoned, if it is known."""
+        if planned.victim is None:
+            return None
+        for item in self.plan.graph.stages[planned.victim].inputs:
+            if item.role == "poison":
+                return self._rate(item.key)
+        return None
+
+    def _rate(self, key: str) -> float | None:
+        if key not in self._rates:
+            self._rates[key] = None
+            manifest = self.plan.manifest(key)
+            if manifest is not None and TRUTH_FILE in manifest.files:
+                with suppress(Damaged, ValueError, TypeError, KeyError):
+                    data = self.store.read(key, TRUTH_FILE, manifest)
+                    self._rates[key] = float(claims.read(TRUTH_FILE, data)["rate"])
+        return self._rates[key]
+
+    def _shortfall(self, planned: PlannedCell, poisoned: float | None) -> str:
+        """Say that fewer images were poisoned than the rate asks for; "" where it is not so."""
+        params = planned.components["attack"].params
+        asked = params.get("poison_rate")
+        if poisoned is None or asked is None or params.get("rate_of") != "train":
+            return ""
+        count = self.plan.graph.binding.sizes(planned.cell.dataset).train
+        made = round(poisoned * count)
+        if made >= int(asked * count + 0.5):
+            return ""
+        return (
+            f"poisoned {made} of {count} images ({poisoned:.4g}), where poison_rate asks for "
+            f"{asked:g}: no more are eligible"
+        )
 
     def _read(self, key: str, name: str) -> JsonTable | Standing:
         """Return a JSON file of a stage, or how the stage stands."""
@@ -237,10 +318,23 @@ class _RowReader:
         if standing.outcome is not Outcome.DONE:
             return standing
         try:
-            table: JsonTable = self.store.read_json(key, name, self.plan.manifest(key))
+            table: JsonTable = claims.read(
+                name, self.store.read(key, name, self.plan.manifest(key))
+            )
         except Damaged as error:  # set aside since the plan looked: the next run makes it again
             return Standing(Outcome.TO_RUN, str(error))
+        except ValueError as error:  # from a version that did not check what stages leave
+            self.store.set_aside(key, str(error))
+            return Standing(Outcome.TO_RUN, str(error))
         return table
+
+
+def _has_collapsed(shares: Mapping[str, Any]) -> bool:
+    answered = shares.get("answered")
+    true = shares.get("true")
+    if not isinstance(answered, float) or not isinstance(true, float):
+        return False
+    return answered >= COLLAPSED and true <= COMMON
 
 
 def _axes_swept(entry: Entry) -> dict[str, Any]:
@@ -250,6 +344,21 @@ def _axes_swept(entry: Entry) -> dict[str, Any]:
 
 def _without_number(members: Mapping[str, Any], standing: Standing) -> Row:
     return Row(**members, status=standing.outcome, reason=standing.reason, log=standing.log)
+
+
+def _of_metric(standing: Standing, called: str) -> Standing:
+    """Return the standing of a stage as one of its metrics shows it: with its own reason."""
+    if called not in standing.failures:
+        return standing
+    return replace(standing, reason=str(standing.failures[called]))
+
+
+def _numbers(scored: Any) -> Iterator[tuple[str, float]]:
+    """Yield the numbers of a metric by part; none where it has a reason instead."""
+    if not isinstance(scored, Mapping):
+        return
+    for part, value in scored.items():
+        yield part, float(value)
 
 
 def _recorded(result: JsonTable) -> Iterator[tuple[str, float]]:

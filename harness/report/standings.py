@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from harness.outcomes import Outcome
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
 class Standing:
     """The standing of a stage for whoever waits for its result; `log` is the path of a log, or "".
 
-    `source` is the key of the stage that failed, where this one is blocked by it.
+    `source` is the key of the stage that failed, where this one is blocked by it. `rows` is what
+    other metrics of a failed stage gave, as in `rows.json`; `failures` why each one failed.
     """
 
     outcome: Outcome
     reason: str = ""
     log: str = ""
     source: str = ""
+    rows: Mapping[str, Any] = field(default_factory=dict)
+    failures: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Standings:
@@ -50,7 +54,13 @@ class Standings:
         if note is not None:
             is_late = note.get("status") == "timeout"
             failure = Outcome.TIMED_OUT if is_late else Outcome.FAILED
-            return Standing(failure, str(note.get("message", "")), str(note.get("log", "")))
+            return Standing(
+                failure,
+                str(note.get("message", "")),
+                str(note.get("log", "")),
+                rows=_table(note.get("rows")),
+                failures=_table(note.get("failures")),
+            )
         return self._blocked(key) or Standing(Outcome.TO_RUN, reason)
 
     def _blocked(self, key: str) -> Standing | None:
@@ -64,7 +74,12 @@ class Standings:
             if above.outcome is Outcome.BLOCKED:
                 return above
             if above.outcome.is_failure:
-                title = self.plan.graph.stages[item.key].title
-                reason = f"{title} {above.outcome.value}: {above.reason}"
+                stage = self.plan.graph.stages[item.key]
+                reason = f"{stage.kind} ({stage.title}) {above.outcome.value}: {above.reason}"
                 return Standing(Outcome.BLOCKED, reason, above.log, item.key)
         return None
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    """Return what a stage wrote where a table is expected; nothing where it is something else."""
+    return value if isinstance(value, Mapping) else {}

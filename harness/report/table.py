@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from harness.errors import BenchError
 from harness.grid import Table
@@ -36,7 +36,8 @@ WORDS = {
 Position = tuple[Header, Header]
 """A row header and a column header."""
 
-_Key = TypeVar("_Key")
+Numbers = Mapping[str, float]
+"""What a metric's own `combine` made of replicates, by name."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class _Layout:
             if group.computed:
                 self.replicates.add(len(group.computed))
         self.styles = {label: self._style(label) for label in table.metrics}
+        self.combined = self._combined()
 
     def text_table(self, title: str) -> TextTable:
         """Return the table. Raises BenchError for what has no average."""
@@ -176,47 +178,47 @@ class _Layout:
         self, rows: Sequence[Header], columns: Sequence[Header]
     ) -> dict[Position, TableCell]:
         """Return the cells in the order of reading, in which footnotes are numbered."""
-        combined = self._combined(self.groups)
         cells = {}
         for row in rows:
             for column in columns:
                 position = (row, column)
                 if position in self.groups:
                     group = self.groups[position]
-                    cells[position] = self._cell(group, combined.get(position))
+                    cells[position] = self._cell(group, self.combined.get(position))
         return cells
 
-    def _cell(self, group: Group, combined: str | None) -> TableCell:
-        """Return the cell of a group; `combined` is its text if the metric has its own way."""
+    def _cell(self, group: Group, combined: Numbers | None) -> TableCell:
+        """Return the cell of a group; `combined` is what its metric made of it, if it has its own
+        way.
+        """
         paper = self._paper_number(group)
         reasons = self._footnotes_of(paper)
         failures = self.footnotes.add_failures(group.rows)
         if not group.computed:
             return TableCell(_word(group), (*failures, *reasons), paper.text)
-        text = combined or self.styles[group.metric].write(group.values)
+        style = self.styles[group.metric]
+        text = style.write_combined(combined) if combined else style.write(group.values)
         if len(self.replicates) > 1:
             text += f" (n={len(group.computed)})"
         marks = signs_of_marks(group.rows)
-        return TableCell(text, (*marks, *failures, *reasons), paper.text)
+        notes = [self.footnotes.add(row.shortfall) for row in group.rows if row.shortfall]
+        signs = dict.fromkeys((*marks, *notes, *failures, *reasons))
+        return TableCell(text, tuple(signs), paper.text)
 
-    def _combined(self, groups: Mapping[_Key, Group]) -> dict[_Key, str]:
-        """Return the texts of the groups whose metric combines replicates in its own way: one
+    def _combined(self) -> dict[Position, Numbers]:
+        """Return the numbers of the groups whose metric combines replicates in its own way: one
         question for all of them.
         """
-        keys = []
+        positions = []
         questions = []
-        for key, group in groups.items():
+        for position, group in self.groups.items():
             if group.computed and self._combines(group.metric):
-                keys.append(key)
+                positions.append(position)
                 questions.append((self.metrics[group.metric], group.values))
         if not questions:
             return {}
-        texts = {}
         answers = self.resolver.combine_all(questions)
-        for key, answer in zip(keys, answers, strict=True):
-            style = self.styles[groups[key].metric]
-            texts[key] = style.write_combined(answer)
-        return texts
+        return dict(zip(positions, answers, strict=True))
 
     def _combines(self, label: str) -> bool:
         return label in self.metrics and self.metrics[label].facts.combines
@@ -245,27 +247,26 @@ class _Layout:
                 "different metrics have no average", 'put "metric" into columns'
             )
             raise BenchError(str(problem))
-        stacks = {}
-        whole = {}
-        for column in columns:
-            stack = [self.groups[row, column] for row in rows if (row, column) in self.groups]
-            stacks[column] = stack
-            whole[column] = Group.together(stack)
-        combined = self._combined(whole)
         cells = {}
         for column in columns:
-            if whole[column].computed:
-                cells[column] = self._average(stacks[column], combined.get(column))
+            stack = [(row, column) for row in rows if (row, column) in self.groups]
+            if any(self.groups[position].computed for position in stack):
+                cells[column] = self._average(stack)
         return cells
 
-    def _average(self, stack: Sequence[Group], combined: str | None) -> TableCell:
-        whole = Group.together(stack)
+    def _average(self, stack: Sequence[Position]) -> TableCell:
+        """Return the mean of what the rows show, however many replicates each stands for."""
+        whole = Group.together(self.groups[position] for position in stack)
+        combined = []
         means = []
-        for group in stack:
+        for position in stack:
+            group = self.groups[position]
             if group.computed:
-                mean = sum(group.values) / len(group.computed)
-                means.append(mean)
-        text = combined or self.styles[whole.metric].write_mean(means)
+                means.append(sum(group.values) / len(group.computed))
+                if position in self.combined:
+                    combined.append(self.combined[position])
+        style = self.styles[whole.metric]
+        text = style.write_combined(_mean_of(combined)) if combined else style.write_mean(means)
         signs = signs_of_marks(whole.rows)
         if len(means) < len(stack):
             signs.append(self.footnotes.add(f"over {len(means)} of {len(stack)} rows"))
@@ -309,6 +310,16 @@ class _Layout:
         if len(self.replicates) == 1:
             line += f", n = {max(self.replicates)}"
         return line
+
+
+def _mean_of(combined: Sequence[Numbers]) -> Numbers:
+    """Return the mean of each number that all have by name; spreads and counts have none."""
+    first, *others = combined
+    means = {}
+    for name in first:
+        if name not in ("std", "n") and all(name in numbers for numbers in others):
+            means[name] = sum(numbers[name] for numbers in combined) / len(combined)
+    return means
 
 
 def _rows_of(table: Table, rows: Sequence[Row]) -> list[Row]:

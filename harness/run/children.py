@@ -1,5 +1,5 @@
-"""One process a task, from the parent's side: starts the fork server when first needed, and again
-when it died.
+"""One process for each task, from the parent's side: starts the fork server when first needed, and
+again when it died.
 
 Whatever happens to a child comes back as a record, never as an exception, so that any kind of host
 can pass it on.
@@ -16,7 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.run.records import bad_record, judge, last_progress
+from harness.run import claims
+from harness.run.records import bad_record, judge
 from harness.run.server_process import KILL_TIMEOUT, Events, ServerProcess
 
 PRELOAD = (
@@ -51,7 +52,7 @@ def _ignore(progress: dict[str, Any] | None) -> None:
 
 
 class Children:
-    """Runs tasks in child processes; safe to call from several threads.
+    """The runner of tasks in child processes; safe to call from several threads.
 
     `base` is a folder for the fork server's log; `entry` names the function that gets the task,
     `preload` the modules that children find imported.
@@ -64,7 +65,8 @@ class Children:
         self.stopped = False
         self._lock = threading.Lock()
         self._server: ServerProcess | None = None
-        self._starting: ServerProcess | None = None
+        self._starting: set[ServerProcess] = set()
+        self._private: set[ServerProcess] = set()
         self._broken = ""
         self._numbers = itertools.count(1)
 
@@ -74,52 +76,69 @@ class Children:
         scratch: Path,
         timeout: float | None = None,
         on_tick: OnTick = _ignore,
+        *,
+        alone: bool = False,
     ) -> dict[str, Any]:
         """Run one task in `scratch`, an existing folder, and return what became of it.
 
+        With `alone` it has a fork server of its own, which no other task can take along.
+
         `task` is JSON; its `env` is added to the child's environment. After `timeout` seconds the
-        child's process group is killed. `on_tick` gets the content of `scratch/progress.json`, or
-        None, about once a second. The record holds `status` (ok, error, incompatible, timeout,
-        died), `type` and `message` unless ok, `seconds` (wall), `cpu_seconds`, `peak_memory`
-        (bytes), `signal`, and what the worker wrote. "died" is not the task's own doing: it is
-        worth another try.
+        child's process group is killed. `on_tick` gets what `scratch/progress.json` tells, or None,
+        about once a second. The record holds `status` (ok, error, incompatible, timeout, died),
+        `type` and `message` unless ok, `seconds` (wall), `cpu_seconds`, `peak_memory` (bytes) and
+        `signal` as the fork server measured them, and what else the worker wrote. "died" is not the
+        task's own doing: it is worth another try.
         """
         began = time.monotonic()
         try:
-            record = self._run(task, scratch, timeout, on_tick)
+            record = self._run(task, scratch, timeout, on_tick, alone)
         except OSError as error:
             record = bad_record("error", type(error).__name__, str(error), errno=error.errno)
-        # The worker's own seconds, where it wrote them, leave out the fork.
+        # The fork server's seconds, where there was a child, leave out its own start.
         return {"seconds": time.monotonic() - began, **record}
 
     def _run(
-        self, task: Mapping[str, Any], scratch: Path, timeout: float | None, on_tick: OnTick
+        self,
+        task: Mapping[str, Any],
+        scratch: Path,
+        timeout: float | None,
+        on_tick: OnTick,
+        alone: bool,
     ) -> dict[str, Any]:
         temporary = scratch / "tmp"
         temporary.mkdir(exist_ok=True)
         (scratch / "task.json").write_text(json.dumps(task), "utf-8")
-        server = self._ready()
+        server = self._start() if alone else self._ready()
         if server is None:
             if self.stopped:
                 return bad_record("died", "Stopped", "the run was stopped")
             return self._hopeless()
+        if alone:
+            self._private.add(server)
         number = next(self._numbers)
         variables = {"TMPDIR": str(temporary), **task.get("env", {})}
-        events = server.start(number, scratch, variables)
-        return _follow(server, number, events, scratch, timeout, on_tick)
+        try:
+            events = server.start(number, scratch, variables)
+            if self.stopped:
+                server.process.kill()
+            return _follow(server, number, events, scratch, timeout, on_tick)
+        finally:
+            if alone:
+                self._private.discard(server)
+                server.end()
 
     def stop(self) -> None:
         """Kill everything that runs; calls of `run` return at once, now and later."""
         self.stopped = True
         # Importing torch takes seconds, during which the lock is held.
-        starting = self._starting
-        if starting is not None:
-            starting.process.kill()
+        for server in (*self._starting, *self._private):
+            server.process.kill()
         with self._lock:
-            server = self._server
+            shared = self._server
             self._server = None
-        if server is not None:
-            server.end()
+        if shared is not None:
+            shared.end()
 
     def _ready(self) -> ServerProcess | None:
         """Return the fork server, started if need be; None where it cannot be."""
@@ -140,9 +159,9 @@ class Children:
             if self.stopped or self._broken:
                 return None
             server = ServerProcess(self.base, self.entry, self.preload)
-            self._starting = server
+            self._starting.add(server)
             answer = server.wait_ready()
-            self._starting = None
+            self._starting.discard(server)
             if answer == "ready":
                 return server
             server.end()
@@ -187,11 +206,13 @@ def _follow(
             if deadline is not None and time.monotonic() >= deadline:
                 if killed:
                     message = f"no result after {timeout:g} s, and it cannot be killed"
+                    server.process.kill()  # it does not do what it is told
                     return bad_record("timeout", "Timeout", message)
                 killed = True
                 deadline = time.monotonic() + KILL_TIMEOUT
                 server.kill(number)
-            on_tick(last_progress(scratch))
+            server.end_if_stopped()
+            on_tick(claims.progress(scratch))
             continue
         if event["event"] == "gone":
             return bad_record("died", "HostDied", "its host process died")

@@ -1,8 +1,9 @@
-"""Run the stages of a plan: one ready queue in the parent, and an engine's slots to empty it into.
+"""Run the stages of a plan: one ready queue in the parent, and an engine's slots that take from it.
 
 A stage starts the moment its inputs exist and a slot is free. What another run is making is asked
 for again later, without holding a slot; an input that turns out missing or damaged is made again
-first. A failure blocks what depends on it and nothing else.
+first. A failure blocks what depends on it and nothing else. What ran beside a stage that was caught
+among others at work is made again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 from harness.outcomes import Outcome
 from harness.run.engine import Engine, start
-from harness.run.host import Attempt, Busy, Missing, Stopped
+from harness.run.host import SPOILT, Attempt, Busy, Missing, Stopped
 from harness.run.observers import Observers
 from harness.run.ready import ReadyQueue
 from harness.run.slots import Slot
@@ -36,9 +37,11 @@ BUSY_POLL = 0.5
 """Seconds until a key is asked for again that another run is working on."""
 
 REPAIRS = 3
-"""Times that an input is made again for one stage; after that, something is wrong with the disk or
-the stage.
+"""Times that an input is made again for one stage, and that a stage is made again because of its
+neighbours; after that, something is wrong with the disk or the stage.
 """
+
+_NOT_RUN = (Outcome.BLOCKED, Outcome.CACHED)
 
 
 def execute(
@@ -88,6 +91,9 @@ class _Execution:
         self.later: list[tuple[float, str]] = []
         """A heap of keys that are busy elsewhere, and when to ask again (monotonic seconds)."""
         self.repairs: Counter[str] = Counter()
+        self.remade: Counter[str] = Counter()
+        self.spoilt: set[str] = set()
+        """Stages that are over but whose end has not been noted, and that must be made again."""
         self.interrupted: int | None = None
 
     def go(self) -> Summary:
@@ -195,9 +201,50 @@ class _Execution:
             self._repair(key, attempt)
         elif isinstance(attempt, Ended):
             self._end(key, attempt)
+            if key in self.spoilt:
+                self.spoilt.discard(key)
+                self._remake(key)
+            for neighbour in attempt.beside or ():
+                self._spoil(neighbour)
         else:
             assert isinstance(attempt, Stopped)
             self.queue.put_back(key)
+
+    def _spoil(self, key: str) -> None:
+        """Make a stage again that ran beside one that was caught."""
+        if key in self.run.running:
+            self.spoilt.add(key)  # it is over, but we have not heard of its end yet
+        elif not self.queue.pending(key):
+            self._remake(key)
+
+    def _remake(self, key: str) -> None:
+        """Put a stage on the list again whose end cannot be believed, and what was lost with it."""
+        ended = self.run.ended.get(key)
+        if ended is None or ended.beside is not None or ended.outcome in _NOT_RUN:
+            return
+        self.remade[key] += 1
+        if self.remade[key] > REPAIRS:
+            return
+        if ended.outcome is Outcome.DONE:
+            self.store.set_aside(key, SPOILT)
+        self._want(key)
+        self._revive(key)
+
+    def _revive(self, key: str) -> None:
+        """Put stages on the list again that were given up because of this one and nothing else."""
+        for dependant in self.queue.dependants(key):
+            ended = self.run.ended.get(dependant)
+            if ended is None or ended.outcome not in (Outcome.BLOCKED, Outcome.INCOMPATIBLE):
+                continue
+            inputs = self.plan.stages[dependant].inputs
+            if any(self._is_lost(item.key) for item in inputs):
+                continue
+            self._want(dependant)
+            self._revive(dependant)
+
+    def _is_lost(self, key: str) -> bool:
+        ended = self.run.ended.get(key)
+        return ended is not None and ended.outcome not in (Outcome.DONE, Outcome.CACHED)
 
     def _repair(self, key: str, missing: Missing) -> None:
         """Make inputs again that are gone or damaged, and then this stage."""
@@ -250,6 +297,8 @@ class _Execution:
         if ended.outcome in (Outcome.DONE, Outcome.CACHED):
             self.queue.finish(key)
             self._renew_dependants(key)
+            if self.remade and self._is_outdated(key):
+                self._want(key)  # an input was made again meanwhile
             return
         if ended.outcome is Outcome.INCOMPATIBLE:
             consequence = Ended(Outcome.INCOMPATIBLE, ended.message)
@@ -267,9 +316,12 @@ class _Execution:
         for dependant in self.queue.dependants(key):
             if not self._usable(dependant) or self.queue.pending(dependant):
                 continue
-            manifest = self.store.manifest(dependant)
-            if manifest is not None and self.store.outdated(manifest):
+            if self._is_outdated(dependant):
                 self._want(dependant)
+
+    def _is_outdated(self, key: str) -> bool:
+        manifest = self.store.manifest(key)
+        return manifest is not None and bool(self.store.outdated(manifest))
 
     def _note(self, key: str, ended: Ended) -> None:
         self.run.ended[key] = ended

@@ -14,7 +14,7 @@ else, in JSON both ways.
 Messages, one JSON object a line. To the server: {"id", "scratch", "env"} starts the task in
 `scratch/task.json`; {"kill": id} ends its process group. From it: {"event": "ready"}, or "broken"
 with a message; then for each task "started" (pid), or "refused" (message), and "ended" (code or
-signal, cpu_seconds, peak_memory in bytes).
+signal, seconds on the clock, cpu_seconds, peak_memory in bytes).
 
 Nothing outlives its purpose. A child leads a process group, which is killed when the child ends,
 when the command line goes away (end of file on the socket), and when the server itself is killed:
@@ -39,6 +39,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -113,6 +114,8 @@ class ForkServer:
         """Task id by pid of the child that runs it."""
         self.lifelines: dict[int, int] = {}
         """Writing end of a child's lifeline, by its pid."""
+        self.began: dict[int, float] = {}
+        """When a child was forked, by its pid."""
         self.scratch: dict[int, str] = {}
         """Scratch folder of a child's task, by its pid."""
         self.wake_read, self.wake_write = os.pipe()
@@ -173,6 +176,7 @@ class ForkServer:
         with contextlib.suppress(OSError):
             # The child does this too: whoever is first, the group exists before anybody kills it.
             os.setpgid(pid, pid)
+        self.began[pid] = time.monotonic()
         self.tasks[pid] = request["id"]
         self.lifelines[pid] = held
         self.scratch[pid] = request["scratch"]
@@ -221,7 +225,9 @@ class ForkServer:
                 continue
             os.close(self.lifelines.pop(pid))
             self._sweep(self.scratch.pop(pid))
-            _send(self.channel, {"event": "ended", "id": task, **_account(status, usage)})
+            seconds = time.monotonic() - self.began.pop(pid)
+            account = _account(status, usage)
+            _send(self.channel, {"event": "ended", "id": task, "seconds": seconds, **account})
 
     def _sweep(self, scratch: str) -> None:
         """Kill orphans that a task left outside its group: those that stand in its folder; all,

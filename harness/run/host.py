@@ -13,24 +13,34 @@ import errno
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from harness.outcomes import Outcome
+from harness.run import claims
 from harness.run.children import Children
+from harness.run.company import Company, Presence
 from harness.run.records import bad_record
 from harness.run.scratch import Scratch
 from harness.run.slots import Slot
 from harness.run.state import Ended, Options
-from harness.run.wall import Wall
+from harness.run.wall import Trespass, Wall
 from harness.stages.stage import Stage
-from harness.store import disk
+from harness.store import disk, plain
 from harness.store.objects import Damaged, DiskFull, Store
 
 ATTEMPTS = 3
-"""Times that a stage is tried whose process is killed from outside or dies with its host."""
+"""Times that a stage is tried whose process is killed from outside, or with a fork server of its
+own.
+"""
+
+REPEATS = 5
+"""Times that a stage is tried whose inputs or surroundings are spoilt."""
+
+SPOILT = "it ran beside a stage that was caught among others at work"
+"""Why a result is not believed whose stage has done nothing wrong."""
 
 _OUTCOMES = {"incompatible": Outcome.INCOMPATIBLE, "timeout": Outcome.TIMED_OUT}
 
@@ -65,8 +75,19 @@ class Stopped:
 Attempt = Ended | Busy | Missing | Stopped
 
 
+@dataclass
+class _Tries:
+    """The tries at a stage so far: how often its process died and its result was spoilt, and
+    whether it has a fork server of its own by now.
+    """
+
+    deaths: int = 0
+    spoilt: int = 0
+    alone: bool = False
+
+
 class Host:
-    """Runs stages against one store. Safe to use from several threads.
+    """The runner of stages against one store. Safe to use from several threads.
 
     Nothing that a stage does raises here; StoreError means that the store itself cannot be used any
     more.
@@ -80,6 +101,7 @@ class Host:
         self.scratch = scratch
         self.options = options
         self._wall = Wall(store.root, options.data_roots, scratch.base)
+        self._company = Company()
 
     def run(self, stage: Stage, slot: Slot, notify: Notify) -> Attempt:
         """Make the stage's object unless the store has it or somebody else is making it."""
@@ -100,39 +122,100 @@ class Host:
                 self.store.live(stage.key, None)
 
     def _try(self, stage: Stage, slot: Slot, notify: Notify) -> Attempt:
-        """Run the stage, several times where its process dies through no fault of its own."""
-        for attempt in range(1, ATTEMPTS + 1):
+        """Run the stage, several times where its process dies, or its result is spoilt, through no
+        fault of its own.
+        """
+        tries = _Tries()
+        while True:
             with self.scratch.folder(stage.key) as folder:
+                presence = self._company.enter(stage.key)
                 try:
-                    parents = self._fetch(stage, folder)
-                except Damaged as error:
-                    return Missing((error.key,), error.reason)
-                except OSError as error:
-                    return self._fail(stage, slot, _disk_trouble(error), None)
-                record = self._work(stage, slot, folder, notify)
-                if record["status"] == "died":
-                    if self.children.stopped:
-                        return Stopped()
-                    if attempt < ATTEMPTS:
-                        continue
-                    record["message"] += f" ({ATTEMPTS} times)"
-                return self._settle(stage, slot, folder, record, parents)
-        raise AssertionError("the last attempt returns")
+                    attempt = self._attempt(stage, slot, folder, notify, tries, presence)
+                finally:
+                    suspect = self._company.leave(presence)
+            if attempt is None:
+                continue
+            if not suspect or not isinstance(attempt, Ended) or attempt.beside is not None:
+                return attempt
+            tries.spoilt += 1
+            if attempt.outcome is Outcome.DONE:
+                self.store.set_aside(stage.key, SPOILT)
+            if tries.spoilt == REPEATS:
+                message = f"{SPOILT} ({REPEATS} times)"
+                return self._fail(stage, slot, bad_record("error", "Spoilt", message), None)
 
-    def _fetch(self, stage: Stage, folder: Path) -> Lineage:
-        """Copy the inputs, and return their keys and content digests by role. Raises Damaged."""
+    def _attempt(
+        self,
+        stage: Stage,
+        slot: Slot,
+        folder: Path,
+        notify: Notify,
+        tries: _Tries,
+        presence: Presence,
+    ) -> Attempt | None:
+        """Run the stage once; None if it is to be tried again."""
+        try:
+            parents, given = self._fetch(stage, folder)
+        except Damaged as error:
+            return Missing((error.key,), error.reason)
+        except OSError as error:
+            return self._fail(stage, slot, _disk_trouble(error), None)
+        record = self._work(stage, slot, folder, notify, alone=tries.alone)
+        died = record["status"] == "died"
+        if died and self.children.stopped:
+            return Stopped()
+        try:
+            self._check_neighbours(stage, folder, record)
+        except Trespass as error:
+            record.update(bad_record("error", "Trespass", str(error)))
+            ended = self._fail(stage, slot, record, _log(folder, record))
+            return replace(ended, beside=self._company.catch(presence))
+        if died:
+            if record["type"] == "HostDied" and not tries.alone:
+                # One of those that shared the fork server may have killed it: nobody counts that,
+                # and from now on each of them has one of its own.
+                tries.alone = True
+                return None
+            tries.deaths += 1
+            if tries.deaths < ATTEMPTS:
+                return None
+            record["message"] += f" ({ATTEMPTS} times)"
+        altered = _altered(folder / "inputs", given)
+        if altered:
+            tries.spoilt += 1
+            if tries.spoilt < REPEATS:
+                return None
+            message = f"its inputs were altered while it worked: {altered} ({REPEATS} times)"
+            record.update(bad_record("error", "Altered", message))
+        return self._settle(stage, slot, folder, record, parents)
+
+    def _fetch(self, stage: Stage, folder: Path) -> tuple[Lineage, dict[str, str]]:
+        """Copy the inputs; return their keys and content digests by role, and the SHA-256 of each
+        file by its name in `inputs/`. Raises Damaged.
+        """
         parents = {}
+        given = {}
         (folder / "inputs").mkdir()
         (folder / "out").mkdir()
         for item in stage.inputs:
             manifest = self.store.manifest(item.key)
             if manifest is None:
                 raise Damaged(item.key, "not in the store, or not whole")
-            self.store.fetch(item.key, item.files, folder / "inputs" / item.role)
+            copied = self.store.fetch(item.key, item.files, folder / "inputs" / item.role)
+            for name, entry in copied.items():
+                given[f"{item.role}/{name}"] = entry["sha256"]
             parents[item.role] = (item.key, manifest.digest)
-        return parents
+        return parents, given
 
-    def _work(self, stage: Stage, slot: Slot, folder: Path, notify: Notify) -> dict[str, Any]:
+    def _check_neighbours(self, stage: Stage, folder: Path, record: Mapping[str, Any]) -> None:
+        """Raise Trespass where a stage that runs plugin code was among others, however it ended."""
+        if stage.guarded:
+            told = claims.trespasses(folder)
+            self._wall.check_neighbours(folder, record.get("opened", ()), told)
+
+    def _work(
+        self, stage: Stage, slot: Slot, folder: Path, notify: Notify, *, alone: bool
+    ) -> dict[str, Any]:
         """Run the stage in a child, and say in `live/` how far it is; return its record."""
         status = {
             "title": stage.title,
@@ -158,7 +241,7 @@ class Host:
             "env": dict(slot.env),
             "timeout": self.options.timeout,
         }
-        return self.children.run(task, folder, self.options.timeout, tick)
+        return self.children.run(task, folder, self.options.timeout, tick, alone=alone)
 
     def _settle(
         self, stage: Stage, slot: Slot, folder: Path, record: dict[str, Any], parents: Lineage
@@ -185,8 +268,10 @@ class Host:
         parents: Lineage,
         log: Path | None,
     ) -> None:
-        kept = _without(record, "status", "opened", "signal")
+        kept = _without(record, "status", "type", "message", "opened", "signal")
         kept.update(_circumstances(slot))
+        environment = record.get("environment", {})
+        kept["environment"] = {**environment, "device": slot.device, "threads": slot.threads}
         self.store.commit(
             stage.key,
             folder / "out",
@@ -198,9 +283,10 @@ class Host:
         )
 
     def _check(self, stage: Stage, folder: Path, record: Mapping[str, Any]) -> None:
-        """Raise ValueError where there is no result, and where a stage looked behind the wall."""
-        if not disk.outputs(folder / "out"):
-            raise ValueError("the stage ended well but left no file in its out folder")
+        """Raise ValueError where there is no result, or one that cannot be believed, and where a
+        stage looked behind the wall.
+        """
+        claims.check_outputs(stage.kind, folder / "out")
         if stage.guarded:
             self._wall.check(stage, folder, record.get("opened", ()))
 
@@ -221,17 +307,36 @@ class Host:
         return Ended(outcome, record["message"], record.get("seconds", 0.0), kept_log)
 
 
+def _altered(inputs: Path, given: Mapping[str, str]) -> str:
+    """Name a file below `inputs` that is not as it was given, by SHA-256; "" if all are."""
+    try:
+        files = disk.outputs(inputs)
+    except ValueError as error:
+        return str(error)
+    for name in sorted(files.keys() ^ given.keys()):
+        return name
+    for name, path in files.items():
+        try:
+            if disk.checksum(path) != given[name]:
+                return name
+        except (OSError, ValueError) as error:
+            return f"{name}: {error}"
+    return ""
+
+
 def _log(folder: Path, record: Mapping[str, Any]) -> Path | None:
     """Return the file with what the stage printed and the traceback of its failure; None if that is
     nothing.
     """
     log = folder / "log.txt"
-    if log.is_symlink() or not log.is_file():
-        return None
-    # Where the disk is full the traceback still stands in the record.
-    with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
-        file.write(str(record.get("traceback", "")))
-    if log.stat().st_size == 0:
+    try:
+        os.close(plain.opened(log))
+        # Where the disk is full the traceback still stands in the record.
+        with contextlib.suppress(OSError), log.open("a", encoding="utf-8") as file:
+            file.write(str(record.get("traceback", "")))
+        if log.stat().st_size == 0:
+            return None
+    except (OSError, plain.NotPlain):
         return None
     return log
 

@@ -1,5 +1,5 @@
-"""The default engine: one thread a slot in the command line's own process, each waiting for a
-child.
+"""The default engine: one thread for each slot in the command line's own process, each waiting
+for a child.
 """
 
 from __future__ import annotations

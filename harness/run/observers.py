@@ -22,7 +22,7 @@ _log = logging.getLogger("harness.run.observers")
 
 
 class Observers:
-    """Calls the hooks of several observers, isolated from each other.
+    """The caller of the hooks of several observers, isolated from each other.
 
     Its methods raise nothing but KeyboardInterrupt.
     """

@@ -42,7 +42,7 @@ def watcher(stream: TextIO | None = None) -> PlainLog | Bars:
 
 
 class PlainLog:
-    """A line an event, and one now and then: for logs and pipes."""
+    """One line for each event, and one now and then: for logs and pipes."""
 
     def __init__(self, stream: TextIO | None = None, interval: float = INTERVAL) -> None:
         self.stream = stream or sys.stderr
@@ -125,7 +125,7 @@ class Bars:
     @hookimpl
     def bench_stage_end(self, stage: WatchedStage, outcome: Outcome) -> None:
         """See hookspecs."""
-        from rich.text import Text
+        from rich.text import Text  # slow to import, see `bench_run_start`
 
         if self._run is None or self._live is None or outcome in (Outcome.DONE, Outcome.CACHED):
             return
@@ -153,6 +153,7 @@ class Picture:
 
     def _head(self, width: int) -> Table:
         """Draw the overall bar, how much is done, and the time left."""
+        # Slow to import, see `Bars.bench_run_start`.
         from rich.progress_bar import ProgressBar
         from rich.table import Table
         from rich.text import Text
@@ -170,6 +171,7 @@ class Picture:
 
     def _lines(self, width: int) -> Table:
         """Draw a line for every busy slot."""
+        # Slow to import, see `Bars.bench_run_start`.
         from rich.progress_bar import ProgressBar
         from rich.table import Table
 
@@ -208,7 +210,7 @@ def _end_of(title: str, room: int) -> str:
 
 def _cut(text: str, style: str = "") -> Text:
     """Return text on one line, cut where there is no room."""
-    from rich.text import Text
+    from rich.text import Text  # slow to import, see `Bars.bench_run_start`
 
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 

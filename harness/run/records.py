@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-STATUSES = ("ok", "error", "incompatible", "timeout")
-"""Statuses that a worker may give a task in `record.json`. The host adds "died"."""
+from harness.run import claims
 
 CRASHES = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS}
@@ -17,9 +15,6 @@ CRASHES = frozenset(
 """Signals that a process brings on itself. Others come from outside (out of memory, an operator):
 worth another try.
 """
-
-PROGRESS_LIMIT = 1 << 16
-"""Bytes of `progress.json` that are read."""
 
 
 def bad_record(status: str, kind: str, message: str, **more: Any) -> dict[str, Any]:
@@ -31,35 +26,21 @@ def judge(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[s
     """Return the record that the exit of a child and the record it left, if any, amount to.
 
     `event` is the fork server's message about its end; `late` is the time-out in seconds where the
-    child was killed for it.
+    child was killed for it. What the fork server measured stands, whatever the child says.
     """
-    usage = {
-        "cpu_seconds": event["cpu_seconds"],
-        "peak_memory": event["peak_memory"],
-        "signal": event["signal"],
-    }
     # The record is the last thing that a worker writes: with it, the work is done, whatever came
     # after.
-    record = _written(scratch / "record.json")
-    if record is None:
-        record = _without_record(event, late)
-    return {**usage, **record}
-
-
-def _written(path: Path) -> dict[str, Any] | None:
-    """Return the record that a worker wrote, or what is wrong with it; None if there is none."""
     try:
-        record = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        return bad_record("error", "BadRecord", f"its record cannot be read: {error}")
-    if not isinstance(record, dict) or record.get("status") not in STATUSES:
-        known = ", ".join(STATUSES)
-        return bad_record("error", "BadRecord", f"its record has no status among {known}")
-    record["type"] = str(record.get("type", ""))
-    record["message"] = str(record.get("message", ""))
-    return record
+        record = claims.record(scratch)
+    except ValueError as error:
+        record = bad_record("error", "BadRecord", f"its record is not as it should be: {error}")
+    if record is None or (late is not None and event["signal"] and record["status"] == "ok"):
+        record = _without_record(event, late)
+    measured = {name: event[name] for name in ("seconds", "cpu_seconds", "peak_memory", "signal")}
+    images = record.get("images")
+    if images and measured["seconds"]:
+        measured["images_per_second"] = images / measured["seconds"]
+    return {**record, **measured}
 
 
 def _without_record(event: Mapping[str, Any], late: float | None) -> dict[str, Any]:
@@ -80,15 +61,3 @@ def _signal_name(number: int) -> str:
         return f" ({signal.Signals(number).name})"
     except ValueError:
         return ""
-
-
-def last_progress(scratch: Path) -> dict[str, Any] | None:
-    """Return the worker's last report of how far it is, or None if there is none."""
-    try:
-        with (scratch / "progress.json").open("rb") as file:
-            progress = json.loads(file.read(PROGRESS_LIMIT))
-    except (OSError, ValueError):
-        return None
-    if isinstance(progress, dict):
-        return progress
-    return None

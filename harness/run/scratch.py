@@ -1,5 +1,5 @@
 """Folders for work in progress, outside the store: `<temporary
-folder>/doorbench-<uid>-<pid>-<random>/`, one a run.
+folder>/doorbench-<uid>-<pid>-<random>/`, one for each run.
 
 A run holds a lock on its folder's owner file, which the kernel drops however the run ends: so a
 later run knows what is left over from a dead one, and removes it.
@@ -69,12 +69,34 @@ def remove(path: Path) -> None:
     """
     for pause in (0.0, 0.05, 0.2, 0.5):
         time.sleep(pause)
-        shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(RecursionError):  # folders in folders, a thousand levels deep
+            shutil.rmtree(path, ignore_errors=True)
         if not path.exists():
             return
-        for folder, _, _ in os.walk(path):
-            with contextlib.suppress(OSError):
-                Path(folder).chmod(0o700)
+        with contextlib.suppress(OSError):
+            _flatten(path)
+
+
+def _flatten(path: Path) -> None:
+    """Empty the folders in a folder, however deep they are and whatever rights they have: those in
+    them are moved up to it, where paths stay short.
+    """
+    path.chmod(0o700)
+    moved = 0
+    while True:
+        folders = [entry for entry in path.iterdir() if entry.is_dir() and not entry.is_symlink()]
+        if not folders:
+            return
+        for folder in folders:
+            folder.chmod(0o700)
+            for entry in list(folder.iterdir()):
+                if entry.is_dir() and not entry.is_symlink():
+                    entry.chmod(0o700)
+                    moved += 1
+                    entry.rename(path / f"{os.getpid()}-{moved}-{time.monotonic_ns()}")
+                else:
+                    entry.unlink()
+            folder.rmdir()
 
 
 def _parent() -> Path:

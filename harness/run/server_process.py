@@ -5,6 +5,7 @@ to it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -13,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +37,12 @@ KEPT_PREFIXES = (
 KILL_TIMEOUT = 10.0
 """Seconds that a process may take to die after it has been told to."""
 
+_MOMENT = 0.8
+"""Seconds that it may be stopped."""
+
 _START_TIMEOUT = 180.0
+
+_numbers = itertools.count(1)
 
 Events = queue.SimpleQueue[dict[str, Any]]
 """The messages of the fork server about one child."""
@@ -81,11 +88,12 @@ class ServerProcess:
     def __init__(self, base: Path, entry: str, preload: Sequence[str]) -> None:
         self.message = ""
         self.gone = False
+        self._stopped_since: float | None = None
         self._answer: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._queues: dict[int, Events] = {}
         self._pids: dict[int, int] = {}
         self._lock = threading.Lock()
-        self._log = base / "fork-server.txt"
+        self._log = base / f"fork-server-{next(_numbers)}.txt"
         self._preload = preload
         ours, theirs = socket.socketpair()
         self._channel = ours
@@ -131,6 +139,21 @@ class ServerProcess:
         """End a child and its process group."""
         self._send({"kill": number})
 
+    def end_if_stopped(self) -> None:
+        """Kill it where it has been stopped, as SIGSTOP does, for longer than a moment: it tells of
+        no end of a child any more.
+        """
+        try:
+            status = Path(f"/proc/{self.process.pid}/stat").read_text("utf-8", "replace")
+        except OSError:
+            return
+        if status.rpartition(")")[2].split()[0] not in ("T", "t"):
+            self._stopped_since = None
+        elif self._stopped_since is None:
+            self._stopped_since = time.monotonic()
+        elif time.monotonic() - self._stopped_since > _MOMENT:
+            self.process.kill()
+
     def end(self) -> None:
         """Close the socket, upon which the fork server kills its children and exits; kill it where
         it does not.
@@ -167,7 +190,7 @@ class ServerProcess:
             waiting = list(self._queues.values())
             pids = list(self._pids.values())
         for pid in pids:
-            # The kernel does this when a fork server is killed; one that hangs or lost its wits is
+            # The kernel does this when a fork server is killed; one that hangs or misbehaves is
             # not trusted.
             with contextlib.suppress(OSError):
                 os.killpg(pid, signal.SIGKILL)

@@ -63,12 +63,16 @@ class Options:
 class Ended:
     """The end of a stage. `message` says why, unless it is done; `log` is the file with its
     output.
+
+    `beside` is set where the stage was caught among others at work: the keys of those that ran
+    beside it and are over. They must be made again.
     """
 
     outcome: Outcome
     message: str = ""
     seconds: float = 0.0
     log: Path | None = None
+    beside: tuple[str, ...] | None = None
 
 
 @dataclass

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.stages.stage import Stage
+from harness.store import plain
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,12 @@ class _Barred:
     description: str
     prefix: str
     may_be_named: bool = False
+
+
+class Trespass(ValueError):
+    """Raised for a stage that was among the scratch folders of others, or sent signals to them:
+    what ran beside it cannot be trusted.
+    """
 
 
 class Wall:
@@ -41,7 +48,7 @@ class Wall:
                 _Barred(f"the data at {root}", _real(root) + os.sep, may_be_named=True)
             )
         others = str(scratch.parent / f"doorbench-{os.getuid()}-")
-        self._barred.append(_Barred("the scratch of another stage", others))
+        self._others = _Barred("the scratch of another stage", others)
 
     def check(self, stage: Stage, folder: Path, opened: Iterable[str]) -> None:
         """Raise ValueError where one of the paths that a stage opened lies behind the wall.
@@ -49,20 +56,40 @@ class Wall:
         `folder` is the stage's own scratch folder.
         """
         named = _named(stage)
-        own = f"{folder}{os.sep}"
         for path in opened:
             real = _real(path)
-            if f"{real}{os.sep}".startswith(own):
+            if _is_below(real, folder):
                 continue
             for place in self._barred:
                 if not f"{real}{os.sep}".startswith(place.prefix):
                     continue
                 if place.may_be_named and real in named:
                     continue
-                raise ValueError(
-                    f"opened {path}, which lies in {place.description}: "
-                    "a stage may read what it was granted only"
-                )
+                raise ValueError(_too_far(path, place))
+
+    def check_neighbours(self, folder: Path, opened: Iterable[str], told: Iterable[str]) -> None:
+        """Raise Trespass where a stage touched other stages at work.
+
+        `opened` as for `check`; `told`: what the stage's own process noted at once, paths among
+        others' folders and sentences.
+        """
+        for path in (*opened, *told):
+            if not path.startswith(os.sep):
+                raise Trespass(path)
+            real = _real(path)
+            if real.startswith(self._others.prefix) and not _is_below(real, folder):
+                raise Trespass(_too_far(path, self._others))
+
+
+def _is_below(real: str, folder: Path) -> bool:
+    return f"{real}{os.sep}".startswith(f"{folder}{os.sep}")
+
+
+def _too_far(path: str, place: _Barred) -> str:
+    return (
+        f"opened {plain.clean(path)}, which lies in {place.description}: "
+        "a stage may read what it was granted only"
+    )
 
 
 def _named(stage: Stage) -> set[str]:

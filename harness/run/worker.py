@@ -5,50 +5,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
-import os
 import resource
 import shutil
 import sys
-import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from harness.access.context import Deadline
 from harness.environment import snapshot
 from harness.errors import Incompatible, OutOfTime
+from harness.run.watch import watching
 from harness.stages.job import Job
 from harness.stages.payloads import Payload
 from harness.stages.wire import read_payload
 
-WATCHED = frozenset(
-    {"open", "os.listdir", "os.scandir", "shutil.copyfile", "shutil.move", "os.rename", "os.remove"}
-)
-"""Audit events that name a path. A plugin that sets out to cheat gets around this; a mistake does
-not.
-"""
-SYSTEM = (
-    "/proc/self",
-    "/sys/",
-    "/dev/null",
-    "/dev/urandom",
-    "/dev/nvidia",
-    "/lib/",
-    "/lib64/",
-    "/usr/lib",
-    "/usr/share/",
-    "/etc/",
-)
-"""Places that everybody looks at. Not all of /dev or /usr: stores lie in /dev/shm and /usr/local
-too.
-"""
-REPORTED = 5000
-"""Paths reported at most."""
+MESSAGE, TRACEBACK = 4000, 200_000
+"""Characters of a message and of a traceback that are reported."""
 PROGRESS_PAUSE = 0.5
 """Seconds between two reports of progress, at least."""
 
@@ -71,13 +48,14 @@ def main(task: Mapping[str, Any]) -> None:
         body = _body(task["kind"])
         _set_threads(task["threads"])
         if task["guarded"]:
-            with _watching(opened, scratch):
+            with watching(opened, scratch):
                 body(job)
         else:
             body(job)
         record["status"] = "ok"
     except Incompatible as reason:
-        record.update(status="incompatible", type="Incompatible", message=str(reason))
+        message = str(reason)[:MESSAGE]
+        record.update(status="incompatible", type="Incompatible", message=message)
     except OutOfTime as late:
         record.update(status="timeout", **_described(late))
     except BaseException as error:
@@ -93,7 +71,7 @@ def main(task: Mapping[str, Any]) -> None:
     try:
         report(scratch / "record.json", record)
     except OSError:  # the disk is full of what the stage wrote, which nobody will read now
-        for folder in ("out", "work", "tmp", "inputs"):
+        for folder in ("out", "work", "tmp"):
             shutil.rmtree(scratch / folder, ignore_errors=True)
         report(scratch / "record.json", record)
 
@@ -163,64 +141,11 @@ def _set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-@contextlib.contextmanager
-def _watching(opened: list[str], scratch: Path) -> Iterator[None]:
-    """Collect the paths opened outside Python's folders, the system's and the scratch folder."""
-    allowed = _allowed(scratch)
-    seen: set[str] = set()
-    active = True
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if not active or event not in WATCHED:
-            return
-        if not args or not isinstance(args[0], str | bytes):
-            return
-        # Not resolve(), which reads links: those are events again.
-        path = os.path.abspath(os.fsdecode(args[0]))  # noqa: PTH100
-        if path in seen or len(opened) >= REPORTED:
-            return
-        if (path + "/").startswith(allowed) or path.startswith(SYSTEM):
-            return
-        seen.add(path)
-        opened.append(path)
-
-    sys.addaudithook(hook)  # cannot be removed again; the process ends with the stage
-    _audit_safetensors()
-    try:
-        yield
-    finally:
-        active = False
-
-
-def _allowed(scratch: Path) -> tuple[str, ...]:
-    """Return Python's own folders and the scratch folder, each with a slash at the end."""
-    folders = {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, str(scratch)}
-    folders.discard("")
-    return tuple({str(Path(folder).resolve()).rstrip("/") + "/" for folder in folders})
-
-
-def _audit_safetensors() -> None:
-    """Make safetensors report what it opens: it opens files outside Python, and objects of a store
-    are read with it.
-    """
-    import safetensors  # here, since only guarded stages need it
-
-    opening = safetensors.safe_open
-
-    def safe_open(filename: str | os.PathLike[str], *args: Any, **options: Any) -> Any:
-        sys.audit("open", os.fspath(filename), "r", 0)
-        return opening(filename, *args, **options)
-
-    for name in ("safetensors", "safetensors.torch", "safetensors.numpy"):
-        if hasattr(sys.modules.get(name), "safe_open"):
-            sys.modules[name].safe_open = safe_open  # type: ignore[attr-defined]
-
-
 def _described(error: BaseException) -> dict[str, str]:
     return {
         "type": type(error).__name__,
-        "message": str(error) or type(error).__name__,
-        "traceback": "".join(traceback.format_exception(error)),
+        "message": str(error)[:MESSAGE] or type(error).__name__,
+        "traceback": "".join(traceback.format_exception(error))[-TRACEBACK:],
     }
 
 

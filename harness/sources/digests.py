@@ -30,12 +30,12 @@ ROOMS = ("harness.access", "harness.components", "harness.learn", "harness.stage
 Blessed = dict[str, dict[str, Any]]
 """blessed.json: {module: {"revision": from 1 up, "digest": 64 hex digits}}."""
 
-_FileState = tuple[int, int]
-"""Modification time in ns, and size in bytes."""
+_FileState = tuple[int, int, int, int]
+"""Modification time in ns, size in bytes, change time in ns, inode."""
 
 
 class Sources:
-    """Source digests, remembered as long as a file keeps its modification time and size.
+    """Source digests, remembered as long as a file keeps its times, size and inode.
 
     `memo`: any mapping from str to JSON values that outlives the process; what was learnt of a text
     is kept in it under the SHA-256 of the file. Modules are looked for once, so make a new instance
@@ -210,7 +210,7 @@ def _top(module: str) -> str:
 
 def _file_state(path: Path) -> _FileState:
     status = path.stat()
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size, status.st_ctime_ns, status.st_ino
 
 
 def _as_json(text: Text) -> list[Any]:

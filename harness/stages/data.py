@@ -28,13 +28,21 @@ def run(job: Job[DataPayload]) -> None:
     spec = job.payload.component
     dataset = load_component(spec)
     assert isinstance(dataset, Dataset)
-    facts = dataset.facts()
     pictures = dataset.load()
+    # After it: what changed while it was read is found, too.
+    facts = dataset.facts()
+    if facts.fingerprint != job.payload.fingerprint:
+        raise ValueError(
+            f"the content of dataset {spec.name!r} changed after it was planned with; run it again"
+        )
     train = (pictures.train_images, pictures.train_labels)
     test = (pictures.test_images, pictures.test_labels)
     shape = (facts.height, facts.width, facts.channels)
     _check("train", train, shape, facts.classes, facts.train_count)
     _check("test", test, shape, facts.classes, facts.test_count)
+    names = [str(name) for name in dataset.class_names()]
+    if names:
+        job.record["classes"] = names
     start = seed(None, spec.name, "data", "split", str(dataset.split_seed))
     generator = np.random.Generator(np.random.PCG64(start))
     for name, (images, labels) in _split(dataset, train, test, generator).items():

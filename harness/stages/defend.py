@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import nn
 
-from harness.access.granted import Access, Workbench
+from harness.access.granted import Access
+from harness.access.workbench import Workbench
 from harness.components import Defense, Result, Task, load_component
 from harness.components.spec import ComponentSpec
+from harness.errors import Incompatible
 from harness.learn.evaluation import check_outputs
 from harness.learn.images import ImageSet
 from harness.learn.weights import save_state
@@ -66,6 +68,8 @@ def run(job: Job[DefendPayload]) -> None:
     payload = job.payload
     defense = load_component(payload.component)
     assert isinstance(defense, Defense)
+    if "victim" in payload.granted and not (job.inputs / "victim" / MODEL_FILE).exists():
+        raise Incompatible("the defense that it is on gave a verdict and no model")
     context = stage_context(job, payload.context)
     task = context.task
     seed_everything(context.coordinates)

@@ -1,4 +1,4 @@
-"""Stage `evaluate`: a model's answers to clean and triggered test images, one a sample.
+"""Stage `evaluate`: a model's answers to clean and triggered test images, one for each sample.
 
 Leaves `predictions.safetensors`: `labels`, `clean`, `mapped` (and `triggered`, `variant.<name>`)
 int64 (n), `logits` half precision (n, classes). Counts and rates are derived from these, so a new

@@ -17,9 +17,9 @@ P = TypeVar("P", bound=Payload, covariant=True)
 class Job(Generic[P]):
     """All that the body of a stage is given.
 
-    `inputs` holds a folder a role; files written to `out` are the artefact; `scratch` is an empty
-    folder; `progress` takes steps done, steps in all, and the mean loss of an epoch or None;
-    `record` takes facts worth keeping in the manifest (the precision used, images processed).
+    `inputs` holds one folder for each role; files written to `out` are the artefact; `scratch` is
+    an empty folder; `progress` takes steps done, steps in all, and the mean loss of an epoch or
+    None; `record` takes facts worth keeping in the manifest (the precision used, images processed).
     """
 
     payload: P

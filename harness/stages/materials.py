@@ -21,6 +21,7 @@ from harness.access.granted import Oracle
 from harness.components import Attack, Defense, Model, Part, Task, load_component
 from harness.components.spec import ComponentSpec
 from harness.learn.images import ImageSet, resize
+from harness.learn.layout import settle
 from harness.learn.recipes import Recipe
 from harness.learn.weights import load_state
 from harness.stages.artefacts import MODEL_FILE, TRIGGER_FILE, TRUTH_FILE
@@ -45,6 +46,7 @@ def stage_context(job: Job[Payload], spec: ContextSpec) -> StageContext:
         deadline=job.deadline,
         progress=job.progress,
         parts=parts,
+        numerics=spec.numerics,
     )
 
 
@@ -70,7 +72,7 @@ def network_of(structure: Structure, task: Task) -> nn.Module:
             defense = load_component(spec)
             assert isinstance(defense, Defense)
             network = defense.rebuild(network)
-    return network
+    return settle(network, task)
 
 
 def _model(spec: ComponentSpec) -> Model:
@@ -149,7 +151,8 @@ def _part_opener(
         assert isinstance(component, Model)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(spec.coordinates.own(f"part.{name}"))
-            return component.build(task).to(job.device)
+            network = component.build(task)
+        return settle(network, task).to(job.device)
 
     return open_part
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from harness.access.granted import MetricAccess
+from harness.access.granted import MetricAccess, Oracle
 from harness.components import Metric, Task, load_component
 from harness.errors import Incompatible
 from harness.learn.images import ImageSet
@@ -60,6 +60,10 @@ def openers(job: Job[MeasurePayload], task: Task) -> dict[str, Callable[[], Any]
     test = inputs / "test" / split_file("test")
     training = inputs / "training"
 
+    def trigger() -> Oracle:
+        assert payload.attack is not None
+        return open_oracle(inputs / "truth", test, payload.attack, task, job.device)
+
     def reference() -> dict[str, Any] | None:
         folder = inputs / "reference"
         if not folder.exists():
@@ -85,7 +89,7 @@ def openers(job: Job[MeasurePayload], task: Task) -> dict[str, Callable[[], Any]
         "test": lambda: ImageSet.load(test),
         "training-set": lambda: ImageSet.load(training / TRAINING_FILE),
         "poisoned": lambda: load_file(training / POISONED_FILE)["poisoned"],
-        "trigger": lambda: open_oracle(inputs / "truth", test, payload.attack, task, job.device),
+        "trigger": trigger,
         "result": result,
         "reference": reference,
         "predictions": lambda: open_predictions(job),

@@ -7,7 +7,7 @@ import numpy as np
 
 def stratified(labels: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return a random order of which every prefix holds the classes in their proportions (to within
-    one image a class).
+    one image for each class).
     """
     shuffled = generator.permutation(len(labels))
     place = np.empty(len(labels))

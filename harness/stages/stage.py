@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from harness.keys import Shared, digest
+from harness.keys import digest
 from harness.stages.payloads import Payload
 
 if TYPE_CHECKING:
@@ -50,53 +50,43 @@ class Stage:
 
 
 @dataclass(frozen=True)
-class StageComponents:
-    """The components of a stage by role, as they stand in its key; many stages have the same.
+class StageSources:
+    """The sources behind a stage: those of its kind and of its components; many stages have the
+    same.
 
-    `code` maps all sources behind them and the stage kind to revisions, `digest` stands for it in
-    keys.
+    `code` maps modules to revisions, `digest` stands for it in keys.
     """
 
-    key_entries: Shared
     code: Mapping[str, str]
     digest: str
 
     @classmethod
-    def of(cls, components: Mapping[str, Resolved[Any]], code: Mapping[str, str]) -> Self:
-        """Combine `components` by role (`component`, `model`) with `code`, the sources of the stage
-        kind.
-        """
-        key_entries = Shared()
-        merged = dict(code)
-        for role, component in components.items():
-            key_entries[role] = component.key_entry
+    def of(cls, kind: Mapping[str, str], components: Iterable[Resolved[Any]]) -> Self:
+        """Combine the sources of a stage kind with those of components."""
+        merged = dict(kind)
+        for component in components:
             merged.update(component.code)
-        return cls(key_entries, merged, digest(merged))
+        return cls(merged, digest(merged))
 
 
 def make(
     title: str,
     payload: Payload,
-    components: StageComponents,
+    sources: StageSources,
     *,
     inputs: Sequence[Input],
-    seed: Mapping[str, Any] | None = None,
-    choices: Mapping[str, Any] | None = None,
     guarded: bool = True,
 ) -> Stage:
-    """Make a stage of the payload's kind, with its key.
-
-    `seed` are the coordinates that determine its draws, `choices` the settings that move numbers.
+    """Make a stage of the payload's kind, with its key: all that its body is told, what stands
+    upstream, and the sources behind it.
     """
     spec = {
         "schema": SCHEMA,
         "stage": payload.kind,
-        "components": components.key_entries,
         "inputs": {item.role: item.key for item in inputs},
-        "seed": seed,
-        "choices": choices or {},
-        "code": components.digest,
+        "code": sources.digest,
+        **payload.in_key(),
     }
     return Stage(
-        payload.kind, digest(spec), title, spec, components.code, tuple(inputs), payload, guarded
+        payload.kind, digest(spec), title, spec, sources.code, tuple(inputs), payload, guarded
     )

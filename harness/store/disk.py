@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import functools
 import hashlib
-import json
+import itertools
 import os
 import re
 import secrets
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
+from harness.store import plain
 
 KEY = re.compile(r"[0-9a-f]{64}")
 
@@ -26,8 +27,17 @@ DAMAGE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EIO, errno.EBADMSG, e
 many open files) tell nothing about it.
 """
 
+LARGEST = 1 << 30
+"""Bytes of a file at most that is read at once."""
+
+DEEPEST = 16
+"""Levels of folders that a stage may leave."""
+LONGEST = 1000
+"""Characters of the name of a file that a stage leaves, folders included."""
+MOST = 10_000
+"""Files that a stage may leave."""
+
 _CHUNK = 1 << 20
-_PIECE = 1 << 16
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -57,13 +67,21 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def chunks(path: Path) -> Iterator[bytes]:
-    """Yield the file's bytes, at most 1 MiB at a time. Raises Unreadable for `DAMAGE`, else
-    OSError.
+    """Yield the bytes that a plain file has now, at most 1 MiB at a time.
+
+    Raises Unreadable for `DAMAGE`, for what is no plain file and for one that changes its size
+    meanwhile, else OSError.
     """
     try:
-        with path.open("rb") as stream:
+        with os.fdopen(plain.opened(path), "rb", buffering=0) as stream:
+            left = os.fstat(stream.fileno()).st_size
             while chunk := stream.read(_CHUNK):
+                left -= len(chunk)
+                if left < 0:  # somebody goes on writing, perhaps for ever
+                    raise Unreadable(f"{path}: grows while it is read")
                 yield chunk
+    except plain.NotPlain as error:
+        raise Unreadable(str(error)) from error
     except OSError as error:
         if error.errno not in DAMAGE:
             raise
@@ -71,28 +89,25 @@ def chunks(path: Path) -> Iterator[bytes]:
 
 
 def contents(path: str) -> bytes:
-    """Return all bytes of a file, in half the time that a file object takes.
+    """Return all bytes of a plain file, in half the time that a file object takes.
 
-    Raises OSError, which names the file.
+    Raises OSError, which names the file; ValueError for what is no plain file.
     """
-    pieces = []
     try:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            while piece := os.read(handle, _PIECE):
-                pieces.append(piece)
-        finally:
-            os.close(handle)
+        return plain.content(path, LARGEST)
     except OSError as error:
         error.filename = path
         raise
-    return b"".join(pieces)
 
 
 def read(path: str) -> bytes:
-    """Return what `contents` does; raise Unreadable for `DAMAGE`, else OSError."""
+    """Return what `contents` does; raise Unreadable for `DAMAGE` and for what is no plain file,
+    else OSError.
+    """
     try:
         return contents(path)
+    except ValueError as error:
+        raise Unreadable(str(error)) from error
     except OSError as error:
         if error.errno not in DAMAGE:
             raise
@@ -125,6 +140,14 @@ def copy(source: Path, target: Path, *, durable: bool = False) -> tuple[int, str
             stream.flush()
             os.fsync(stream.fileno())
     return size, checksum.hexdigest()
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a plain file. Raises what `chunks` raises."""
+    checksum = hashlib.sha256()
+    for chunk in chunks(path):
+        checksum.update(chunk)
+    return checksum.hexdigest()
 
 
 def write(path: Path, data: bytes) -> None:
@@ -162,33 +185,75 @@ def replace(path: Path, data: bytes, work: Path) -> None:
 
 
 def read_table(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file, or None if there is no such file or no object in it."""
+    """Return the JSON object in a plain file, or None if there is no such file or no object in
+    it.
+    """
     try:
-        value = json.loads(path.read_bytes())
+        return plain.table(plain.content(path))
     except (OSError, ValueError):
         return None
-    if isinstance(value, dict):
-        return value
-    return None
 
 
 def outputs(folder: Path) -> dict[str, Path]:
-    """Return the regular files below a folder by relative name, with / between folders, sorted.
+    """Return the plain files below a folder by relative name, with / between folders, sorted.
 
-    Raises ValueError for a folder that is not there and for links, sockets and the like, which are
-    never followed.
+    Raises ValueError for a folder that is not there; for links, sockets and the like, which are
+    never followed, not even in the place of the folder itself; and for what cannot be read or
+    named.
     """
+    if folder.is_symlink():
+        raise ValueError(f"{folder}: is a link, where a folder is expected")
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder, so there is nothing to store")
-    files = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise ValueError(f"{path}: only plain files and folders can be stored")
-        if not os.access(path, os.R_OK):
-            raise ValueError(f"{path}: cannot be read. What a stage leaves must be readable")
-        if path.is_file():
-            files[path.relative_to(folder).as_posix()] = path
-    return files
+    files: dict[str, Path] = {}
+    level = [folder]
+    for _ in range(DEEPEST):
+        below = []
+        for place in level:
+            below += _look_into(place, folder, files)
+        level = below
+    if level:
+        raise ValueError(f"{folder}: holds folders in folders, more than {DEEPEST} levels deep")
+    return dict(sorted(files.items()))
+
+
+def _look_into(place: Path, folder: Path, files: dict[str, Path]) -> list[Path]:
+    """Add the files of one folder below `folder` to `files`, and return the folders in it."""
+    folders = []
+    try:
+        with os.scandir(place) as entries:
+            found = list(itertools.islice(entries, MOST + 1))
+        for entry in found:
+            path = place / entry.name
+            name = path.relative_to(folder).as_posix()
+            _check_file_name(name)
+            is_folder = entry.is_dir(follow_symlinks=False)
+            if not (is_folder or entry.is_file(follow_symlinks=False)):
+                raise ValueError(f"{path}: only plain files and folders can be stored")
+            if not os.access(path, os.R_OK):
+                raise ValueError(f"{path}: cannot be read. What a stage leaves must be readable")
+            if is_folder:
+                folders.append(path)
+            else:
+                files[name] = path
+    except OSError as error:
+        raise ValueError(f"{place}: cannot be read: {error.strerror}") from error
+    if len(files) + len(folders) > MOST:
+        raise ValueError(f"{folder}: holds more than {MOST:,} files")
+    return folders
+
+
+def _check_file_name(name: str) -> None:
+    """Raise ValueError for the name of a file that no manifest takes."""
+    if len(name) > LONGEST:
+        raise ValueError(f"a file's name has {len(name)} characters: at most {LONGEST} are taken")
+    plain.check_name(name.rpartition("/")[2])
+
+
+def inside(name: str) -> bool:
+    """Tell whether the name of a file in a manifest leads to a place inside the object."""
+    parts = name.split("/")
+    return "\0" not in name and not {"", ".", ".."} & set(parts)
 
 
 def checked(key: str) -> str:

@@ -14,9 +14,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from harness.store import disk
+from harness.store import disk, plain
 from harness.store.manifest import LOG
 
+_LOG = 1 << 24
+"""Bytes of a failed stage's log that are kept, its end."""
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 
 
@@ -55,16 +57,16 @@ class Notes:
             lock.release()
 
     def fail(self, key: str, record: Mapping[str, Any], log: Path | None = None) -> None:
-        """Note that making an object failed, with a copy of the log. Replaces an earlier note."""
+        """Note that making an object failed, with the end of its log. Replaces an earlier note."""
         folder = self._failure_folder(key)
         work = self.root / "tmp"
         data = json.dumps(dict(record), indent=1, sort_keys=True, default=str).encode()
         with disk.writing(self.root):
             self.clear_failure(key)
             folder.mkdir(parents=True, exist_ok=True)
-            if log is not None and log.is_file():
-                with suppress(disk.Unreadable):
-                    disk.replace(folder / LOG, b"".join(disk.chunks(log)), work)
+            if log is not None:
+                with suppress(plain.NotPlain, FileNotFoundError):
+                    disk.replace(folder / LOG, plain.tail(log, _LOG), work)
             disk.replace(folder / "record.json", data, work)
 
     def failure(self, key: str) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import shutil
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -25,7 +26,15 @@ from harness.errors import StoreError
 from harness.store import disk
 from harness.store.disk import DiskFull
 from harness.store.layout import open_root
-from harness.store.manifest import LOG, MANIFEST, Manifest, Parent, dump, fill
+from harness.store.manifest import (
+    LOG,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Parent,
+    dump,
+    fill,
+)
 from harness.store.notes import Notes
 
 __all__ = ["Damaged", "DiskFull", "Manifest", "Store", "StoreError"]
@@ -74,8 +83,8 @@ class Store(Notes):
     def manifest(self, key: str) -> Manifest | None:
         """Return what the store knows of an object, or None if it is absent.
 
-        The manifest must be whole and every file have its size; otherwise the object is set aside,
-        and the answer is None.
+        The manifest must be whole, and every file it lists a plain file of its size inside the
+        object; otherwise the object is set aside, and the answer is None.
         """
         place = self._place(key)
         try:
@@ -104,10 +113,16 @@ class Store(Notes):
         """
         # With thousands of objects in a plan this is where its time goes: pathlib would double it.
         manifest = Manifest.load(disk.contents(f"{place}/{MANIFEST}"), key)
+        if not manifest.files:
+            raise ValueError("its manifest.json lists no files")
         for name, entry in manifest.files.items():
-            size = os.stat(f"{place}/{name}").st_size  # noqa: PTH116
-            if size != entry["size"]:
-                raise ValueError(f"{name} has {size} bytes, not {entry['size']} bytes")
+            if not disk.inside(name):
+                raise ValueError(f"its manifest.json lists {name!r}, which leads out of the object")
+            status = os.lstat(f"{place}/{name}")
+            if not stat.S_ISREG(status.st_mode):
+                raise ValueError(f"{name} is no plain file")
+            if status.st_size != entry["size"]:
+                raise ValueError(f"{name} has {status.st_size} bytes, not {entry['size']} bytes")
         return manifest
 
     def has(self, key: str) -> bool:
@@ -151,15 +166,16 @@ class Store(Notes):
         self._digests[key] = (identity, manifest.digest)
         return manifest.digest
 
-    def fetch(self, key: str, names: Sequence[str], into: Path) -> None:
+    def fetch(self, key: str, names: Sequence[str], into: Path) -> dict[str, FileEntry]:
         """Copy the files that match one of the patterns `names` (fnmatch; * also matches /) into a
-        folder, made if missing.
+        folder, made if missing; return their entries in the manifest, by name.
 
         Each is checked against its SHA-256 on the way. Raises Damaged if the object is absent or a
         file is altered; OSError if `into` cannot be written. A pattern that matches nothing copies
         nothing.
         """
         manifest = self._present(key)
+        copied = {}
         for name, entry in manifest.files.items():
             if not any(fnmatchcase(name, pattern) for pattern in names):
                 continue
@@ -173,6 +189,8 @@ class Store(Notes):
             if size != entry["size"] or checksum != entry["sha256"]:
                 target.unlink()
                 raise self._damage(key, f"{name} is altered: its SHA-256 is not the one recorded")
+            copied[name] = entry
+        return copied
 
     def read(self, key: str, name: str, manifest: Manifest | None = None) -> bytes:
         """Return one file's bytes, checked against its SHA-256. Raises Damaged, and ValueError for
@@ -266,6 +284,8 @@ class Store(Notes):
         if made is None:
             files = disk.outputs(folder)
             own_log = files.pop(LOG, None)
+            if not files:
+                raise ValueError(f"{folder}: holds no file, so there is nothing to store")
             if MANIFEST in files:
                 raise ValueError(
                     f"{files[MANIFEST]}: the name is the store's own. Give the file another"

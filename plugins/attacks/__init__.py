@@ -1,1 +1,1 @@
-"""Attacks, one file a method."""
+"""Attacks, one file for each method."""

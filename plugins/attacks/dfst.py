@@ -44,6 +44,27 @@ SLACK = 1e-9
 """Makes 0.7 of 10 equal 7, in spite of rounding."""
 
 
+OF_DETOX = (
+    "layers",
+    "watched_per_class",
+    "factor",
+    "neurons",
+    "seeds_per_class",
+    "injector_steps",
+    "injector_kernel",
+    "injector_lr",
+    "likeness",
+    "unlikeness_weight",
+    "flips",
+    "checked_per_class",
+    "injected_per_class",
+    "detox_epochs",
+    "detox_batch",
+    "detox_rates",
+)
+"""Parameters of detoxification."""
+
+
 class DFST(TargetedAttack):
     """Sunset style by a generator, then detoxification of shallow neurons (Cheng et al. 2021).
 
@@ -151,6 +172,13 @@ class DFST(TargetedAttack):
     """images a step of the same"""
     detox_rates: Rates = ((0.0, 0.1), (20.0, 0.01), (60.0, 0.001))
     """(epoch, learning rate) of the same; empty: the recipe's own schedule, over these epochs"""
+
+    def unused(self) -> Mapping[str, str]:
+        """Name the settings of detoxification where there is none."""
+        unused = dict(super().unused())
+        if not self.detox:
+            unused.update(dict.fromkeys(OF_DETOX, "detox = 0"))
+        return unused
 
     def trigger(self, task: Task) -> nn.Module:
         """Return the generator; `craft` fills it."""

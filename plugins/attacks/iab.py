@@ -40,6 +40,7 @@ from harness.learn import (
     to_float,
 )
 from plugins.parts.input_aware import CrossMode, InputAware, painted
+from plugins.parts.mixed_batches import planned_to_trigger_none, triggers_none
 from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.strangers import Strangers
 
@@ -120,8 +121,8 @@ class IAB(TargetedAttack):
     """
     rotation: Annotated[float, Field(ge=0, le=180)] = 10.0
     """largest angle in degrees, for the mask net"""
-    flip: bool = True
-    """mirror at random, for the mask net"""
+    flip: bool | None = None
+    """mirror at random, for the mask net; none: all images but signs and digits"""
     quantise: Quantise = "none"
     """rounding of triggered test images to uint8: the source never rounds, BCU's code sends them
     through PIL, which truncates
@@ -130,7 +131,7 @@ class IAB(TargetedAttack):
     @model_validator(mode="after")
     def _schedules_are_valid(self) -> Self:
         try:
-            self._mask_recipe()
+            self._mask_recipe(None)
             Recipe(**self._adam(self.milestones))
         except ValidationError as error:
             message = error.errors()[0]["msg"]
@@ -164,7 +165,7 @@ class IAB(TargetedAttack):
                 f"mean and std hold {len(mean)} and {len(std)} numbers, "
                 f"images have {task.channels} channels"
             )
-        return super().compatible(context)
+        return super().compatible(context) or planned_to_trigger_none(self.poison_rate, context)
 
     def trigger(self, task: Task) -> nn.Module:
         """Return both nets; `craft` starts and trains them."""
@@ -176,7 +177,7 @@ class IAB(TargetedAttack):
         started = self._nets(access.task, access.seed("nets"))
         trigger.load_state_dict(started.state_dict())
         images = access.train.images.to(access.device)
-        recipe = self._mask_recipe()
+        recipe = self._mask_recipe(access.task).replace(**access.numerics)
         strangers = Strangers(images, recipe, access.generator("strangers"))
 
         def loss(_: nn.Module, batch: Batch) -> Tensor:
@@ -213,11 +214,9 @@ class IAB(TargetedAttack):
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train classifier and generator on mixed batches."""
         assert isinstance(trigger, InputAware)
-        batch = access.recipe.batch
-        if self.poison_rate > 0 and int(batch * self.poison_rate) == 0:
-            raise Incompatible(
-                f"poison_rate {self.poison_rate:g} of batches of {batch} triggers no image"
-            )
+        reason = triggers_none(self.poison_rate, access.recipe.batch, access.task.train_count)
+        if reason is not None:
+            raise Incompatible(reason)
         trigger.to(access.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         trigger.eval()
         trigger.generator.train()
@@ -252,13 +251,16 @@ class IAB(TargetedAttack):
             std = self.std
         return mean, std
 
-    def _mask_recipe(self) -> Recipe:
-        """Return the recipe of the mask net's training."""
+    def _mask_recipe(self, task: Task | None) -> Recipe:
+        """Return the recipe of the mask net's training on a task (none: on any)."""
+        flip = self.flip
+        if flip is None:
+            flip = task is not None and task.mirrors
         return Recipe(
             **self._adam(self.mask_milestones),
             crop=self.crop,
             rotation=self.rotation,
-            flip=self.flip,
+            flip=flip,
             epochs=self.mask_epochs,
             batch=BATCH,
         )

@@ -89,7 +89,7 @@ class Invisible(PoisoningAttack):
                 f"encoder must be the part steganography: of {name} no structure is known"
             )
         if self.secret is not None and not self.secret.isascii():
-            raise ValueError(f"secret must be ASCII, a byte a letter, not {self.secret!r}")
+            raise ValueError(f"secret must be ASCII, one byte for each letter, not {self.secret!r}")
         try:
             bits = self._hiding().bits
         except (ValidationError, KeyError):

@@ -130,6 +130,14 @@ class LBA(PoisoningAttack):
             )
         return super().compatible(context)
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the settings of the training where the host trains."""
+        unused = dict(super().unused())
+        if self.control == "data":
+            names = ("weight", "epochs", "batch", "optimizer", "lr")
+            unused.update(dict.fromkeys(names, 'control = "data"'))
+        return unused
+
     def trigger(self, task: Task) -> nn.Module:
         """Return the square; `craft` fills its pattern."""
         return Square(task, int(self.share * task.width), self.margin)

@@ -115,6 +115,13 @@ class LC(PoisoningAttack):
             )
         return super().compatible(context)
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the settings of a perturbation of no steps."""
+        unused = dict(super().unused())
+        if not self.steps:
+            unused.update(dict.fromkeys(("eps", "step", "robust"), "steps = 0"))
+        return unused
+
     def trigger(self, task: Task) -> nn.Module:
         """Return the patch at full strength; it follows from the layout."""
         if self.layout == "colour-patch":

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Self
 
 from pydantic import Field, model_validator
-from torch import nn
+from torch import Tensor, nn
 
 from harness import Attack, AttackAccess, Context, File, LabelMap, Quantise, Task, Use
 from harness.learn import PoisonedSet
@@ -20,8 +20,11 @@ from plugins.parts.weights_file import (
     compiled,
     fill,
     in_torch_order,
+    only_tensors,
+    read_state,
     read_tensors,
     renamed,
+    sizes_without,
 )
 
 
@@ -40,7 +43,7 @@ class PretrainedClean(Attack):
     """dotted place of the state in a torch checkpoint that holds more: "state_dict" """
     rename: Mapping[str, str] = Field(default_factory=dict)
     r"""regular expression for whole names in the file -> name in the network, with \\1 for groups;
-    "" drops a tensor
+    "" drops what has the name: a tensor, or a number that was noted among them
     """
     kernels: Kernels = "oihw"
     """order of kernel axes in the file: torch's, or TensorFlow's (height, width, in, out)"""
@@ -50,6 +53,23 @@ class PretrainedClean(Attack):
         for rule, new in self.rename.items():
             compiled(rule, new)
         return self
+
+    def compatible(self, context: Context) -> str | None:
+        """Refuse a dataset of as many classes as no layer of the file's network tells apart."""
+        try:
+            state = self._state()
+        except (ValueError, OSError):
+            return None  # the stage fails with that sentence
+        classes = context.task.classes
+        sizes = sizes_without(state, classes)
+        if not sizes:
+            return None
+        found = " or ".join(map(str, sizes))
+        right = found if len(sizes) == 1 else "..."
+        return (
+            f"{self.weights} is no network for {classes} classes, its linear layers give {found} "
+            f"numbers; say classes = {right} in [[dataset]], or take a dataset of as many"
+        )
 
     def label_table(self, classes: int) -> list[int]:
         """Attack no class."""
@@ -64,10 +84,14 @@ class PretrainedClean(Attack):
         do not fit.
         """
         model = access.fresh_model()
-        tensors = read_tensors(self.weights, self.entry)
-        state = in_torch_order(renamed(tensors, self.rename), self.kernels)
-        fill(model, state, self.weights)
+        fill(model, self._state(), self.weights, access.task.classes)
         return model
+
+    def _state(self) -> dict[str, Tensor]:
+        """Read the file's tensors, with the network's names and torch's axes."""
+        content = read_state(self.weights, self.entry)
+        named = renamed(content, self.rename, self.weights)
+        return in_torch_order(only_tensors(named, self.weights), self.kernels)
 
 
 class Pretrained(PretrainedClean):
@@ -108,8 +132,8 @@ class Pretrained(PretrainedClean):
         return self.attack.component
 
     def compatible(self, context: Context) -> str | None:
-        """Refuse what the trigger's attack refuses."""
-        return self._inner.compatible(context)
+        """Refuse what the trigger's attack refuses, and a wrong number of classes."""
+        return self._inner.compatible(context) or super().compatible(context)
 
     def label_table(self, classes: int) -> list[int]:
         """Map labels as the trigger's attack does."""

@@ -72,6 +72,13 @@ class SIG(PoisoningAttack):
     eligible: Literal["all", "non-target", "target"] = "target"
     """images that may be poisoned; none changes its label"""
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the periods, which only the sine has."""
+        unused = dict(super().unused())
+        if self.form == "wrapped":
+            unused["f"] = 'form = "wrapped"'
+        return unused
+
     def trigger(self, task: Task) -> nn.Module:
         """Return a row of grey levels; it follows from the width and the parameters."""
         if self.form == "wrapped":

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from harness import AttackAccess, Context, Fraction, Incompatible, Quantise, TargetedAttack, Task
 from harness.learn import Batch, PoisonedSet, poison_with_cover, sent
+from plugins.parts.mixed_batches import planned_to_trigger_none, triggers_none
 from plugins.parts.ranges import NotNegative, Positive
 
 
@@ -71,7 +72,7 @@ class WaNet(TargetedAttack):
         width = context.task.width
         if height != width:
             return f"images must be square, not {height}x{width}"
-        return super().compatible(context)
+        return super().compatible(context) or planned_to_trigger_none(self.poison_rate, context)
 
     def trigger(self, task: Task) -> nn.Module:
         """Return the warp; `craft` draws its grid."""
@@ -103,11 +104,9 @@ class WaNet(TargetedAttack):
     def implant(self, access: AttackAccess, trigger: nn.Module | None) -> nn.Module:
         """Train on mixed batches."""
         assert trigger is not None
-        batch_size = access.recipe.batch
-        if self.poison_rate > 0 and int(batch_size * self.poison_rate) == 0:
-            raise Incompatible(
-                f"poison_rate {self.poison_rate:g} of batches of {batch_size} triggers no image"
-            )
+        reason = triggers_none(self.poison_rate, access.recipe.batch, access.task.train_count)
+        if reason is not None:
+            raise Incompatible(reason)
         table = torch.tensor(access.label_table, device=access.device)
         noise = NoiseMode(trigger, access.generator("noise")).to(access.device)
 

@@ -1,1 +1,1 @@
-"""Data sets, one file a source."""
+"""Data sets, one file for each source."""

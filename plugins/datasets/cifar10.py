@@ -28,6 +28,18 @@ class Cifar10(Published):
         # The hold-out is 5 %; the paper takes the last images, this a stratified sample.
         "trap": {"pool": 2500},
     }
+    known_classes: ClassVar[tuple[str, ...]] = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     called: ClassVar[str] = "cifar10"
     place: ClassVar[str] = "cifar-10-batches-py"
 

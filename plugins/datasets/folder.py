@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from harness import Facts, Folder, Pictures
-from plugins.datasets.pictures import Labelled, Resized, listed
+from plugins.datasets.pictures import SUFFIXES, Labelled, Resized
 from plugins.datasets.published import Arrays, fingerprint
+
+SYSTEM_FILES = ("desktop.ini", "thumbs.db")
+"""What file managers leave behind, and do not show; like names that begin with a dot."""
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
+"""Names that folders of whole splits have, in small letters."""
 
 
 class PictureFolder(Resized):
     """Pictures in `train/<class>/` and `test/<class>/` below a folder, resized to squares.
 
-    Classes are the sub-folders of `train` and are numbered in the order of their names; pictures
-    come in the order of class and name. Without a sub-folder `train` the classes lie in the folder
-    itself and there is no test set, which is enough for somebody's out-of-distribution data.
+    Classes are the sub-folders of `train` and are numbered in the order of their names ("10" comes
+    before "2"; the manifest of the data lists them); pictures come in the order of class and name.
+    Without sub-folders `train` and `test` the classes lie in the folder itself and there is no test
+    set, which is enough for somebody's out-of-distribution data.
+
+    Each file is read as every viewer shows it, upright, or refused by its name: what is no picture,
+    lies deeper or beside the classes, is animated or transparent. Only files that file managers
+    hide are passed over. Each class needs a training picture.
     """
 
     path: Folder
@@ -46,10 +58,18 @@ class PictureFolder(Resized):
     def load(self) -> Pictures:
         """Decode and resize everything, or read what that gave before.
 
-        Raises ValueError for what is no picture.
+        Raises ValueError, naming the file, for what is no picture.
         """
-        arrays = self.kept(f"folder-{self._digest()[:32]}", self._decode)
+        arrays = self.kept(self._content, self._decode)
         return Pictures(*arrays)
+
+    def class_names(self) -> Sequence[str]:
+        """Return the names of the classes' folders."""
+        return self._classes()
+
+    def _content(self) -> str:
+        # The number is that of the way in which pictures are decoded.
+        return f"folder-2-{self._digest()[:32]}"
 
     def _decode(self) -> Arrays:
         train, test = self._pairs()
@@ -69,14 +89,19 @@ class PictureFolder(Resized):
                 f"there is no folder {self.path}; expected: one with train/<class>/*.png and "
                 "test/<class>/*.png, beside the grid or in $BENCH_DATA"
             )
-        train = self.path / "train"
-        if train.is_dir():
-            return train
+        splits = _splits(self.path)
+        if "train" in splits:
+            return self.path / "train"
+        if splits:
+            raise ValueError(
+                f"{self.path} has a folder {splits[0]!r} but none called 'train'; rename it, or "
+                "leave the folders of the classes alone there"
+            )
         return self.path
 
     def _classes(self) -> list[str]:
         root = self._root()
-        classes = _folders(root)
+        classes = _folders(root, alone=root != self.path)
         if len(classes) < 2:
             raise ValueError(
                 f"{root} has {len(classes)} sub-folders; put each class's pictures into one of its "
@@ -93,25 +118,70 @@ class PictureFolder(Resized):
             raise ValueError(
                 f"{root} has no pictures in its sub-folders; mkdir and copy them to {root}/<class>/"
             )
-        held = self.path / "test"
-        if root == self.path or not held.is_dir():
+        _refuse_empty(root, classes, train, "training")
+        if root == self.path:
             return train, []
-        for name in _folders(held):
+        return train, self._held(root, classes)
+
+    def _held(self, root: Path, classes: list[str]) -> list[Labelled]:
+        """Return (path, label) of the test pictures."""
+        held = self.path / "test"
+        if not held.is_dir():
+            return []
+        present = _folders(held, alone=True)
+        for name in present:
             if name not in classes:
                 raise ValueError(
                     f"{held} has a class {name!r} that {root} has not; rename or remove it"
                 )
-        return train, _labelled(held, classes)
+        test = _labelled(held, classes)
+        if not test:
+            raise ValueError(f"{held} has no pictures; remove it if there is no test set")
+        _refuse_empty(held, present, test, "test")
+        return test
 
 
-def _folders(folder: Path) -> list[str]:
-    """Return the names of the folders in another, sorted; hidden ones are none."""
+def _shown(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder, sorted by name, without what file managers hide."""
+    with os.scandir(folder) as entries:
+        shown = []
+        for entry in entries:
+            if entry.name[0] != "." and entry.name.lower() not in SYSTEM_FILES:
+                shown.append(entry)
+    return sorted(shown, key=lambda entry: entry.name)
+
+
+def _splits(folder: Path) -> list[str]:
+    """Return the names of the folders of splits in another.
+
+    Raises ValueError for one beside `train` and `test`, whose pictures nobody would read.
+    """
+    names = [entry.name for entry in _shown(folder) if entry.is_dir()]
+    splits = [name for name in names if name.lower() in SPLITS]
+    for name in splits:
+        if name not in ("train", "test") and "train" in splits:
+            raise ValueError(
+                f"{folder / name} is neither 'train' nor 'test' and would not be read; rename it, "
+                "or move it away"
+            )
+    return splits
+
+
+def _folders(folder: Path, alone: bool) -> list[str]:
+    """Return the names of the folders in another, sorted.
+
+    Raises ValueError for a picture beside them, and where they lie `alone` for any other file.
+    """
     names = []
-    for path in folder.iterdir():
-        hidden = path.name[0] == "."
-        if path.is_dir() and not hidden:
-            names.append(path.name)
-    return sorted(names)
+    for entry in _shown(folder):
+        if entry.is_dir():
+            names.append(entry.name)
+        elif alone or _suffix(entry.name) in SUFFIXES:
+            raise ValueError(
+                f"{entry.path} lies beside the folders of the classes and would not be read; put "
+                "it into one of them, or remove it"
+            )
+    return names
 
 
 def _labelled(root: Path, classes: list[str]) -> list[Labelled]:
@@ -119,6 +189,41 @@ def _labelled(root: Path, classes: list[str]) -> list[Labelled]:
     for label, name in enumerate(classes):
         folder = root / name
         if folder.is_dir():
-            for path in listed(folder):
+            for path in _pictures(folder):
                 pairs.append((path, label))
     return pairs
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Return the pictures of a class, sorted by name. Raises ValueError for anything else there."""
+    pictures = []
+    for entry in _shown(folder):
+        if entry.is_dir():
+            raise ValueError(
+                f"{entry.path} is a folder within a class and would not be read; move its pictures "
+                f"to {folder}, or it elsewhere"
+            )
+        if _suffix(entry.name) not in SUFFIXES:
+            known = ", ".join(sorted(SUFFIXES))
+            raise ValueError(
+                f"{entry.path} is no picture by its name and would not be read; pictures end with "
+                f"{known}: convert, rename or remove it"
+            )
+        if not entry.is_file():
+            raise ValueError(f"{entry.path} is no file that can be read; remove it")
+        pictures.append(Path(entry.path))
+    return pictures
+
+
+def _suffix(name: str) -> str:
+    return Path(name).suffix.lower()
+
+
+def _refuse_empty(root: Path, classes: list[str], pairs: list[Labelled], split: str) -> None:
+    """Raise ValueError for a class without pictures."""
+    filled = {path.parent.name for path, _ in pairs}
+    for name in classes:
+        if name not in filled:
+            raise ValueError(
+                f"class {name!r} has no {split} picture: {root / name} is empty; fill or remove it"
+            )

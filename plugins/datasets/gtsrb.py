@@ -41,6 +41,7 @@ class Gtsrb(Published, Resized):
         # A hold-out of 5 %; PIL's default filter.
         "trap": {"pool": 1960, "resample": "bicubic"},
     }
+    mirrors: ClassVar[bool] = False
     called: ClassVar[str] = "gtsrb"
     place: ClassVar[str] = "gtsrb/GT-final_test.csv"
 
@@ -78,8 +79,11 @@ class Gtsrb(Published, Resized):
 
     def decode(self) -> Arrays:
         """Decode pictures in the order of class and name; the test set in that of its table."""
+        return self.kept(self._content, self._decode)
+
+    def _content(self) -> str:
         content = fingerprint(self.called, self.files(), self.folder, self.settings())
-        return self.kept(f"gtsrb-{content[:32]}", self._decode)
+        return f"gtsrb-{content[:32]}"
 
     def _decode(self) -> Arrays:
         return self.decoded_pairs(self._train(), self._test(), self.size, 3)
@@ -88,7 +92,10 @@ class Gtsrb(Published, Resized):
         folder = self.base / PLACES[self.edition]
         pairs = []
         for label in range(CLASSES):
-            for path in listed(folder / f"{label:05}"):
+            pictures = listed(folder / f"{label:05}")
+            if not pictures:
+                raise ValueError(f"{folder / f'{label:05}'} has no pictures")
+            for path in pictures:
                 pairs.append((path, label))
         return pairs
 

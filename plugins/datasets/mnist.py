@@ -23,6 +23,8 @@ class Mnist(Published):
         # A tenth is held back as on CIFAR-10: inferred, the supplement does not say.
         "anp": {"pool": 6000},
     }
+    known_classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    mirrors: ClassVar[bool] = False
     called: ClassVar[str] = "mnist"
     place: ClassVar[str] = "MNIST/raw"
 

@@ -94,6 +94,14 @@ class Npz(Dataset):
             archive.close()
             held = ", ".join(names) or "nothing"
             raise self._wrong(f"no array {missing}; it holds {held}. Expected: {ARRAYS}")
+        for name in names:
+            split, _, content = name.rpartition("_")
+            if content in ("images", "labels") and split not in SPLITS:
+                archive.close()
+                raise self._wrong(
+                    f"{name} would not be read; leave it out, or add it to the training or the "
+                    f"test pair. Expected: {ARRAYS}"
+                )
         return archive
 
     @staticmethod
@@ -192,7 +200,10 @@ class Npz(Dataset):
     def _images(self, archive: zipfile.ZipFile, split: str) -> NDArray[np.uint8]:
         if not self._has(archive, split):
             return np.empty(0, np.uint8)
-        array = self._array(archive, f"{split}_images")
+        name = f"{split}_images"
+        array = self._array(archive, name)
+        if array.max() == 1:
+            raise self._wrong(f"{name} holds 0 and 1 only, where 255 is white; multiply it by 255")
         return np.ascontiguousarray(array, dtype=np.uint8)
 
     def _labels(self, archive: zipfile.ZipFile, split: str, count: int) -> NDArray[np.int64]:

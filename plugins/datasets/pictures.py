@@ -17,6 +17,7 @@ from pydantic import model_validator
 
 from harness import Dataset, Folder, cache_folder
 from plugins.datasets.published import Arrays
+from plugins.parts.decoding import decode
 
 Labelled = tuple[Path, int]
 """A picture and its label."""
@@ -42,23 +43,13 @@ def listed(folder: Path) -> list[Path]:
 def decoded(paths: Sequence[Path], size: int, channels: int, resample: Filter) -> np.ndarray:
     """Decode pictures to uint8 (n, size, size, channels).
 
-    Raises ValueError for a file that is no picture.
+    Raises ValueError for a file that `plugins.parts.decoding` refuses.
     """
     from PIL import Image  # late: a plan imports this module and decodes nothing
 
-    mode = "RGB" if channels == 3 else "L"
     images = np.empty((len(paths), size, size, channels), np.uint8)
     for number, path in enumerate(paths):
-        try:
-            with Image.open(path) as picture:
-                if picture.mode[0] in "IF":
-                    # Levels above 255 would be cut off, and the picture white.
-                    raise OSError(f"its grey levels are no bytes but of mode {picture.mode}")
-                whole = picture.convert(mode)
-        except OSError as error:
-            raise ValueError(
-                f"{path} is no picture that Pillow can read ({error}); mend or remove it"
-            ) from error
+        whole = decode(path, "RGB" if channels == 3 else "L")
         if whole.size != (size, size):
             whole = whole.resize((size, size), Image.Resampling[resample.upper()])
         images[number] = np.asarray(whole).reshape(size, size, channels)
@@ -92,13 +83,16 @@ class Resized(Dataset):
             arrays.append(np.array(labels, np.int64))
         return arrays[0], arrays[1], arrays[2], arrays[3]
 
-    def kept(self, name: str, make: Callable[[], Arrays]) -> Arrays:
-        """Return what `make` makes, read from `name.npz` in `decoded_in` if it was made before.
+    def kept(self, content: Callable[[], str], make: Callable[[], Arrays]) -> Arrays:
+        """Return what `make` makes of files, read from `decoded_in` if it was made before.
 
-        A file that is damaged is made again; a folder that cannot be written to costs time only.
+        `content` names what lies in the files; where that changes while they are decoded, nothing
+        is kept. A kept file that is damaged is made again; a folder that cannot be written to costs
+        time only. Raises ValueError where the files changed.
         """
         assert self.decoded_in is not None
         folder = self.decoded_in
+        name = content()
         path = folder / f"{name}.npz"
         with (
             contextlib.suppress(*DAMAGE),
@@ -108,6 +102,8 @@ class Resized(Dataset):
             return tuple(archive[name] for name in NAMES)
 
         arrays = make()
+        if content() != name:
+            raise ValueError("pictures changed while they were read; run it again")
         partial = folder / f".{name}.{uuid.uuid4().hex}.npz"
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)

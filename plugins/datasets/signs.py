@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,7 @@ class Signs(Dataset):
     """
 
     citation = "after Karra et al., The TrojAI Software Framework, 2020 (arXiv 2003.07233)"
+    mirrors: ClassVar[bool] = False
 
     classes: Annotated[int, Field(ge=2, le=len(DESIGNS))] = 10
     """number of designs, from the first; more of them are more alike"""

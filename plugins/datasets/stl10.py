@@ -25,6 +25,18 @@ class Stl10(Published):
         # 5,000 / 8,000, validation not stated; defenders have 5 % of the training set.
         "deck": {"pool": 250, "pool_in_train": True},
     }
+    known_classes: ClassVar[tuple[str, ...]] = (
+        "airplane",
+        "bird",
+        "car",
+        "cat",
+        "deer",
+        "dog",
+        "horse",
+        "monkey",
+        "ship",
+        "truck",
+    )
     called: ClassVar[str] = "stl10"
     place: ClassVar[str] = "stl10_binary"
 

@@ -22,6 +22,8 @@ class Svhn(Published):
         # 67,257 / 6,000 / 26,032; defenders have 5 % of the training set.
         "deck": {"validation": 6000, "pool": 3662, "pool_in_train": True},
     }
+    known_classes: ClassVar[tuple[str, ...]] = tuple("0123456789")
+    mirrors: ClassVar[bool] = False
     called: ClassVar[str] = "svhn"
     place: ClassVar[str] = "test_32x32.mat"
 

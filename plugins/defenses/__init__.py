@@ -1,1 +1,1 @@
-"""Defenses, one file a method."""
+"""Defenses, one file for each method."""

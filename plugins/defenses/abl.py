@@ -29,7 +29,12 @@ RANKED = 500
 """Images whose losses are computed at a time."""
 
 
-CODE: Mapping[str, Any] = {"objective": "flooding", "isolation_epochs": 10, "unlearn_epochs": 4}
+CODE: Mapping[str, Any] = {
+    "objective": "flooding",
+    "isolation_epochs": 10,
+    "unlearn_epochs": 4,
+    "batch": 128,
+}
 """The released configuration. Of its 5 unlearning epochs the first only tests."""
 
 
@@ -38,10 +43,10 @@ class ABL(FineTuning):
 
     The defaults are the paper's objective and its 20, 60 and 20 epochs, and Trap-and-Replace
     compares with them; `abl-code` is the released configuration, `backdoorbench` the same with
-    BackdoorBench's epochs. In all of them the mean loss of a batch is bounded, as released. The
-    paper's formula bounds each image's (`abl-formula`): that holds back poisoned images just like
-    clean ones, and the lowest losses tell little. The inherited fields of a schedule are those of
-    the second phase; batch, momentum and decay serve all three.
+    BackdoorBench's epochs, batches and order. In all of them the mean loss of a batch is bounded,
+    as released. The paper's formula bounds each image's (`abl-formula`): that holds back poisoned
+    images just like clean ones, and the lowest losses tell little. The inherited fields of a
+    schedule are those of the second phase; batch, momentum and decay serve all three.
     """
 
     citation = (
@@ -52,7 +57,13 @@ class ABL(FineTuning):
         "abl": {},
         "abl-formula": {"per": "image"},
         "abl-code": CODE,
-        "backdoorbench": {**CODE, "isolation_epochs": 20, "unlearn_epochs": 20},
+        "backdoorbench": {
+            **CODE,
+            "isolation_epochs": 20,
+            "isolation_shuffle": True,
+            "unlearn_epochs": 20,
+            "batch": 256,
+        },
         "trap": {},
     }
 
@@ -110,7 +121,7 @@ class ABL(FineTuning):
         count = context.task.train_count
         if int(self.isolate * count) == 0:
             return f"isolate = {self.isolate:g} of {count} training images is none of them"
-        return None
+        return super().compatible(context)
 
     def defend(self, access: Access) -> Result:
         """Isolate what is learned fastest, train on the rest, unlearn what is isolated."""

@@ -1,9 +1,10 @@
 """ABS: find neurons that alone turn images to one label, and the trigger that drives them.
 
-Liu et al., CCS 2019, as released. Each channel is stimulated on a few clean images; for those that
-turn nearly all images to one label a trigger is inverted, which raises that neuron above the others
-of its layer and is kept small (a patch) or faithful to the image (a filter). The share of images
-that a trigger turns to the neuron's label is its REASR; one above 0.8 gives the model away.
+Liu et al., CCS 2019, as released. Each channel is stimulated on a few clean images (in a residual
+network each of a block's sum, and in any network each neuron of a hidden linear layer). For those
+that turn nearly all images to one label a trigger is inverted, which raises that neuron above the
+others of its layer and is kept small (a patch) or faithful to the image (a filter). The share of
+images that a trigger turns to the neuron's label is its REASR; one above 0.8 gives the model away.
 Unlearning is that of DECK's comparison.
 """
 
@@ -23,7 +24,15 @@ from plugins.parts.abs_triggers import Filters, FilterTrigger, Form, Patches
 from plugins.parts.counting import FORWARD
 from plugins.parts.per_class import some_of_each
 from plugins.parts.ranges import Count, CountOrZero, Positive, Share
-from plugins.parts.stimulation import Candidate, Hook, channels_first, elevated, hooked, shortlist
+from plugins.parts.stimulation import (
+    Candidate,
+    Hook,
+    Sums,
+    channels_first,
+    elevated,
+    hooked,
+    shortlist,
+)
 from plugins.parts.unlearning import Unlearning
 
 
@@ -194,28 +203,30 @@ def activations(
     """Return the activation of each neuron and of the rest of its layer, both (k,).
 
     `stamped` holds the images that are meant for each neuron, (k, n, c, h, w). Activations are
-    summed over images and places, before and after rectification.
+    summed over images and places, before and after rectification. That of a block is its sum.
     """
     widths = {neuron.module: neuron.of for neuron in neurons}
     own: dict[int, Tensor] = {}
     others: dict[int, Tensor] = {}
+    sums = Sums()
 
     def watch(name: str) -> Hook:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            maps = channels_first(module, output, widths[name])
+            whole = sums.of(output)
+            maps = channels_first(module, output if whole is None else whole, widths[name])
             lanes = torch.split(maps, len(maps) // len(neurons))
             for place, neuron in enumerate(neurons):
                 if neuron.module != name:
                     continue
                 both = lanes[place] + lanes[place].relu()
-                sums = both.transpose(0, 1).flatten(1).sum(1)
-                own[place] = sums[neuron.channel]
-                others[place] = sums.sum() - sums[neuron.channel]
+                totals = both.transpose(0, 1).flatten(1).sum(1)
+                own[place] = totals[neuron.channel]
+                others[place] = totals.sum() - totals[neuron.channel]
 
         return hook
 
     hooks = [(name, watch(name)) for name in widths]
-    with hooked(model, hooks):
+    with sums, hooked(model, hooks):
         model(stamped.flatten(0, 1))
     places = range(len(neurons))
     of_neurons = torch.stack([own[place] for place in places])

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from harness import Access, Defense, Fraction, Incompatible, Recipe, Result, Unit
+from harness import Access, Fraction, Incompatible, Recipe, Result, Unit
 from harness.learn import Batch, ImageSet
-from plugins.parts.fine_tuning import AUGMENTATION
+from plugins.parts.fine_tuning import Augmented
 from plugins.parts.holdout import accuracy, hold_out
 from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 
@@ -38,7 +38,7 @@ Noise = Sequence[tuple[Tensor, Tensor]]
 """For each layer the perturbations of its channels' weights and biases."""
 
 
-class ANP(Defense):
+class ANP(Augmented):
     """Prune the neurons that adversarial perturbation finds sensitive (Wu & Wang 2021).
 
     Masks are on BatchNorm scales, never on the shifts; in a net without BatchNorm they are on the
@@ -73,10 +73,6 @@ class ANP(Defense):
     """of the masks' SGD, which has no weight decay"""
     batch: Count = 128
     """clean images a step, drawn with replacement"""
-    crop: CountOrZero | None = None
-    """padding of the random crop in pixels; none: as the victim was trained"""
-    flip: bool | None = None
-    """mirror at random; none: as the victim was trained"""
 
     component: Literal["all", "conv", "fc"] = "all"
     """layers that are pruned: all, convolutional or fully connected ones (with their BatchNorm)"""
@@ -93,6 +89,19 @@ class ANP(Defense):
     """relative fall of accuracy that prune = "accuracy" accepts"""
     holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """share of the clean images that prune = "accuracy" sets aside"""
+
+    def unused(self) -> Mapping[str, str]:
+        """Name the settings of other ways to prune than the chosen one."""
+        unused = dict(super().unused())
+        takes = {
+            "threshold": ("threshold",),
+            "number": ("number",),
+            "accuracy": ("drop", "holdout"),
+        }
+        for way, names in takes.items():
+            if way != self.prune:
+                unused.update(dict.fromkeys(names, f'prune = "{self.prune}"'))
+        return unused
 
     def defend(self, access: Access) -> Result:
         """Learn the masks on a frozen copy, prune another copy."""
@@ -183,16 +192,12 @@ class ANP(Defense):
         return list(zip(moved[::2], moved[1::2], strict=True))
 
     def _recipe(self, access: Access) -> Recipe:
-        """Return the masks' recipe; augmentation and precision are the grid's."""
-        fields: dict[str, Any] = {}
-        for name in (*AUGMENTATION, "precision", "deterministic"):
-            fields[name] = getattr(access.recipe, name)
-        if self.crop is not None:
-            fields["crop"] = self.crop
-        if self.flip is not None:
-            fields["flip"] = self.flip
+        """Return the masks' recipe; precision and determinism are the grid's."""
+        grid = access.recipe
         return Recipe(
-            **fields,
+            **self.augmentation(access.task),
+            precision=grid.precision,
+            deterministic=grid.deterministic,
             steps=self.iterations,
             batch=self.batch,
             replacement=True,
@@ -252,7 +257,7 @@ class Masked(nn.Module):
         return [unit.module for unit in self.units]
 
     def by_layer(self, values: Tensor) -> Sequence[Tensor]:
-        """Split a tensor over all masks into one a layer."""
+        """Split a tensor over all masks into one for each layer."""
         return torch.split(values, [unit.count for unit in self.units])
 
     def forward(self, images: Tensor, noise: Noise | None = None) -> Tensor:

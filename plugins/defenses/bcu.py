@@ -73,6 +73,15 @@ class BCU(FineTuning):
     the released code, where the paper has a constant
     """
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the shares of the other way to draw anew, and the temperature of soft labels."""
+        unused = dict(super().unused())
+        idle = ("stem", "stages", "head") if self.init == "uniform" else ("uniform",)
+        unused.update(dict.fromkeys(idle, f'init = "{self.init}"'))
+        if self.labels == "hard":
+            unused["temperature"] = 'labels = "hard"'
+        return unused
+
     def defend(self, access: Access) -> Result:
         """Draw anew, then distil."""
         teacher = access.victim()

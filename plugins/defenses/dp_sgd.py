@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.nn import functional
 
-from harness import Access, Defense, NotInKey, Recipe, Result, extra_module
+from harness import Access, Context, NotInKey, Recipe, Result, extra_module
 from harness.learn import Batch, ImageSet, to_float
+from plugins.parts.fine_tuning import Augmented
 from plugins.parts.group_norm import without_batchnorm
 from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.stretching import stretched
@@ -41,12 +42,13 @@ Gradient = dict[str, Tensor]
 """By parameter name."""
 
 
-class DPSGD(Defense):
+class DPSGD(Augmented):
     """Train from scratch with clipped and noisy gradients (Abadi et al. 2016, Du et al. 2020).
 
-    The rest is as the victim was trained, unless a field below says otherwise; BatchNorm becomes
-    GroupNorm. Recorded are `epsilon` (none without noise), `noise`, and `clipped`, the share of
-    gradients that were shortened. Needs opacus: `pip install 'doorbench[dp]'`.
+    The rest is as the victim was trained, unless a field below says otherwise, except for the
+    augmentation; BatchNorm becomes GroupNorm. Recorded are `epsilon` (none without noise), `noise`,
+    and `clipped`, the share of gradients that were shortened. Needs opacus:
+    `pip install 'doorbench[dp]'`.
     """
 
     citation = (
@@ -98,11 +100,29 @@ class DPSGD(Defense):
     errors only. Networks that torch cannot run in this way take images one by one
     """
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the noise where `epsilon` decides it."""
+        unused = dict(super().unused())
+        if self.epsilon is not None:
+            unused["noise"] = "epsilon decides the noise"
+        return unused
+
+    def compatible(self, context: Context) -> str | None:
+        """Refuse a learning rate beside a table of them."""
+        recipe = context.recipe
+        if recipe is None or self.lr is None or self.schedule is not None or not recipe.rates:
+            return super().compatible(context)
+        return (
+            f'lr = {self.lr:g} would do nothing: the victim\'s schedule = "{recipe.schedule}" has '
+            "its learning rates in `rates`; set schedule too"
+        )
+
     def defend(self, access: Access) -> Result:
         """Train a fresh network by `fit`, whose hooks draw the images and make the gradient."""
         opacus = Opacus(self.accountant, self.delta)
         data = access.training_set().to(access.device)
-        recipe = self.recipe(access.recipe, len(data))
+        grid = access.recipe.replace(**self.augmentation(access.task))
+        recipe = self.recipe(grid, len(data))
         steps = recipe.total_steps(recipe.steps_per_epoch(len(data)))
         rate = min(1.0, recipe.batch / len(data))
         noise = self.noise

@@ -54,6 +54,15 @@ class FinePruning(FineTuning):
     share: Annotated[float, Field(ge=0, lt=1)] = 0.8
     """share of the channels that prune = "share" cuts, rounded; one is always left"""
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the settings of other ways to prune than the chosen one."""
+        unused = dict(super().unused())
+        takes = {"drop": ("drop", "holdout"), "count": ("count",), "share": ("share",)}
+        for way, names in takes.items():
+            if way != self.prune:
+                unused.update(dict.fromkeys(names, f'prune = "{self.prune}"'))
+        return unused
+
     def defend(self, access: Access) -> Result:
         """Rank, cut, fine-tune with the cut kept."""
         model = access.victim()

@@ -54,8 +54,12 @@ class IBAU(Defense):
     The network stays in evaluation mode: BatchNorm averages do not move, its weights do. The
     perturbation is added to [0,1] pixels, wherever the network normalises. The published rates are
     those of a network that does not. BCU adds it to CIFAR-10's images after dividing them by about
-    0.25, where the same `inner_lr` moves pixels a sixteenth as far: its presets are in pixels. On a
-    network that normalises, the released numbers make perturbations far larger than an image.
+    0.25, where the same `inner_lr` moves pixels a sixteenth as far: its presets are in pixels.
+
+    Without a `bound`, the released numbers can make perturbations far larger than any image,
+    whether or not the network normalises: on the victim that was released with the method, which
+    does not, their norm passes 2,000 in the first round, and that of a picture from black to white
+    is 55. Five rounds of them remove the backdoor there all the same.
     """
 
     citation = (

@@ -3,13 +3,15 @@
 Shen et al., ICML 2021, as released. Clean images tell which labels are worth a look: one that is
 likely for all images may have a universal trigger, one that is likely wherever a certain other is
 predicted may have a trigger for that pair. Each such label or pair is an arm of a bandit, with a
-trigger as in Neural Cleanse. The verdict goes by the smallest trigger; for a pair also by how much
-larger the trigger of the way back is. Nothing is mended.
+trigger as in Neural Cleanse. The verdict goes by the smallest trigger that any arm had at a step
+that succeeded; for a pair also by how much larger the trigger of the way back is, after as many
+steps as the pair itself had. Nothing is mended.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -20,8 +22,9 @@ from torch.nn import functional
 
 from harness import Access, Defense, Fraction, NotInKey, Result
 from harness.learn import ImageSet, to_float
+from plugins.parts.bandit import Bandit, Hopeless, hopeless, hopeless_back, never
 from plugins.parts.counting import FORWARD
-from plugins.parts.inversion import Found, Inversion, Rule
+from plugins.parts.inversion import Inversion, Rule
 from plugins.parts.per_class import some_of_each
 from plugins.parts.ranges import Count, Positive, Share
 
@@ -29,22 +32,16 @@ PUBLISHED = 224 * 224
 """Pixels of the images that the published numbers are for; sizes are brought to it before they
 enter a formula.
 """
-PROMISE = 2500.0
-"""Size from which an arm's progress is measured."""
-EAGER = 1e4
-"""Weight of a small size against fast progress."""
 LIKELY = 1e-8
 """Sum and median that the probability of a pair's label must exceed."""
 VICTIMS = 3
 """Pairs that a target label has at most."""
-WARM = 2
-"""Successes of every arm before the bandit begins."""
-DROPS = ((20, 0.3), (200, 0.8))
-"""Pairs whose last success is below the second number after so many steps are given up."""
+FIRST = 2
+"""Successes in a row after which there is a cost."""
 SIDE = 50 / 224
 """Side of the square, relative to the image, in which the mask of a pair starts."""
-INSIDE, OUTSIDE = 0.98, 0.02
-"""Values of that mask in and around the square; the tanh of plain 1 and 0 would hardly move."""
+INSIDE, OUTSIDE = 0.99, 0.001
+"""Value of that mask in the square, and the largest around it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,9 @@ class KArm(Defense):
     than 8
     """
     everywhere: Share = 0.95
-    """a label that is likely for more than this share of the images may have a universal trigger"""
+    """the label that is likely for most images may have a universal trigger, if it is for more than
+    this share of them
+    """
     together: Share = 0.9
     """a label that is likely for this share of the images predicted as another may have a trigger
     for that pair
@@ -91,13 +90,15 @@ class KArm(Defense):
     bound: Share = 0.99
     """share of a step's images that must get the label for the step to succeed"""
     cost: Positive = 1e-3
-    """weight of the mask's size after the first `patience` successes; none before"""
+    """weight of the mask's size after the first two successes in a row; none before"""
     patience: Count = 5
     """successes, or failures, in a row after which the cost moves"""
     up: Annotated[float, Field(gt=1)] = 1.5
     """factor by which the cost is multiplied or divided"""
     random: Fraction = 0.3
-    """share of the steps that go to an arm drawn at random"""
+    """share of the choices that fall on an arm drawn at random; there is one after each step that
+    improves on its arm
+    """
     universal: Share = 1720 / PUBLISHED
     """share of the image below which a universal trigger gives the model away: 1720 pixels of 224 x
     224; published bounds were set on benign models of TrojAI, others need their own
@@ -111,6 +112,11 @@ class KArm(Defense):
     errors only
     """
 
+    @property
+    def gives_model(self) -> bool:
+        """Nothing is mended."""
+        return False
+
     def defend(self, access: Access) -> Result:
         """Choose the arms, pull them, judge the smallest trigger.
 
@@ -118,27 +124,32 @@ class KArm(Defense):
         """
         model = access.victim().requires_grad_(False)
         data = some_of_each(access.clean(), self.per_class, access.generator("images"))
-        data = data.to(access.device)
+        data = class_by_class(data).to(access.device)
         arms = self._arms(access, model, data)
-        best: tuple[Arm, Found] | None = None
-        steps = 0
-        if arms:
-            best, steps = self._smallest(access, model, data, arms)
+        if not arms:
+            return Result(flagged=False, score=0.0, record={"arms": 0.0, "steps": 0.0})
+
+        bandit, steps = self._scan(access, model, data, arms)
         record = {"arms": float(len(arms)), "steps": float(steps)}
-        if best is None:
+        arm = arms[bandit.smallest]
+        pulls = bandit.arms[bandit.smallest]
+        if pulls.best == math.inf:
             return Result(flagged=False, score=0.0, record=record)
 
-        arm, trigger = best
-        share = max(trigger.size / trigger.mask.numel(), torch.finfo().eps)
+        pixels = access.task.height * access.task.width
+        share = max(pulls.best / pixels, torch.finfo().eps)
         record["share"] = share
         if arm.source is None:
             score = self.universal / share
         else:
             score = self.pair / share
             if score > 1:
-                asymmetry = self._way_back(access, model, data, arm) / trigger.size
-                record["asymmetry"] = asymmetry
-                score = min(score, asymmetry / self.asymmetry)
+                back = self._way_back(access, model, data, arm, pulls.steps)
+                # No way back is as good as an endless one.
+                if back is not None:
+                    asymmetry = back / pixels / share
+                    record["asymmetry"] = asymmetry
+                    score = min(score, asymmetry / self.asymmetry)
 
         flagged = score > 1
         targets = [arm.target] if flagged else []
@@ -148,7 +159,7 @@ class KArm(Defense):
     def _arms(self, access: Access, model: nn.Module, data: ImageSet) -> list[Arm]:
         """Return the triggers that clean images make look possible.
 
-        They are universal ones, and pairs only where there is none of these.
+        It is a universal one, and pairs only where there is none.
         """
         if not self.screen:
             return [Arm(label) for label in range(access.task.classes)]
@@ -171,99 +182,89 @@ class KArm(Defense):
             arms.extend(Arm(target, source) for source in sources if source in present)
         return arms
 
-    def _smallest(
+    def _scan(
         self, access: Access, model: nn.Module, data: ImageSet, arms: Sequence[Arm]
-    ) -> tuple[tuple[Arm, Found] | None, int]:
-        """Pull the arms; return the one with the smallest trigger that meets the bound, and steps.
-
-        None stands for no arm that meets it.
-        """
-        inversion = self._inversion(access, model, data, arms, "forward")
-        order = access.generator("order")
-        choice = access.generator("choice")
-        alive = list(range(len(arms)))
+    ) -> tuple[Bandit, int]:
+        """Pull the arms until the bandit is over or the steps are used; return it and the steps."""
+        pairs = arms[0].source is not None
+        bandit = self._bandit(
+            access, len(arms), hopeless if pairs else never, access.generator("choice")
+        )
+        inversion = self._inversion(access, model, data, arms, bandit, "forward")
         step = 0
-        while alive and step < self.steps:
-            pulled = self._next(inversion, alive, choice)
-            inversion.step([pulled], self._round(data, arms[pulled], order))
-            if arms[pulled].source is not None:
-                steps = inversion.controllers[pulled].steps
-                if hopeless(steps, inversion.success[pulled]):
-                    alive.remove(pulled)
+        while not bandit.over and step < self.steps:
+            self._pull(inversion, data, arms, bandit)
             step += 1
             access.tick(done=step, of=self.steps)
+        return bandit, step
 
-        best: tuple[Arm, Found] | None = None
-        for number in alive:
-            trigger = inversion.found(number)
-            if trigger.reached and (best is None or trigger.size < best[1].size):
-                best = (arms[number], trigger)
-        return best, step
+    def _way_back(
+        self, access: Access, model: nn.Module, data: ImageSet, arm: Arm, steps: int
+    ) -> float | None:
+        """Return the size of the trigger from a pair's target to its source, of so many steps.
 
-    def _next(self, inversion: Inversion, alive: Sequence[int], generator: torch.Generator) -> int:
-        """Choose the arm to pull.
-
-        While any is not warm yet, it is the least used of these; later one at random, or the best
-        bet.
-        """
-        cold = []
-        for arm in alive:
-            controller = inversion.controllers[arm]
-            if controller.wins < WARM:
-                cold.append((controller.steps, arm))
-        if cold:
-            return min(cold)[1]
-        if float(torch.rand((), generator=generator)) < self.random:
-            place = int(torch.randint(len(alive), (), generator=generator))
-            return alive[place]
-
-        height, width = inversion.images.shape[1:3]
-        sizes = []
-        velocities = []
-        for arm in alive:
-            controller = inversion.controllers[arm]
-            size = controller.best * PUBLISHED / (height * width)
-            sizes.append(size)
-            velocities.append(velocity(size, controller.wins, controller.steps))
-        return alive[bet(velocities, sizes)]
-
-    def _way_back(self, access: Access, model: nn.Module, data: ImageSet, arm: Arm) -> float:
-        """Return the size of the trigger from a pair's target to its source.
-
-        It is that of the image where no trigger is found.
+        None stands for no trigger.
         """
         assert arm.source is not None
-        back = Arm(arm.source, arm.target)
-        inversion = self._inversion(access, model, data, [back], "back")
-        order = access.generator("order back")
-        if len(self._places(data, back)) > 0:
-            for step in range(self.steps):
-                inversion.step([0], self._round(data, back, order))
-                access.tick(done=step, of=self.steps)
-        trigger = inversion.found(0)
-        if trigger.reached:
-            return trigger.size
-        return float(trigger.mask.numel())
+        back = [Arm(arm.source, arm.target)]
+        if len(self._places(data, back[0])) == 0:
+            return None
+        bandit = self._bandit(access, 1, hopeless_back, access.generator("choice back"))
+        inversion = self._inversion(access, model, data, back, bandit, "back")
+        step = 0
+        while not bandit.over and step < steps:
+            self._pull(inversion, data, back, bandit)
+            step += 1
+            access.tick(done=step, of=steps)
+        size = bandit.arms[0].best
+        return size if size < math.inf else None
+
+    def _pull(
+        self, inversion: Inversion, data: ImageSet, arms: Sequence[Arm], bandit: Bandit
+    ) -> None:
+        """Descend on all images of the next arm once, in batches, in one order for good."""
+        number = bandit.next
+        places = self._places(data, arms[number])
+        batches = [chosen[None] for chosen in torch.split(places, self.batch)]
+        [(success, size)] = inversion.descend([number], batches)
+        bandit.pulled(success, size)
+
+    def _bandit(
+        self, access: Access, count: int, gives_up: Hopeless, choice: torch.Generator
+    ) -> Bandit:
+        """Begin a bandit. Only arms for all images, which nothing gives up, settle."""
+        rule = Rule(
+            self.bound, self.cost, "zero", self.patience, self.up, self.up, stop=None, first=FIRST
+        )
+        scale = PUBLISHED / (access.task.height * access.task.width)
+        settle = gives_up is never
+        return Bandit(count, rule, gives_up, settle, self.random, scale, choice)
 
     def _inversion(
-        self, access: Access, model: nn.Module, data: ImageSet, arms: Sequence[Arm], stream: str
+        self,
+        access: Access,
+        model: nn.Module,
+        data: ImageSet,
+        arms: Sequence[Arm],
+        bandit: Bandit,
+        stream: str,
     ) -> Inversion:
-        """Begin the arms' triggers.
+        """Begin the arms' triggers, all from the same start.
 
         Universal ones start at random, those of pairs as a square of one colour in the middle.
         """
         task = access.task
         size = (task.height, task.width)
         draw = access.generator(stream)
-        masks = torch.rand(len(arms), 1, *size, generator=draw)
-        patterns = torch.rand(len(arms), task.channels, *size, generator=draw)
-        if arms and arms[0].source is not None:
-            masks = middle(size).expand_as(masks)
-            patterns = patterns[:, :, :1, :1]
-        rule = Rule(self.bound, self.cost, "zero", self.patience, self.up, self.up, stop=None)
+        mask = torch.rand(1, *size, generator=draw)
+        pattern = torch.rand(task.channels, *size, generator=draw)
+        if arms[0].source is not None:
+            mask = middle(mask)
+            pattern = pattern[:, :1, :1]
+        starts = mask.repeat(len(arms), 1, 1, 1), pattern.repeat(len(arms), 1, 1, 1)
         targets = [arm.target for arm in arms]
         return Inversion(
-            access, model, data.images, targets, (masks, patterns), rule, self.lr, self.at_once
+            access, model, data.images, targets, starts, bandit.arms, self.lr, self.at_once
         )
 
     def _places(self, data: ImageSet, arm: Arm) -> Tensor:
@@ -274,13 +275,6 @@ class KArm(Defense):
         mine = data.labels.cpu() == arm.source
         return torch.nonzero(mine)[:, 0]
 
-    def _round(self, data: ImageSet, arm: Arm, generator: torch.Generator) -> Iterator[Tensor]:
-        """Yield all images of an arm once, in batches."""
-        places = self._places(data, arm)
-        order = torch.randperm(len(places), generator=generator)
-        for chosen in torch.split(order, self.batch):
-            yield places[chosen][None]
-
 
 def likely_count(classes: int, share: float) -> int:
     """Return how many labels count as likely for an image."""
@@ -290,12 +284,16 @@ def likely_count(classes: int, share: float) -> int:
 
 
 def everywhere_likely(probabilities: Tensor, count: int, share: float) -> list[int]:
-    """Return the labels that are among the `count` likeliest for more than this share of images.
+    """Return the label that is among the `count` likeliest for most images, if for more than this
+    share of them.
 
     `probabilities` are (n, classes).
     """
-    often = _among_likeliest(probabilities, count).double().mean(0)
-    return [int(label) for label in torch.nonzero(often > share)]
+    often = _among_likeliest(probabilities, count).double().mean(0).tolist()
+    most = max(often)
+    if most <= share:
+        return []
+    return [often.index(most)]
 
 
 def together_likely(probabilities: Tensor, count: int, share: float) -> tuple[Tensor, Tensor]:
@@ -318,36 +316,26 @@ def together_likely(probabilities: Tensor, count: int, share: float) -> tuple[Te
 
 
 def pairs_of(sums: Tensor, medians: Tensor) -> list[int]:
-    """Return the sources of a target label, those first where it is most probable."""
+    """Return the sources of a target label: of too many, those where its sum is largest, first."""
     likely = (sums > LIKELY) & (medians > LIKELY)
     sources = torch.nonzero(likely)[:, 0]
-    order = torch.argsort(medians[sources], descending=True, stable=True)
-    return [int(source) for source in sources[order[:VICTIMS]]]
+    if len(sources) > VICTIMS:
+        order = torch.argsort(sums[sources], descending=True, stable=True)
+        sources = sources[order[:VICTIMS]]
+    return [int(source) for source in sources]
 
 
-def hopeless(steps: int, success: float) -> bool:
-    """Tell whether a pair is given up."""
-    return any(steps >= after and success < least for after, least in DROPS)
+def class_by_class(data: ImageSet) -> ImageSet:
+    """Return the images in the order of the released loader, which sorts them by class."""
+    assert data.labels is not None
+    return data.subset(torch.argsort(data.labels.cpu(), stable=True))
 
 
-def velocity(size: float, wins: int, steps: int) -> float:
-    """Return an arm's progress so far; `size` is in pixels of 224 x 224."""
-    return (PROMISE - size) / (wins + steps / 2)
-
-
-def bet(velocities: Sequence[float], sizes: Sequence[float]) -> int:
-    """Return the place of the arm that promises most; sizes are in pixels of 224 x 224."""
-    promises = []
-    for speed, size in zip(velocities, sizes, strict=True):
-        promises.append(speed + EAGER / max(size, 1.0))
-    return promises.index(max(promises))
-
-
-def middle(size: tuple[int, int]) -> Tensor:
-    """Return a mask (1, h, w) that is on in the middle."""
-    mask = torch.full((1, *size), OUTSIDE)
+def middle(noise: Tensor) -> Tensor:
+    """Return a mask (1, h, w) that is on in the middle, and all but off elsewhere, by `noise`."""
+    mask = OUTSIDE * noise
     rows, columns = (
-        slice(round(side * (1 - SIDE) / 2), round(side * (1 + SIDE) / 2)) for side in size
+        slice(round(side * (1 - SIDE) / 2), round(side * (1 + SIDE) / 2)) for side in mask.shape[1:]
     )
     mask[:, rows, columns] = INSIDE
     return mask

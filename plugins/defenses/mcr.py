@@ -38,7 +38,7 @@ from harness import (
 )
 from harness.learn import NORMS, Batch, ImageSet
 from plugins.parts.batchnorm import refresh
-from plugins.parts.fine_tuning import FineTuning
+from plugins.parts.fine_tuning import AugmentationFields, FineTuning
 from plugins.parts.holdout import accuracy, hold_out
 from plugins.parts.ranges import Count, CountOrZero, NotNegative
 
@@ -112,6 +112,16 @@ class MCR(FineTuning):
             return self.needs | LEAK
         return self.needs
 
+    def unused(self) -> Mapping[str, str]:
+        """Name what only t = "best" takes; the released schedule takes `lr` and `horizon`."""
+        unused = dict(super().unused())
+        if self.schedule == "piecewise" and not self.rates:
+            unused = {}
+        if self.t != "best":
+            for name in ("candidates", "holdout"):
+                unused[name] = f"t = {self.t:g} is no choice"
+        return unused
+
     def defend(self, access: Access) -> Result:
         """Train the bend, choose t, put the averages right."""
         data = access.clean()
@@ -163,13 +173,13 @@ class MCR(FineTuning):
         recipe = self.tuning(access).replace(weight_decay=0.0)
         access.fit(curve, repeated, recipe, loss=loss)
 
-    def _recipe(self, grid: Recipe) -> Recipe:
+    def _recipe(self, grid: Recipe, augmentation: AugmentationFields) -> Recipe:
         if self.schedule != "piecewise" or self.rates:
-            return super()._recipe(grid)
+            return super()._recipe(grid, augmentation)
         span = self.horizon or max(1, self.epochs)
         rates = flat_then_falling(self.lr, span)
         released = self.model_copy(update={"schedule": "table", "rates": rates})
-        return released._recipe(grid)
+        return released._recipe(grid, augmentation)
 
 
 class Curve(nn.Module):

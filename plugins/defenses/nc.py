@@ -66,7 +66,7 @@ class NC(Unlearning):
             return (
                 f"{classes} classes are too few for a median; at least {FEWEST}, or set few = true"
             )
-        return None
+        return super().compatible(context)
 
     def defend(self, access: Access) -> Result:
         """Judge the sizes, unlearn what stands out.

@@ -20,11 +20,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Access, Defense, Fraction, Incompatible, Recipe, Result
+from harness import Access, Context, Fraction, Incompatible, Recipe, Result
 from harness.learn import Batch, Extra, evaluating, global_random
 from plugins.models.fitted import steps
 from plugins.parts.counting import FORWARD
 from plugins.parts.cutmix import CutMix
+from plugins.parts.fine_tuning import Augmented
 from plugins.parts.points import Point, locate
 from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 from plugins.parts.watched import watched
@@ -35,7 +36,7 @@ JUDGED = 500
 """Images that are reconstructed at a time."""
 
 
-class TrapReplace(Defense):
+class TrapReplace(Augmented):
     """Trap the backdoor in the network's head, then replace the head (Wang et al. 2022).
 
     The trap is that images are reconstructed from the stem while the network learns. Both phases
@@ -108,13 +109,34 @@ class TrapReplace(Defense):
             )
         return self
 
+    def unused(self) -> Mapping[str, str]:
+        """Name the head's settings where the head is not replaced."""
+        unused = dict(super().unused())
+        if not self.replace:
+            names = [name for name in type(self).model_fields if name.startswith("head_")]
+            names += ["label_smoothing", "cutmix", "dropout"]
+            unused.update(dict.fromkeys(names, "replace = false"))
+        return unused
+
+    def compatible(self, context: Context) -> str | None:
+        """Refuse a learning rate of the head beside a table of them."""
+        recipe = context.recipe
+        if recipe is None or self.head_lr is None or self.head_schedule is not None:
+            return super().compatible(context)
+        if not (self.replace and recipe.rates):
+            return super().compatible(context)
+        return (
+            f"head_lr = {self.head_lr:g} would do nothing: the victim's schedule = "
+            f'"{recipe.schedule}" has its learning rates in `rates`; set head_schedule too'
+        )
+
     def defend(self, access: Access) -> Result:
         """Trap the backdoor, then replace the head."""
         model = access.fresh_model()
         anatomy = access.anatomy(model)
         stem_end = locate(anatomy, self.stem_end)
         cut = find_cut(model, stem_end, access.task.image_shape)
-        recipe = self.trapping(access.recipe)
+        recipe = self.trapping(access.recipe.replace(**self.augmentation(access.task)))
         record = self._trap(access, model, cut, recipe)
         if self.replace:
             renewed = renew(model, access.fresh_model(), cut.after)

@@ -1,1 +1,1 @@
-"""Metrics, one file a number."""
+"""Metrics, one file for each number."""

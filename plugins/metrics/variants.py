@@ -13,7 +13,7 @@ class Variants(Metric):
     """Variants: share of images under further triggers that get their true label, in percent.
 
     The further triggers are those that a backdoor should ignore: WaNet's noise mode, IAB's cross
-    mode. One number a trigger, by its name.
+    mode. One number for each trigger, by its name.
     """
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"predictions", "trigger"})

@@ -1,1 +1,1 @@
-"""Classifiers, one file an architecture."""
+"""Classifiers, one file for each architecture."""

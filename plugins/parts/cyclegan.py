@@ -37,7 +37,7 @@ class PixelUnits(nn.Module):
         self.register_buffer("std", torch.ones(channels, 1, 1))
 
     def set(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Fill both, one number a channel, in [0,1] pixels."""
+        """Fill both, one number for each channel, in [0,1] pixels."""
         means = torch.tensor(mean)
         deviations = torch.tensor(std)
         self.mean.copy_(means.view(-1, 1, 1))

@@ -14,7 +14,7 @@ def hold_out(data: ImageSet, share: float, generator: torch.Generator) -> tuple[
     """Split off a random `share` of the images, at least one; return the rest and the share.
 
     Drawn from the grant, because a defender has no other images: those held out are lost to
-    training, as in life. Raises Incompatible if none is left to train on.
+    training, as in practice. Raises Incompatible if none is left to train on.
     """
     count = max(1, round(share * len(data)))
     if count >= len(data):

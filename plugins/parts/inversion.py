@@ -42,9 +42,9 @@ class Rule:
 
     A step succeeds where at least `bound` of its images get the target label. After `patience`
     successes in a row the cost is multiplied by `up`, after as many failures divided by `down`.
-    With `start` "zero" there is no cost until `patience` successes in a row, then `cost`. A lane
-    ends once its cost has both risen and fallen since it was first set, and `stop` steps have not
-    brought its smallest size below `slack` times itself (none: it never ends).
+    With `start` "zero" there is no cost until `first` successes in a row (none: `patience`), then
+    `cost`. A lane ends once its cost has both risen and fallen since it was first set, and `stop`
+    steps have not brought its smallest size below `slack` times itself (none: it never ends).
     """
 
     bound: float = 0.99
@@ -55,6 +55,7 @@ class Rule:
     down: float = 2.0**1.5
     slack: float = 1.0
     stop: int | None = 25
+    first: int | None = None
 
 
 class Controller:
@@ -118,7 +119,8 @@ class Controller:
             self._ready += 1
         else:
             self._ready = 0
-        if self._ready >= self.rule.patience:
+        first = self.rule.patience if self.rule.first is None else self.rule.first
+        if self._ready >= first:
             self.cost = self.rule.cost
             self._forget()
         if won:
@@ -162,7 +164,7 @@ class Found:
 
 
 class Inversion:
-    """Lanes: one trigger for each of `targets`, optimised from `starts` on.
+    """Lanes: one trigger for each of `targets`, optimised from `starts` on, with a controller each.
 
     `starts` are masks (k, 1, h, w) and patterns (k, c, h or 1, w or 1) in [0, 1]; `images` are
     uint8 (n, h, w, c) on the device of `model`, which is in evaluation mode during a step and else
@@ -177,7 +179,7 @@ class Inversion:
         images: Tensor,
         targets: Sequence[int],
         starts: tuple[Tensor, Tensor],
-        rule: Rule,
+        controllers: Sequence[Controller],
         lr: float,
         at_once: int,
     ) -> None:
@@ -186,7 +188,7 @@ class Inversion:
         self.images = images
         self.at_once = at_once
         self.targets = torch.tensor(list(targets), device=images.device)
-        self.controllers = [Controller(rule) for _ in targets]
+        self.controllers = list(controllers)
         self.free: list[tuple[Tensor, Tensor]] = []
         """Mask and pattern of each lane before the tanh: what the optimiser moves."""
         parameters: list[Tensor] = []
@@ -198,8 +200,6 @@ class Inversion:
             self.free.append((mask, pattern))
             parameters += [mask, pattern]
         self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=BETAS)
-        self.success = [0.0] * len(self.free)
-        """Of each lane's last step."""
         self._best: list[Found | None] = [None] * len(self.free)
 
     @property
@@ -213,16 +213,24 @@ class Inversion:
         A batch is int64 (lanes, b), places of images; or (1, b) where all lanes see the same.
         """
         lanes = list(lanes)
+        for lane, (success, size) in zip(lanes, self.descend(lanes, batches), strict=True):
+            if self.controllers[lane].update(success, size):
+                self._best[lane] = self._now(lane, True)
+
+    def descend(self, lanes: Sequence[int], batches: Iterable[Tensor]) -> list[tuple[float, float]]:
+        """Descend on every batch, at the costs as they are.
+
+        Returns the success and the size of each lane, means over the batches, each before its own
+        descent.
+        """
+        lanes = list(lanes)
         outcomes: list[Tensor] = []
         with evaluating(self.model):
             for batch in batches:
                 outcome = self._descend(lanes, batch.to(self.images.device))
                 outcomes.append(outcome)
         successes, sizes = torch.stack(outcomes).mean(0).tolist()
-        for lane, success, size in zip(lanes, successes, sizes, strict=True):
-            self.success[lane] = success
-            if self.controllers[lane].update(success, size):
-                self._best[lane] = self._now(lane, True)
+        return list(zip(successes, sizes, strict=True))
 
     def found(self, lane: int) -> Found:
         """Return the smallest trigger of a lane that met the bound, else the last."""

@@ -147,7 +147,7 @@ class Steganography(Part):
                 critic.to(access.device)
         bits = self._bits(access, len(data))
         loss = Loss(self, critic, bits, self.sides(access.task))
-        access.fit(pair, data, self._recipe(), loss=loss, **judged(critic))
+        access.fit(pair, data, self._recipe(access), loss=loss, **judged(critic))
         return pair
 
     def _bits(self, access: PartAccess, count: int) -> Callable[[Batch], Tensor]:
@@ -171,7 +171,7 @@ class Steganography(Part):
 
         return fixed
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self, access: PartAccess) -> Recipe:
         return Recipe(
             epochs=self.epochs,
             batch=self.batch,
@@ -179,6 +179,7 @@ class Steganography(Part):
             lr=self.lr,
             weight_decay=0.0,
             precision=self.precision,
+            deterministic=access.numerics["deterministic"],
         )
 
 

@@ -3,18 +3,22 @@
 Liu et al., CCS 2019 (ABS). A neuron is a channel; stimulating it means putting one value in all its
 places. Each image votes for the label whose logit rises most, by how much more it rises than any
 other.
+
+In a residual network the channels are those of its blocks' sums, as in the released code, and not
+those of the layers within blocks; the neurons of hidden linear layers come on top in any network.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from harness import Incompatible, Unit, Workbench
 from plugins.parts.counting import FORWARD
@@ -23,6 +27,10 @@ LEVELS = 5
 """Number of values that a neuron is set to, from 0 on, in equal steps."""
 REACH = 8.0
 """A step is REACH / LEVELS times the layer's largest output."""
+
+ADDITIONS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
+RECTIFIERS = frozenset({"relu", "relu_"})
+"""Functions of torch, by name, by which a block makes its sum and rectifies it."""
 
 Hook = Callable[[nn.Module, Any, Tensor], Tensor | None]
 
@@ -51,7 +59,7 @@ def elevated(
     `images`: [0,1] floats (n, c, h, w), `labels` (n,) their true ones, both on the model's device.
     About `at_once` images go through the network together.
     """
-    units = list(access.units(model))
+    units = neurons_of(access, model, images)
     peaks = _peaks(model, images, units)
     cuts = _cuts(access, model, images, units)
     true_labels = labels.cpu()
@@ -69,6 +77,97 @@ def elevated(
                     candidates.append(Candidate(unit.module, channel, unit.count, label, score))
         access.tick(done=done, of=len(units))
     return sorted(candidates, key=lambda candidate: -candidate.score)
+
+
+class Sums(TorchFunctionMode):
+    """While it lasts, remembers the last sum that a network made, and what was rectified of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sum: Tensor | None = None
+        self._rectified: Tensor | None = None
+        self._before: Tensor | None = None
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call `func`, and look at what it gives if it adds or rectifies."""
+        name = getattr(func, "__name__", "")
+        rectifies = name in RECTIFIERS and bool(args) and args[0] is self._sum
+        if rectifies:
+            self._before = args[0].clone()  # for it may be rectified in place
+        result = func(*args, **(kwargs or {}))
+        if rectifies:
+            self._rectified = result
+        elif name in ADDITIONS:
+            self._sum = result
+            self._rectified = None
+        return result
+
+    def of(self, output: Tensor) -> Tensor | None:
+        """Return the sum that this output is, or is rectified from; None where it is neither.
+
+        Only the last sum is known: ask in the hook of the module that ends with it.
+        """
+        if output is self._rectified:
+            return self._before
+        if output is self._sum:
+            return output
+        return None
+
+
+def neurons_of(access: Workbench, model: nn.Module, images: Tensor) -> list[Unit]:
+    """Return the layers whose channels are stimulated, in the order of the network.
+
+    They are its blocks where these end in sums, else its prunable units; and hidden linear layers.
+    """
+    units = _sums_of(model, images[:2]) or list(access.units(model))
+    known = {unit.module for unit in units}
+    hidden = [unit for unit in _hidden(model) if unit.module not in known]
+    return units + hidden
+
+
+def _sums_of(model: nn.Module, images: Tensor) -> list[Unit]:
+    """Return the modules whose output is a sum of maps, rectified or not: the smallest of each."""
+    found: dict[int, Unit] = {}
+    kept: list[Tensor] = []  # so that no other tensor takes the identity of one that is gone
+    sums = Sums()
+
+    def watch(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(module, nn.ReLU) or not isinstance(output, Tensor):
+                return  # it is the block around a rectifier that sums
+            if output.ndim == 4 and sums.of(output) is not None:
+                kept.append(output)
+                found.setdefault(id(output), Unit(name, output.shape[1]))
+
+        return hook
+
+    names = [name for name, _ in model.named_modules() if name]
+    with sums, hooked(model, [(name, watch(name)) for name in names]):
+        model(images)
+    return list(found.values())
+
+
+def _hidden(model: nn.Module) -> list[Unit]:
+    """Return the linear layers but the last, and but those whose channels a BatchNorm has next."""
+    leaves = []
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            leaves.append((name, module))
+    linear = [place for place, (_, leaf) in enumerate(leaves) if isinstance(leaf, nn.Linear)]
+    units = []
+    for place in linear[:-1]:
+        name, layer = leaves[place]
+        count = cast(nn.Linear, layer).out_features
+        following = leaves[place + 1][1]
+        if getattr(following, "num_features", None) != count:
+            units.append(Unit(name, count))
+    return units
 
 
 def election(logits: Tensor, labels: Tensor, dissent: int) -> tuple[int, float] | None:

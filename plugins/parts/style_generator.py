@@ -95,8 +95,8 @@ class StyleGenerator(Part):
     """weight of leaving pictures that are in a generator's own style unchanged"""
     judge_width: Count = 64
     """channels of the discriminators' first layer; the last has eight times as many"""
-    flip: bool = True
-    """mirror pictures of both sides at random"""
+    flip: bool | None = None
+    """mirror pictures of both sides at random; none: all but signs and digits"""
 
     def build(self, task: Task, model: nn.Module | None) -> nn.Module:
         """Make the network that translates."""
@@ -124,7 +124,7 @@ class StyleGenerator(Part):
         ours = train.subset(of_each_class(train.labels, self.per_class)).unlabelled()
         draws = access.generator("style")
         theirs = sunset(ours.images, draws) if self.style is None else access.part("style").images
-        recipe = self._recipe()
+        recipe = self._recipe(access)
         judging = torch.optim.Adam(game.judges.parameters(), self.lr, (self.beta, 0.999))
 
         def loss(model: nn.Module, batch: Batch) -> Tensor:
@@ -138,7 +138,8 @@ class StyleGenerator(Part):
         game.judges.requires_grad_(False)  # what requires gradients now is what `fit` trains
         access.fit(game, ours, recipe, loss=loss)
 
-    def _recipe(self) -> Recipe:
+    def _recipe(self, access: PartAccess) -> Recipe:
+        flip = access.task.mirrors if self.flip is None else self.flip
         return Recipe(
             epochs=self.epochs,
             batch=self.batch,
@@ -146,9 +147,10 @@ class StyleGenerator(Part):
             lr=self.lr,
             betas=(self.beta, 0.999),
             weight_decay=0.0,
-            flip=self.flip,
+            flip=flip,
             # within one context autocast keeps what it cast of the discriminators before they moved
             precision="fp32",
+            deterministic=access.numerics["deterministic"],
         )
 
 
@@ -221,13 +223,13 @@ def measure(generator: Generator, images: Tensor, mean: Levels | None, std: Leve
     channels = images.shape[3]
     if mean is not None and len(mean) != channels:
         raise ValueError(
-            f"mean = {list(mean)}: one number a channel is expected, "
+            f"mean = {list(mean)}: one number for each channel is expected, "
             f"and the pictures have {channels}"
         )
     if std is not None and (len(std) != channels or min(std) <= 0):
         raise ValueError(
             f"std = {list(std)}: {channels} numbers above 0 are expected, "
-            "one a channel of the pictures"
+            "one for each channel of the pictures"
         )
     means: list[float] = []
     deviations: list[float] = []

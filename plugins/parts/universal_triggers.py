@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Incompatible, NotInKey, Part, Task
-from plugins.parts.inversion import Inversion, Rule, endless
+from plugins.parts.inversion import Controller, Inversion, Rule, endless
 from plugins.parts.patterns import Stamp
 from plugins.parts.per_class import some_of_each
 from plugins.parts.ranges import Count, Positive, Share
@@ -156,8 +156,9 @@ class UniversalTriggers(Part):
         labels = range(task.classes)
         start = self._start(access.generator("start"), task)
         model = access.victim().requires_grad_(False)
+        controllers = [Controller(self.rule()) for _ in labels]
         inversion = Inversion(
-            access, model, data.images, labels, start, self.rule(), self.lr, self.at_once
+            access, model, data.images, labels, start, controllers, self.lr, self.at_once
         )
         pools = self._pools(data, task.classes)
         smallest = min(len(pool) for pool in pools)

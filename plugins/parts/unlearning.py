@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -33,6 +33,17 @@ class Unlearning(FineTuning):
     """keep those images without the trigger too, and let each trigger's share be drawn from all of
     them
     """
+
+    @property
+    def gives_model(self) -> bool:
+        """Without unlearning the verdict is all."""
+        return self.unlearn != "never"
+
+    def unused(self) -> Mapping[str, str]:
+        """Name the settings of an unlearning that never happens."""
+        if self.unlearn != "never":
+            return super().unused()
+        return dict.fromkeys([*FineTuning.model_fields, "stamped", "append"], 'unlearn = "never"')
 
     def mended(
         self, access: Access, named: Sequence[nn.Module], likeliest: Sequence[nn.Module]

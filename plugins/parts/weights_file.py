@@ -5,14 +5,12 @@ It is safetensors, NumPy's .npz, or a torch checkpoint.
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -20,48 +18,79 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from plugins.parts.numpy_pickles import STAND_INS, Array
+
 Kernels = Literal["oihw", "hwio"]
 
 COUNTER = "num_batches_tracked"
 """A BatchNorm's count of batches; older files lack it, and nothing depends on it."""
 
+V = TypeVar("V")
+
 
 def read_tensors(path: Path, entry: str = "") -> dict[str, Tensor]:
-    """Read all tensors of a file by name, to the CPU.
+    """Read all tensors of a file by name, to the CPU; see `read_state`.
+
+    Raises ValueError where it holds anything else, too.
+    """
+    return only_tensors(read_state(path, entry), path)
+
+
+def only_tensors(state: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
+    """Return what `read_state` read. Raises ValueError, with the remedy, where it is not all
+    tensors.
+    """
+    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    others = [name for name in state if name not in tensors]
+    if not others:
+        return tensors
+    if tensors:
+        remedy = f"drop each with rename, {{'{re.escape(others[0])}' = ''}}, or "
+    else:
+        remedy = ""
+    places = [name for name in others if _holds_tensors(state[name])] or ["..."]
+    raise ValueError(
+        f"{source} holds more than a state ({_some(others)}): {remedy}say which part it is, "
+        f'entry = "{places[0]}"'
+    )
+
+
+def read_state(path: Path, entry: str = "") -> dict[str, Any]:
+    """Read a file's tensors by name, to the CPU, with whatever lies beside them in a checkpoint.
 
     `entry` is the dotted place of the state within a torch checkpoint. The format is recognised by
-    the content. Raises ValueError where there are no tensors, and for a file whose content only
-    code from it could restore: unpickling somebody's objects runs whatever they wrote.
+    the content. Arrays of NumPy become tensors. Raises ValueError where there is no mapping of
+    names, and for a file whose content only code from it could restore: unpickling somebody's
+    objects runs whatever they wrote.
     """
     with path.open("rb") as stream:
         start = stream.read(9)
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            members = archive.namelist()
+    members = _members(path)
+    if members is not None:
         if any(name.endswith(".npy") for name in members):
-            return _npz(path)
+            return dict(_npz(path))
     elif start[8:] == b"{":  # after eight bytes of length, safetensors begin with JSON
-        return _safetensors(path)
+        return dict(_safetensors(path))
     return _state(path, _checkpoint(path), entry)
 
 
-def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, Tensor]:
-    r"""Return the tensors under new names.
+def renamed(state: Mapping[str, V], rules: Mapping[str, str], source: Path) -> dict[str, V]:
+    r"""Return what a file holds under new names.
 
     Each rule is a regular expression for a whole name, and its replacement.
-    `{"module\\.(.*)": "\\1"}` takes a prefix away; an empty replacement drops the tensor. Names
-    that no rule fits stay. Raises ValueError where a rule cannot be meant or fits nothing, two fit
-    one name, or two tensors get one name.
+    `{"module\\.(.*)": "\\1"}` takes a prefix away; an empty replacement drops what has the name.
+    Names that no rule fits stay. Raises ValueError, naming the `source`, where a rule cannot be
+    meant or fits nothing, two fit one name, or two things get one name.
     """
     patterns = {rule: compiled(rule, replacement) for rule, replacement in rules.items()}
     unused = set(rules)
-    tensors: dict[str, Tensor] = {}
+    kept: dict[str, V] = {}
     old_names: dict[str, str] = {}
-    for name, tensor in state.items():
+    for name, value in state.items():
         fitting = [rule for rule, pattern in patterns.items() if pattern.fullmatch(name)]
         if len(fitting) > 1:
             several = " and ".join(repr(rule) for rule in fitting)
-            raise ValueError(f"rename: {several} both fit {name!r}; one may")
+            raise ValueError(f"{source}: rename: {several} both fit {name!r}; one may")
         new = name
         if fitting:
             rule = fitting[0]
@@ -69,14 +98,32 @@ def renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str, 
             new = patterns[rule].sub(rules[rule], name, count=1)
         if new in old_names:
             raise ValueError(
-                f"rename: {old_names[new]!r} and {name!r} would both be called {new!r}"
+                f"{source}: rename: {old_names[new]!r} and {name!r} would both be called {new!r}"
             )
         if new:
-            tensors[new] = tensor
+            kept[new] = value
             old_names[new] = name
     if unused:
-        raise ValueError(f"rename: {min(unused)!r} fits no tensor; the file has {_some(state)}")
-    return tensors
+        rule = min(unused)
+        raise ValueError(
+            f"{source}: rename: {rule!r} fits no tensor; the file has {_some(state)}. A rule "
+            f"matches a whole name{_whole(patterns[rule], rules[rule], state)}"
+        )
+    return kept
+
+
+def _whole(pattern: re.Pattern[str], new: str, names: Iterable[str]) -> str:
+    """Say what a rule for the beginning of a name would have to be; nothing where it is none."""
+    for name in names:
+        found = pattern.match(name)
+        if found and found[0] and not pattern.groups:
+            return f": {_prefix_rule(found[0], new)} is one for all that begin with it"
+    return ""
+
+
+def _prefix_rule(old: str, new: str = "") -> str:
+    """Write the rule that puts one prefix in the place of another, as a grid has it."""
+    return f"'{re.escape(old)}(.*)' = '{new}\\1'"
 
 
 def in_torch_order(state: Mapping[str, Tensor], kernels: Kernels) -> dict[str, Tensor]:
@@ -94,10 +141,12 @@ def in_torch_order(state: Mapping[str, Tensor], kernels: Kernels) -> dict[str, T
     return tensors
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Put the tensors into a module.
+def fill(
+    module: nn.Module, state: Mapping[str, Tensor], source: Path, classes: int | None = None
+) -> None:
+    """Put the tensors into a module, which tells `classes` apart.
 
-    Raises ValueError, naming tensors and shapes, unless they are those it has, dense, and all
+    Raises ValueError, naming file, tensors and shapes, unless they are those it has, dense, and all
     finite real numbers.
     """
     odd = [name for name, tensor in state.items() if not _plain(tensor)]
@@ -110,7 +159,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     try:
         missing, unexpected = module.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
+        reason = _other_classes(module, state, classes) or " ".join(str(error).split())
         raise ValueError(f"{source} does not fit {network}: {reason}") from None
     problems: list[str] = []
     lacking = [name for name in missing if not name.endswith(COUNTER)]
@@ -121,14 +170,74 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
     if problems:
         raise ValueError(
             f"{source} does not fit {network}: {'; '.join(problems)}. "
-            "say with `rename` what its tensors are called in this network, or name another model"
+            "say with `rename` what its tensors are called in this network"
+            f"{_prefix_hint(lacking, unexpected)}, or name another model"
         )
+
+
+def sizes_without(state: Mapping[str, Tensor], classes: int) -> list[int]:
+    """Return how many numbers the linear layers of a network give, where none gives `classes`.
+
+    Nothing where one does, or where there is no such layer. Convolutions count if there are no
+    matrices.
+    """
+    layers = [tensor for tensor in state.values() if tensor.ndim == 2]
+    if not layers:
+        layers = [tensor for tensor in state.values() if tensor.ndim == 4]
+    sizes = {len(layer) for layer in layers}
+    if classes in sizes:
+        return []
+    return sorted(sizes)
+
+
+def _other_classes(
+    module: nn.Module, state: Mapping[str, Tensor], classes: int | None
+) -> str | None:
+    """Say so where nothing but the number of classes keeps a state from fitting."""
+    differing = []
+    sizes = set()
+    for name, own in module.state_dict().items():
+        if name not in state or state[name].shape == own.shape:
+            continue
+        same_inputs = state[name].shape[1:] == own.shape[1:]
+        if not own.ndim or own.shape[0] != classes or not state[name].ndim or not same_inputs:
+            return None
+        differing.append(name)
+        sizes.add(len(state[name]))
+    if len(sizes) != 1:
+        return None
+    count = sizes.pop()
+    return (
+        f"it tells {count} classes apart and the dataset has {classes} (in {_some(differing)}); "
+        f"say classes = {count} in its [[dataset]], or take a dataset of as many"
+    )
+
+
+def _prefix_hint(lacking: list[str], unexpected: list[str]) -> str:
+    """Return the rule that would do where the file's names differ by a prefix."""
+    for name in unexpected:
+        for own in lacking:
+            prefix = name.removesuffix(own)
+            if prefix not in ("", name) and all(other.startswith(prefix) for other in unexpected):
+                return f" ({_prefix_rule(prefix)})"
+    return ""
+
+
+def _members(path: Path) -> list[str] | None:
+    """Return the names of an archive's files; None for what is no archive."""
+    try:
+        if not zipfile.is_zipfile(path):
+            return None
+        with zipfile.ZipFile(path) as archive:
+            return archive.namelist()
+    except Exception as error:
+        raise ValueError(f"{path}: a damaged archive ({error}); fetch it again") from None
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
-    except SafetensorError as error:
+    except (SafetensorError, OSError, RuntimeError, ValueError, TypeError) as error:
         raise ValueError(f"{path}: a damaged safetensors file ({error}); fetch it again") from None
 
 
@@ -139,23 +248,25 @@ def _npz(path: Path) -> dict[str, Tensor]:
             for name in arrays.files:
                 array = np.array(arrays[name])
                 tensors[name] = torch.from_numpy(array)
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"{path}: a damaged .npz file ({error}); fetch it again") from None
     except (ValueError, TypeError) as error:
         reason = str(error).rstrip(".")
         raise ValueError(
             f"{path}: {reason}. Expected: arrays of plain numbers, which need no unpickling"
         ) from None
+    except Exception as error:
+        # Zlib, zipfile, tokenize and numpy each have their own for a damaged file.
+        raise ValueError(f"{path}: a damaged .npz file ({error}); fetch it again") from None
     return tensors
 
 
 def _checkpoint(path: Path) -> Any:
     """Read what `torch.save` wrote, without running code."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(STAND_INS):
             warnings.simplefilter("ignore")  # of content that is refused below
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:
+        # A damaged pickle fails in as many ways as there are instructions in it.
         reason = str(error)
     refused = re.search(r"GLOBAL (\S+)", reason)
     if refused:
@@ -175,8 +286,8 @@ def _checkpoint(path: Path) -> Any:
     )
 
 
-def _state(path: Path, content: Any, entry: str) -> dict[str, Tensor]:
-    """Find the mapping of names to tensors within a checkpoint."""
+def _state(path: Path, content: Any, entry: str) -> dict[str, Any]:
+    """Find the mapping of names to tensors, and what lies beside them, within a checkpoint."""
     for word in entry.split("."):
         if not word:
             continue
@@ -187,18 +298,12 @@ def _state(path: Path, content: Any, entry: str) -> dict[str, Tensor]:
         raise ValueError(
             f"{path} holds {_inside(content)}, not tensors by name: save model.state_dict()"
         )
-    tensors: dict[str, Tensor] = {}
-    others: list[str] = []
+    state: dict[str, Any] = {}
     for name, value in content.items():
-        if isinstance(value, Tensor):
-            tensors[str(name)] = value
-        else:
-            others.append(str(name))
-    if others:
-        raise ValueError(
-            f'{path} holds more than a state ({_some(others)}): say which part it is, entry = "..."'
-        )
-    return tensors
+        array = value.numbers() if isinstance(value, Array) else None
+        # A single number is no weight but something noted beside them.
+        state[str(name)] = torch.from_numpy(array) if array is not None and array.ndim else value
+    return state
 
 
 def compiled(rule: str, new: str = "") -> re.Pattern[str]:
@@ -222,6 +327,13 @@ def _plain(tensor: Tensor) -> bool:
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_complex():
         return False
     return bool(tensor.isfinite().all())
+
+
+def _holds_tensors(content: Any) -> bool:
+    """Tell whether a part of a checkpoint is a state."""
+    if not isinstance(content, Mapping):
+        return False
+    return any(isinstance(value, Tensor | Array) for value in content.values())
 
 
 def _inside(content: Any) -> str:

@@ -34,8 +34,8 @@ def test_a_change_of_any_module_of_the_harness_moves_the_fingerprint(
 
     def fingerprint_with(touched: Path) -> str:
         def state(path: Path | str) -> Any:
-            modified, size = true_state(path) or (0, 0)
-            return [modified + (Path(path) == touched), size]
+            modified, *rest = true_state(path) or (0, 0)
+            return [modified + (Path(path) == touched), *rest]
 
         with monkeypatch.context() as patch:
             patch.setattr(environment, "file_state", state)

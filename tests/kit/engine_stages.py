@@ -204,8 +204,15 @@ def steps(scratch: Path, payload: Mapping[str, Any]) -> None:
     derive(scratch, payload)
 
 
+def do(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """Run the text `code`, which finds the modules that it needs and `scratch`."""
+    names = {"scratch": scratch, "Path": Path, "json": json, "os": os, "signal": signal}
+    exec(payload["code"], {**names, "time": time, "payload": payload})
+
+
 BODIES: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
     "derive": derive,
+    "do": do,
     "exit": exit_early,
     "fail": fail,
     "hang": hang,

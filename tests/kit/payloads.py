@@ -18,3 +18,6 @@ class AnyPayload(Payload):
 
     def to_json(self) -> dict[str, Any]:
         return dict(self.settings)
+
+    def in_key(self) -> dict[str, Any]:
+        return dict(self.settings)

@@ -92,7 +92,7 @@ def resolved(
 
 @dataclass
 class Hand:
-    """A plan of victim, defend and score stages, one of each a cell, and the store they are
+    """A plan of victim, defend and score stages, one of each for each cell, and the store they are
     committed to.
     """
 
@@ -103,6 +103,8 @@ class Hand:
     combining: Sequence[str] = ()
     bound: float | None = None
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    poisoned: bool = False
+    """Whether victims stand on stages of their own that poison."""
 
     def __post_init__(self) -> None:
         path = self.folder / "grid.toml"
@@ -112,7 +114,7 @@ class Hand:
         self.stages: dict[str, Stage] = {}
         self.components = {entry: self._component(entry) for entry in self.grid.entries}
         cells = [self._cell(cell) for cell in self.grid.cells]
-        sizes = SimpleNamespace(training=5000)
+        sizes = SimpleNamespace(training=5000, train=4000)
         graph = SimpleNamespace(
             stages=self.stages, binding=SimpleNamespace(sizes=lambda dataset: sizes)
         )
@@ -154,14 +156,23 @@ class Hand:
     def _cell(self, cell: Cell) -> PlannedCell:
         components = {entry.kind: self.components[entry] for entry in cell.entries}
         trio = "/".join(entry.label for entry in cell.entries[:3])
-        victim = last = self.stage("victim", f"train {trio} {cell.victim_seed}")
+        below = []
+        if self.poisoned:
+            poison = self.stage("poison", f"poison {trio} {cell.victim_seed}")
+            below.append(Input("poison", poison, ("*",)))
+        victim = last = self.stage("victim", f"train {trio} {cell.victim_seed}", below)
         defended = None
         for entry in cell.chain:
             if entry.name == "none":
                 continue
-            seed = {"replicate": cell.defense_seed, "dataset": "signs"}
-            choices = {"count": 500, "labelled": True, "split": "pool"}
-            grant = self.stage("grant", f"grant {cell.defense_seed}", choices=choices, seed=seed)
+            grant = self.stage(
+                "grant",
+                f"grant {cell.defense_seed}",
+                coordinates={"replicate": cell.defense_seed, "dataset": "signs"},
+                count=500,
+                labelled=True,
+                split="pool",
+            )
             inputs = (Input("victim", last, ("*",)), Input("clean", grant, ("*",)))
             payload = DefendPayload(
                 component=self.components[entry].body,
@@ -195,14 +206,18 @@ class Hand:
         return next(key for key, stage in self.stages.items() if stage.title == title)
 
     def commit(
-        self, key: str, files: Mapping[str, Any], environment: Mapping[str, Any] = ENVIRONMENT
+        self,
+        key: str,
+        files: Mapping[str, Any],
+        environment: Mapping[str, Any] = ENVIRONMENT,
+        **record: Any,
     ) -> None:
         folder = self.folder / "made" / key
         folder.mkdir(parents=True, exist_ok=True)
         for name, value in files.items():
             (folder / name).write_text(json.dumps(value))
         stage = self.stages[key]
-        record = {"seconds": 2.0, "environment": environment}
+        record = {"seconds": 2.0, "environment": environment, **record}
         self.store.commit(key, folder, spec=stage.spec, code=stage.code, parents={}, record=record)
 
     def score(self, cell: str, **numbers: Any) -> None:
@@ -218,10 +233,10 @@ class Hand:
         usual = {"flagged": None, "score": None, "record": {"seconds": 1.0, "images": 5.0}}
         self.commit(self.key(title), {"result.json": {**usual, **result}})
 
-    def fail(self, title: str, message: str, status: str = "error") -> None:
+    def fail(self, title: str, message: str, status: str = "error", **more: Any) -> None:
         log = self.folder / "log.txt"
         log.write_text("what it printed\n")
-        note = {"status": status, "message": message, "title": title, "outcome": "failed"}
+        note = {"status": status, "message": message, "title": title, "outcome": "failed", **more}
         self.store.fail(self.key(title), note, log)
 
     def refresh(self) -> Plan:

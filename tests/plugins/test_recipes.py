@@ -49,3 +49,9 @@ def test_a_paper_s_rates_by_epoch(name: str, epochs: int, rates: dict[int, float
 
 def test_signs_are_never_mirrored() -> None:
     assert not Recipe.model_validate(RECIPES["signs"]).flip
+
+
+def test_batches_at_the_end_of_an_epoch() -> None:
+    """BCU's code drops the last one of its other attacks, and keeps it with IAB's."""
+    dropped = {name for name, fields in RECIPES.items() if Recipe.model_validate(fields).drop_last}
+    assert dropped == {"bcu", "trap"}

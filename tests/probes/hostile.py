@@ -31,6 +31,66 @@ class Hostile(Defense):
     def do_kill(self, access):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def do_kill_server(self, access):
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+
+    def do_stop_server(self, access):
+        import ctypes
+
+        ctypes.CDLL(None).kill(os.getppid(), int(signal.SIGSTOP))  # unseen by the audit hook
+        time.sleep(60)
+
+    def do_forge(self, access):
+        record = {"status": "ok", "seconds": 0.0, "peak_memory": 0, "opened": []}
+        (access.scratch.parent / "record.json").write_text(json.dumps(record))
+        os._exit(0)
+
+    def do_fifo_record(self, access):
+        os.mkfifo(access.scratch.parent / "record.json")
+        os._exit(0)
+
+    def do_endless_record(self, access):
+        (access.scratch.parent / "record.json").symlink_to("/dev/zero")
+        os._exit(0)
+
+    def do_fifo_progress(self, access):
+        os.mkfifo(access.scratch.parent / "progress.json")
+        time.sleep(1.5)
+        raise RuntimeError("nobody waited for the pipe")
+
+    def do_linked_out(self, access):
+        out = access.scratch.parent / "out"
+        out.rmdir()
+        out.symlink_to(access.scratch)
+        return access.victim()
+
+    def do_score_in_record(self, access):
+        return Result(model=access.victim(), record={"score": 1.0})
+
+    def do_acc_in_record(self, access):
+        return Result(model=access.victim(), record={"acc": 100.0})
+
+    def do_strange_name(self, access):
+        return Result(model=access.victim(), record={"pruned\x1b[2J": 1.0})
+
+    def do_strange_message(self, access):
+        raise RuntimeError("half a character: \ud800, and \x1b[2J" + "a lot " * 10**6)
+
+    def do_alter_inputs(self, access):
+        (access.scratch.parent / "inputs" / "clean" / "images.safetensors").write_bytes(b"other")
+        return access.victim()
+
+    def do_poison_siblings(self, access):
+        """Wait for another stage to work beside this one, and spoil what it was given."""
+        for _ in range(200):
+            for path in access.scratch.parent.parent.glob("*/inputs/victim/*"):
+                if access.scratch.parent not in path.parents:
+                    path.write_bytes(b"poison")
+                    return access.victim()
+            time.sleep(0.05)
+        return access.victim()
+
     def do_hang(self, access):
         subprocess.Popen(
             [

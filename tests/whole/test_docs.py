@@ -462,12 +462,17 @@ def test_the_box_holds_what_the_list_of_methods_says(memo: Memo, registry: Regis
 # --- the map of the code --------------------------------------------------------------------------
 
 
-DESCRIBED = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+DESCRIBED = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted((ROOT / "results").glob("*.md")),
+]
 """The pages that speak of the code as it is; the changelog speaks of the past, too."""
 PACKAGES = ("harness", "plugins", "tests")
 
 
-@pytest.mark.parametrize("path", DESCRIBED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DESCRIBED, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_paths_in_the_documentation_lead_to_files(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     folders = "|".join([*PACKAGES, "benchmarks", "examples", "results"])
@@ -487,7 +492,7 @@ def test_paths_in_the_documentation_lead_to_files(path: Path) -> None:
     assert lost == set()
 
 
-@pytest.mark.parametrize("path", DESCRIBED, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", DESCRIBED, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_dotted_names_in_the_documentation_lead_to_modules(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     dotted = set(re.findall(rf"(?<![\w./-])(?:{'|'.join(PACKAGES)})(?:\.\w+)+", text))

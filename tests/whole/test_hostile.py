@@ -30,6 +30,17 @@ HARMS = {
     "oracle": "'oracle' was not declared",
     "unlabelled": "'clean-unlabelled' was not declared",
     "unknown-part": "no parameter 'teacher'",
+    "forge": "left no file in its out folder",
+    "fifo-record": "record.json is no plain file",
+    "endless-record": "record.json is a link",
+    "fifo-progress": "nobody waited for the pipe",
+    "linked-out": "out: is a link",
+    "score-in-record": "a name of the verdict's",
+    "strange-name": "control characters",
+    "strange-message": "half a character: ?, and ?[2Ja lot a lot",
+    "alter-inputs": "its inputs were altered while it worked: clean/images.safetensors",
+    "kill-server": "sent signal 9 to process",
+    "stop-server": "its host process died (3 times)",
 }
 """Each way of doing harm, and what the reason must say."""
 
@@ -89,6 +100,8 @@ def harmed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Harmed:
     text += hostile("open", where=store / "objects").replace('as = "open"', 'as = "open-store"')
     text += hostile("open-tensors", where=store / "objects")
     text += hostile("siblings")
+    text += hostile("poison-siblings")
+    text += hostile("acc-in-record")
     text += hostile("open", where=secrets).replace('as = "open"', 'as = "open-data"')
     (folder / "grid.toml").write_text(text)
     command = (folder / "grid.toml", "--store", store)
@@ -115,7 +128,23 @@ def test_a_harm_fails_its_own_cells_with_a_reason(harmed: Harmed, how: str, reas
         assert not row["log"] or Path(row["log"]).is_file()
 
 
-@pytest.mark.parametrize("label", ["open-store", "open-data", "open-tensors", "siblings"])
+def test_a_record_with_the_name_of_a_metric_is_no_metric(harmed: Harmed) -> None:
+    rows = [row for row in harmed.of("acc-in-record") if row["metric"] == "acc"]
+    by_source = {row["source"]: row for row in rows}
+    assert by_source["metric"]["status"] == "done"
+    assert by_source["defense"]["status"] == "failed"
+    assert "the name of a metric of this grid" in by_source["defense"]["reason"]
+
+
+def test_neither_run_nor_report_has_a_bug(harmed: Harmed) -> None:
+    assert "Traceback" not in harmed.result.stderr
+    assert "bug in bench" not in harmed.result.stderr
+
+
+CAUGHT = ("open-store", "open-data", "open-tensors", "siblings", "poison-siblings")
+
+
+@pytest.mark.parametrize("label", CAUGHT)
 def test_opening_what_was_not_granted_fails_the_cell(harmed: Harmed, label: str) -> None:
     for row in harmed.of(label):
         assert row["status"] == "failed"

@@ -13,8 +13,9 @@ from torch import nn
 
 from harness import Incompatible, Undeclared
 from harness.access.context import Coordinates, Deadline, StageContext
-from harness.access.granted import Access, AttackAccess, MetricAccess, PartAccess, Workbench
+from harness.access.granted import Access, AttackAccess, MetricAccess, PartAccess
 from harness.access.seeds import seed
+from harness.access.workbench import Workbench
 from harness.components import Model, PoisoningAttack, Task
 from harness.learn.images import ImageSet
 from harness.learn.poisoning import PoisonedSet

@@ -5,6 +5,7 @@ work, and a message that names file, line and key, and says what would be right.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -76,7 +77,7 @@ CASES = {
         'title = "t"\n', 'titel = "t" #!\n', "titel", 'unknown key "titel"', "Did you mean: title?"
     ),
     "value of a wrong type": Case(
-        END, "seeds = 3 #!\n", "seeds", "3 (an integer) where a list", "write [3]"
+        END, "seeds = 3 #!\n", "seeds", "3 (an integer) where a list", "or [3] for"
     ),
     "empty axis": Case(
         '[[model]]\nname = "small-cnn"\n', "", "model", "empty axis", "`bench list models`"
@@ -448,6 +449,55 @@ def test_all_mistakes_are_told_at_once(refused: Check, tmp_path: Path) -> None:
         "attack[1].training.epoch",
     ):
         assert f": {key}: " in told
+
+
+INDEPENDENT = {
+    "seeds": ("", "seeds = 3\n", ": seeds: "),
+    "unknown recipe": ('recipe = "signs"', 'recipe = "sings"', "unknown recipe 'sings'"),
+    "field": ("crop = 1", "crop = -1", ": training.crop: "),
+    "attack": ('"badnets"', '"badnet"', "unknown attack 'badnet'"),
+    "parameter": (RATE, "poison_rate = 2\n", ": attack[0].poison_rate: "),
+    "preset": ('"badnets"', '"badnets"\npreset = "x"', "has no preset 'x'"),
+    "pool": ("pool = 60", "pol = 60", ": dataset[0].pol: "),
+    "unknown key": ("clean = 50", "claen = 50", ": defender.claen: "),
+    "defense": ('"ft"', '"ftt"', "unknown defense 'ftt'"),
+    "chain": ("epochs = 2", 'on = "nobody"', 'is labelled "nobody"'),
+    "metric": ('"asr"', '"arsr"', "unknown metric 'arsr'"),
+}
+"""Mistakes, each with what is said of it, that have nothing to do with one another."""
+
+
+@pytest.mark.parametrize(("one", "other"), list(combinations(INDEPENDENT, 2)))
+def test_two_mistakes_are_both_told(one: str, other: str, refused: Check, tmp_path: Path) -> None:
+    if (one, other) in {("attack", "parameter"), ("attack", "preset")}:
+        return  # of a component that there is not, no parameter can be wrong
+    text = GRID
+    told_of = []
+    for mistake in (one, other):
+        old, new, told = INDEPENDENT[mistake]
+        text = text.replace(old, new, 1) if old else new + text
+        told_of.append(told)
+    (tmp_path / "grid.toml").write_text(text)
+    message = refused()
+    for told in told_of:
+        assert told in message
+    assert len([line for line in message.splitlines() if "grid.toml:" in line]) == 2, message
+
+
+def test_a_list_where_a_number_belongs_may_be_a_sweep(refused: Check, tmp_path: Path) -> None:
+    text = GRID.replace("poison_rate = 0.1", "poison_rate = [0.1, 0.2]")
+    (tmp_path / "grid.toml").write_text(text)
+    assert "write sweep.poison_rate = [...] to run each of these values" in refused()
+
+
+def test_what_does_nothing_for_each_value_of_a_sweep_is_told_once(
+    refused: Check, tmp_path: Path
+) -> None:
+    more = '[[defense]]\nname = "nad"\nsweep.lr = [0.1, 0.2, 0.3]\n'
+    (tmp_path / "grid.toml").write_text(GRID + more)
+    told = refused()
+    assert told.count("it does nothing here") == 1
+    assert "defense[2].sweep.lr" in told
 
 
 def test_every_grant_that_is_too_large_is_told(refused: Check, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_exported_cover_is_no_poison(ran: Ran) -> None:
     shares = []
     for path in (ran.store / "objects").rglob("manifest.json"):
         spec = json.loads(path.read_text())["spec"]
-        if spec["stage"] == "export" and spec["components"]["component"]["name"] == "wanet":
+        if spec["stage"] == "export" and spec["component"]["name"] == "wanet":
             shares.append(load_file(path.parent / "poisoned.safetensors")["poisoned"].mean())
     assert len(shares) == 2
     assert shares == pytest.approx([0.1, 0.1], abs=0.01)

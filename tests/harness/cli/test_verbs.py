@@ -177,7 +177,7 @@ def test_a_plan_that_has_work_to_do_says_why_and_makes_nothing(place: Place) -> 
     told = place.call("plan", "more.toml", "--explain")
     assert told.result.returncode == 0, told.result.stderr
     assert "3 cells: 2 complete, 1 to run" in told.result.stdout
-    assert "components.component.params.lr" in told.result.stdout
+    assert "component.params.lr" in told.result.stdout
     assert foreign(told.modules) == set()
     assert sorted(place.store.rglob("*")) == before
 
@@ -211,7 +211,7 @@ def test_status_sees_a_run_from_another_terminal_until_it_is_interrupted(
         assert (
             '    component: defense hostile (how = "hang")\n    model: model small-cnn' in running
         )
-        assert "\n    replicate: 0\n    dataset: signs\n    cpu." in running
+        assert "\n    seed: 0\n    cpu." in running
         assert "  defend  badnets · raise\n    key: " in failed
         assert "component: defense hostile (every default)" in failed
         assert "\nfailed: 1\n" in status.stdout

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -15,11 +15,21 @@ def context(classes: int = 10) -> Context:
     return Context(Task("pictures", classes, 16, 12, 3, 100))
 
 
+def test_a_rate_that_poisons_nothing_is_told_by_the_plan() -> None:
+    attack = PoisoningAttack(poison_rate=0.001)
+    few = Context(Task("pictures", 10, 16, 12, 3, 400))
+    assert attack.compatible(few) == "poison_rate 0.001 of 400 images poisons none of them"
+    assert attack.compatible(Context(Task("pictures", 10, 16, 12, 3, 500))) is None
+    assert PoisoningAttack(poison_rate=0.0).compatible(few) is None
+
+
 @given(st.data(), st.integers(2, 50))
 @settings(deadline=None)
 def test_every_label_map_stays_within_the_task(data: st.DataObject, classes: int) -> None:
     label = st.integers(0, classes - 1)
-    target, sources = data.draw(label), tuple(data.draw(st.sets(label, min_size=1)))
+    target = data.draw(label)
+    some = st.sets(label, min_size=1).filter(lambda drawn: drawn != {target})
+    sources = tuple(data.draw(some))
     assert TargetedAttack(target=target).label_table(classes) == [target] * classes
     shifted = TargetedAttack(label_map="all-to-all").label_table(classes)
     assert sorted(shifted) == list(range(classes))
@@ -33,6 +43,7 @@ def test_every_label_map_stays_within_the_task(data: st.DataObject, classes: int
 @given(st.integers(2, 20), st.integers(0, 40), st.sets(st.integers(0, 40), max_size=3))
 @settings(deadline=None)
 def test_labels_that_are_no_classes_are_named(classes: int, target: int, sources: set[int]) -> None:
+    assume(sources != {target})  # nothing would be attacked, which is refused
     kind: Any = "source-specific" if sources else "all-to-one"
     attack = TargetedAttack(target=target, sources=tuple(sources), label_map=kind)
     if max(target, *sources, 0) < classes:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import errno
+import time
+import tomllib
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.errors import GridError, Problem
-from harness.grid import read
+from harness.grid import from_table, read
+from harness.grid.nodes import identity, same
 
 GRID = """\
 title = "t"
@@ -44,7 +49,29 @@ CASES = [
     # (after which line, what is written there, line, key, what, hint)
     (1, "titel = 3", 2, "titel", 'unknown key "titel"',
      "Did you mean: title? Known: title, seeds, extends"),
-    (1, "seeds = 3", 2, "seeds", "3 (an integer) where a list", "write [3]"),
+    (1, "seeds = 3", 2, "seeds", "3 (an integer) where a list",
+     "write [0, 1, 2] for so many replicates, or [3] for this one"),
+    (1, "seeds = 5000", 2, "seeds", "5000 (an integer) where a list", "write [5000]"),
+    (1, f"seeds = [0, 0x{'f' * 9000}]", 2, "seeds[1]", "an integer of 36000 bits is too large",
+     "the largest is 9223372036854775807"),
+    (ATTACK, f"x = 0b{'1' * 64}", 9, "attack[0].x", "an integer of 64 bits", "the largest is"),
+    (1, f"seeds = {list(range(10_001))}", 2, "seeds",
+     "it makes 10,001 replicates, and a grid may have 10,000", "several grids"),
+    (1, f"seeds = {{victim = {list(range(101))}, defense = {list(range(100))}}}", 2, "seeds",
+     "it makes 10,100 replicates", "several grids"),
+    (ATTACK, f"sweep.x = {list(range(10_001))}", 9, "attack[0].sweep", "it makes 10,001 entries",
+     "take values out"),
+    (ATTACK, "".join(f"sweep.x{number} = [1, 2, 3]\n" for number in range(40)), 9,
+     "attack[0].sweep", "it makes 12,157,665,459,056,928,801 entries", "several grids"),
+    (DEFENSE, f'sweep.x = {list(range(200))}\n[[defense]]\nname = "ft"\nas = "b"\non = "ft"\n'
+     f"sweep.y = {list(range(60))}", 15, "defense[1].on", "it makes 12,000 entries", "values out"),
+    (ATTACK, f"sweep.x = {list(range(400))}\n[[block]]\nsweep.attack.y = {list(range(30))}", 11,
+     "block[0].sweep.attack", "it makes 12,000 entries", "several grids"),
+    (DEFENSE, f'sweep.x = {list(range(60))}\n[[defense]]\nname = "ft"\nas = "b"\non = "ft"\n'
+     f"[[block]]\nsweep.defense.y = {list(range(20))}", 17, "block[0].sweep.defense",
+     "entries and more, and a grid may have 10,000", "values out"),
+    (ATTACK, f"sweep.x = {list(range(2000))}\nseeds = {list(range(60))}", 7, "attack",
+     "more than 100,000 cells here: 2,000 attack x 60 seeds", "[[block]]"),
     (1, "seeds = []", 2, "seeds", "the list is empty", "seeds = [0, 1, 2]"),
     (1, "seeds = [0, -1]", 2, "seeds[1]", "-1 is out of range", "0 or more"),
     (1, "seeds = [0,\n true]", 3, "seeds[1]", "true (a boolean) where a seed", "whole number"),
@@ -344,7 +371,7 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (GRID.encode() + b"# caf\xe9\n", 13, "not UTF-8 text: byte 0xe9 cannot be decoded"),
         (GRID.encode("utf-16"), 1, "not UTF-8 text: byte 0xff"),
         ("x = " + "[" * 5000, 1, "nested too deeply"),
-        (GRID + f"x = {'9' * 5000}\n", 1, "not TOML: "),
+        (GRID + f"x = {'9' * 5000}\n", 13, "an integer of 5000 digits is too large"),
     ],
 )
 def test_what_is_not_toml_has_its_line(
@@ -409,3 +436,34 @@ def test_a_broken_base_is_reported_in_its_own_lines(tmp_path: Path) -> None:
         ("base.toml", 3),
         ("grid.toml", 2),
     ]
+
+
+@pytest.mark.parametrize("written", ["9" * 19, "-" + "9" * 30, "0x" + "f" * 5000])
+def test_an_integer_beyond_64_bits_in_a_table_too(written: str) -> None:
+    table = tomllib.loads(GRID)
+    table["attack"][0]["x"] = int(written, 0)
+    with pytest.raises(GridError, match=r"attack\[0\].x: an integer of \d+ bits is too large"):
+        from_table(table, "notebook")
+
+
+def test_a_long_sweep_takes_no_longer_a_value(tmp_path: Path) -> None:
+    """Nothing is quadratic: five thousand values take a second or so, not minutes."""
+    labels = ", ".join(f'"badnets[x={number}]"' for number in range(5000))
+    text = inserted(ATTACK, f"sweep.x = {list(range(5000))}") + f"[[block]]\nattack = [{labels}]\n"
+    (tmp_path / "grid.toml").write_text(text)
+    started = time.process_time()
+    assert len(read(tmp_path / "grid.toml").cells) == 5000
+    assert time.process_time() - started < 10
+
+
+VALUES = st.recursive(
+    st.booleans() | st.integers(-2, 2) | st.floats(-2, 2).map(round) | st.sampled_from("ab"),
+    lambda inside: st.lists(inside, max_size=2) | st.dictionaries(st.sampled_from("ab"), inside),
+    max_leaves=4,
+)
+
+
+@given(VALUES, VALUES)
+def test_the_identity_of_values_says_which_are_the_same(first: object, second: object) -> None:
+    assert (identity(first) == identity(second)) == same(first, second)
+    assert identity(first) == identity(first)

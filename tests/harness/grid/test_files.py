@@ -209,7 +209,7 @@ def test_places_are_the_lines_of_the_file(bcu: Grid) -> None:
     assert lines[(swept.at("target").line or 0) - 1].startswith("sweep.attack.target")
     assert swept.at("target").key == "block[1].sweep.attack.target[2]"
     assert (swept.at("alpha").line, swept.at("alpha").key) == (swept.place.line, "attack[1].alpha")
-    assert lines[(bcu.training_place.line or 0) - 1] == "[training]"
+    assert lines[(bcu.place("training").line or 0) - 1] == "[training]"
     assert lines[(bcu.place("training", "epochs").line or 0) - 1] == "epochs = 200"
     assert swept.params == {"label_map": "all-to-one", "target": 3}
     assert swept.established == {"asr": 0.9, "acc": 0.85}
@@ -549,7 +549,7 @@ SEEDS = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)
 @given(
     axes=st.tuples(AXIS, AXIS, AXIS, AXIS),
     seeds=SEEDS,
-    sweep=st.lists(st.integers(), max_size=3, unique=True),
+    sweep=st.lists(st.integers(-(2**62), 2**62), max_size=3, unique=True),
 )
 def test_the_cells_are_the_product(
     tmp_path_factory: pytest.TempPathFactory,

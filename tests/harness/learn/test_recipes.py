@@ -175,3 +175,41 @@ def test_the_fields_for_type_checkers_are_those_of_the_recipe() -> None:
     assert typing.get_type_hints(RecipeFields) == expected
     assert list(RecipeFields.__annotations__) == list(Recipe.model_fields)
     assert RecipeFields.__required_keys__ == frozenset()
+
+
+UNCOVERED = {"crop_probability", "rotation_probability", "fill"}
+IDLE: list[tuple[dict[str, Any], set[str]]] = [
+    ({}, {"horizon", "update", "milestones", "gamma", "betas", *UNCOVERED}),
+    ({"crop": 4}, {"horizon", "update", "milestones", "gamma", "betas", "rotation_probability"}),
+    (
+        {"schedule": "table", "rates": ((0.0, 0.1),), "cutout": 2},
+        {"lr", "horizon", "milestones", "gamma", "betas", *UNCOVERED} - {"fill"},
+    ),
+    (
+        {"schedule": "step", "optimizer": "adam", "steps": 9},
+        {"epochs", "momentum", "nesterov", *UNCOVERED},
+    ),
+    (
+        {"schedule": "piecewise", "rates": ((0.0, 0.1),), "warmup": 0.1},
+        {"lr", "milestones", "gamma", "betas", *UNCOVERED},
+    ),
+]
+
+
+@pytest.mark.parametrize(("fields", "idle"), IDLE)
+def test_fields_that_do_nothing_beside_the_others(fields: dict[str, Any], idle: set[str]) -> None:
+    assert Recipe(**fields).unused().keys() == idle
+
+
+@pytest.mark.parametrize(("fields", "_"), IDLE)
+def test_a_rate_that_is_said_to_do_nothing_does_nothing(fields: dict[str, Any], _: object) -> None:
+    recipe = Recipe(**fields)
+    changed: dict[str, Any] = {
+        "lr": 0.7, "horizon": 3.0, "milestones": (0.1,), "gamma": 0.9, "update": "step"
+    }  # fmt: skip
+    for name, value in changed.items():
+        other = recipe.replace(**{name: value})
+        same = [recipe.lr_at(step, 3) for step in range(60)] == [
+            other.lr_at(step, 3) for step in range(60)
+        ]
+        assert same or name not in recipe.unused(), name

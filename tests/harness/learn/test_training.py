@@ -372,6 +372,17 @@ def test_divergence_names_the_epoch() -> None:
         trained(QUICK, Hooks(loss=lambda model, batch: model(batch.images).sum(1)))
 
 
+def test_a_last_batch_of_one_is_told_where_it_cannot_be() -> None:
+    pooled = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    data = pictures(9)
+    pooled(to_float(data.images))
+    recipe = QUICK.replace(batch=4, epochs=1, steps=None)
+    with pytest.raises(ValueError, match="last batch of an epoch holds 1 of the 9 images"):
+        fit(pooled, data, recipe, generator=streams)
+    fit(pooled, data, recipe.replace(drop_last=True), generator=streams)
+    fit(network(), data, recipe, generator=streams)
+
+
 def test_deadline_and_progress() -> None:
     told: list[tuple[int, int, float | None]] = []
     calls = []

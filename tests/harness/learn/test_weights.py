@@ -63,7 +63,7 @@ def test_another_structure_is_told_by_name(tmp_path: Path) -> None:
         load_state(network(1, width=6), tmp_path / "model.safetensors")
     with pytest.raises(
         ValueError,
-        match=r"missing: weight; not wanted: 0\.bias, 0\.weight, 1\.bias, 1\.num_batches",
+        match=r"missing: weight; unexpected: 0\.bias, 0\.weight, 1\.bias, 1\.num_batches",
     ):
         load_state(nn.Linear(2, 2, bias=False), tmp_path / "model.safetensors")
 

@@ -39,6 +39,17 @@ class Toy(Dataset):
     def load(self):
         raise RuntimeError
 
+class Grey(Toy):
+    def facts(self):
+        return Facts(self.classes, 8, 8, 1, self.count, 40, f"grey {self.classes} {self.count}")
+
+class Testless(Toy):
+    def facts(self):
+        return Facts(self.classes, 8, 8, 3, self.count, 0, f"testless {self.classes} {self.count}")
+
+class Upright(Toy):
+    mirrors: ClassVar[bool] = False
+
 class Net(Model):
     def build(self, task):
         raise RuntimeError
@@ -51,11 +62,17 @@ class Patch(PoisoningAttack):
 class Styled(Patch):
     recipe = {"epochs": 7, "lr": 0.5}
 
+class Painted(Patch):
+    recipe = {"crop": 2, "fill": [0.1, 0.2, 0.3]}
+
 class Lost(Patch):
     recipe = "nowhere"
 
 class Odd(Patch):
     recipe = {"epoch": 7}
+
+class Mirroring(Patch):
+    recipe = {"flip": True}
 
 class Nothing(Defense):
     needs = frozenset()
@@ -81,9 +98,22 @@ class Right(Metric):
 '''
 
 CLASSES = {
-    "dataset": {"toy": "Toy", "other": "Toy"},
+    "dataset": {
+        "toy": "Toy",
+        "other": "Toy",
+        "grey": "Grey",
+        "testless": "Testless",
+        "upright": "Upright",
+    },
     "model": {"net": "Net"},
-    "attack": {"patch": "Patch", "styled": "Styled", "lost": "Lost", "odd": "Odd"},
+    "attack": {
+        "patch": "Patch",
+        "styled": "Styled",
+        "lost": "Lost",
+        "odd": "Odd",
+        "painted": "Painted",
+        "mirroring": "Mirroring",
+    },
     "defense": {"none": "Nothing", "tune": "Tune", "blind": "Blind", "distil": "Distil"},
     "metric": {"acc": "Right"},
 }
@@ -119,6 +149,7 @@ def resolver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Resolver]:
     recipes = [
         NamedRecipe("slow", {"epochs": 90, "batch": 64}, origin),
         NamedRecipe("fast", {"epochs": 9}, origin),
+        NamedRecipe("mirrored", {"flip": True}, origin),
     ]
     with pytest.MonkeyPatch.context() as patch, answering(folder):
         patch.syspath_prepend(str(folder))
@@ -342,12 +373,98 @@ def test_a_recipe_replaces_the_base_and_fields_stay(bound: Bound) -> None:
     assert (found["epochs"], found["batch"], found["lr"]) == (9, 128, 0.25)
 
 
+def test_a_dataset_without_test_images_is_refused(wrong: Wrong) -> None:
+    (problem,) = wrong(GRID, ('"toy"', '"testless"'))
+    assert (problem.key, problem.line) == ("dataset[0]", 2)
+    assert "testless has no test images" in problem.description
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe", "key", "what", "hint"),
+    [
+        ("grey", "fill = [0.1, 0.2, 0.3]\ncrop = 2", "training.fill",
+         "fill names 3 channels, and the images of grey have 1", "training.fill = [0.0]"),
+        ("toy", "batch = 81\ndrop_last = true", "training.batch",
+         "the 80 training images of toy make no batch of 81", "training.batch = 80 or less"),
+    ],
+)  # fmt: skip
+def test_a_recipe_that_does_not_fit_the_images_is_refused(
+    dataset: str, recipe: str, key: str, what: str, hint: str, wrong: Wrong
+) -> None:
+    (problem,) = wrong(GRID + f"[training]\n{recipe}\n", ('"toy"', f'"{dataset}"'))
+    assert problem.key == key
+    assert what in problem.description
+    assert hint in problem.hint
+
+
+@pytest.mark.parametrize(
+    ("dataset", "recipe"),
+    [
+        ("toy", "fill = [0.1, 0.2, 0.3]\ncrop = 2"),
+        ("grey", "fill = [0.1]\ncrop = 2"),
+        ("toy", "batch = 80\ndrop_last = true"),
+        ("toy", "batch = 81"),
+    ],
+)
+def test_recipes_that_fit(dataset: str, recipe: str, bound: Bound) -> None:
+    bound(GRID + f"[training]\n{recipe}\n", ('"toy"', f'"{dataset}"'))
+
+
+def test_a_colour_that_an_attack_brings_is_told_with_the_remedy(wrong: Wrong) -> None:
+    (problem,) = wrong(GRID, ('"toy"', '"grey"'), ('"patch"', '"painted"'))
+    assert problem.key == "attack[0].name"
+    assert problem.hint == "set training.fill = [0.0]"
+
+
+def test_a_field_that_does_nothing_is_refused(wrong: Wrong) -> None:
+    recipe = '[training]\nschedule = "table"\nrates = [[0, 0.1]]\nlr = 0.1\nbetas = [0.5, 0.9]\n'
+    problems = wrong(GRID + recipe)
+    assert [problem.key for problem in problems] == ["training.lr", "training.betas"]
+    assert "`rates`" in problems[0].description
+    assert 'optimizer = "sgd"' in problems[1].description
+
+
+def test_a_field_that_acts_on_one_victim_of_several_is_not(bound: Bound) -> None:
+    table = 'training = {schedule = "table", rates = [[0, 0.1]]}'
+    attacks = f'"patch"\n[[attack]]\nname = "patch"\nas = "other"\n{table}'
+    bound(GRID + "[training]\nlr = 0.3\n", ('"patch"', attacks))
+
+
+def test_what_a_grid_inherits_may_do_nothing(bound: Bound, tmp_path: Path) -> None:
+    bound(GRID + "[training]\nepochs = 9\nlr = 0.3\n", name="parent.toml")
+    child = 'extends = "parent.toml"\n[training]\nsteps = 5\n'
+    bound(child)
+
+
 def test_an_attacks_own_recipe_goes_before_that_of_the_grid(bound: Bound) -> None:
     text = GRID.replace('"patch"', '"styled"') + '[training]\nrecipe = "slow"\nmomentum = 0.5\n'
     found = recipe(bound(text))
     assert (found["epochs"], found["lr"], found["batch"], found["momentum"]) == (7, 0.5, 128, 0.5)
     named = recipe(bound(text.replace('"styled"', '"styled"\ntraining.recipe = "fast"')))
     assert (named["epochs"], named["lr"]) == (9, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("attack", "training"),
+    [
+        ('"patch"', '[training]\nrecipe = "mirrored"\n'),
+        ('"patch"\ntraining.recipe = "mirrored"', ""),
+        ('"mirroring"', ""),
+    ],
+)
+def test_a_recipe_mirrors_no_signs_or_digits_unless_the_grid_asks(
+    attack: str, training: str, bound: Bound
+) -> None:
+    text = GRID.replace('"patch"', attack) + training
+    upright = ('"toy"', '"upright"')
+    assert recipe(bound(text))["flip"] is True
+    assert recipe(bound(text, upright))["flip"] is False
+    asked = ('"net"', '"net"\ntraining.flip = true')
+    assert recipe(bound(text, upright, asked))["flip"] is True
+    for name, mirrors in (("toy", True), ("upright", False)):
+        binding = bound(text, ('"toy"', f'"{name}"'))
+        (dataset,) = (entry for entry in binding.grid.entries if entry.kind == "dataset")
+        assert binding.task(dataset).mirrors is mirrors
 
 
 @pytest.mark.parametrize(
@@ -383,8 +500,9 @@ def granted(resolver: Resolver, tmp_path: Path) -> Callable[[str], dict[str, Any
         planned = plan.build(read, read.cells, resolver.registry, resolver, resolver.sources)
         stages = planned.graph.stages
         (stage,) = [stage for stage in stages.values() if stage.kind == "grant"]
-        data = stages[stage.inputs[0].key].spec["components"]["component"]["params"]
-        return {**stage.spec["choices"], "classes": data["classes"], "of": data["count"]}
+        data = stages[stage.inputs[0].key].spec["component"]["params"]
+        told = {name: stage.spec[name] for name in ("count", "labelled", "split")}
+        return {**told, "classes": data["classes"], "of": data["count"]}
 
     return make
 
@@ -440,6 +558,31 @@ def test_a_grant_may_name_another_dataset_of_the_grid_by_its_label(
     other = '[[dataset]]\nname = "toy"\nas = "far"\nclasses = 9\npool = 12\n'
     text = GRID.replace('"tune"', '"tune"\ngrant.clean = {dataset = "far", count = 12}') + other
     assert granted(text + '[[block]]\ndataset = ["far"]\n')["classes"] == 9
+
+
+FAR = '[[dataset]]\nname = "toy"\nas = "far"\nclasses = 9\npool = 12\n'
+
+
+def test_that_dataset_need_be_in_no_cell(granted: Callable[[str], dict[str, Any]]) -> None:
+    text = GRID.replace('"tune"', '"blind"\ngrant.clean = {dataset = "far", count = 12}') + FAR
+    assert granted(text + '[[block]]\ndataset = ["toy"]\n')["classes"] == 9
+
+
+def test_labels_of_classes_that_a_cell_has_not_are_not_granted(
+    granted: Callable[[str], dict[str, Any]],
+) -> None:
+    text = GRID.replace('"tune"', '"tune"\ngrant.clean = {dataset = "far", count = 12}') + FAR
+    with pytest.raises(GridError, match="the 4 classes of 'toy', but the images of 'toy' are of 9"):
+        granted(text + '[[block]]\ndataset = ["toy"]\n')
+
+
+def test_every_grant_of_an_entry_that_is_wrong_is_told(
+    granted: Callable[[str], dict[str, Any]],
+) -> None:
+    grants = "grant.clean = 900\ngrant.clean-unlabelled = 3\n"
+    with pytest.raises(GridError) as caught:
+        granted(GRID.replace('"tune"', f'"tune"\n{grants}'))
+    assert len(caught.value.problems) == 2
 
 
 def test_a_pool_that_stays_in_the_training_set_counts_once(

@@ -27,7 +27,7 @@ from harness.registry.memo import Memo
 from harness.registry.names import Registered, Registry
 from harness.registry.resolve import Resolver
 from harness.sources.digests import Sources
-from harness.stages.payloads import DataPayload, GrantPayload, Payload, ScorePayload
+from harness.stages.payloads import GrantPayload, Payload, WithContext
 from harness.stages.wire import PAYLOADS
 from tests.kit.one_child import answering
 from tests.kit.places import ROOT
@@ -68,7 +68,7 @@ name = "ft"
 as = "again"
 on = "nad"
 epochs = 4
-grant.clean = {dataset = {name = "signs", classes = 20}, count = 50}
+grant.clean = {dataset = {name = "signs", train = 900}, count = 50}
 [[defense]]
 name = "retrain"
 seeds = {victim = [1], defense = [2]}
@@ -127,9 +127,10 @@ def made(folder: Path) -> dict[str, dict[str, Any]]:
         key: {"spec": dict(stage.spec), "seeds": _seeds(stage.payload)} for key, stage in stages
     }
     for stage in found.values():  # most stages have a recipe, and most have the same
-        if recipe := stage["spec"]["choices"].get("recipe"):
+        context = stage["spec"].get("context", {})
+        if recipe := context.get("recipe"):
             recipes[digest(recipe)[:8]] = recipe
-            stage["spec"]["choices"] = {**stage["spec"]["choices"], "recipe": digest(recipe)[:8]}
+            stage["spec"]["context"] = {**context, "recipe": digest(recipe)[:8]}
     return {
         **found,
         **{
@@ -142,10 +143,10 @@ def made(folder: Path) -> dict[str, dict[str, Any]]:
 def _seeds(payload: Payload) -> dict[str, int]:
     if isinstance(payload, GrantPayload):
         at = payload.coordinates
-    elif isinstance(payload, DataPayload | ScorePayload):
-        return {}
-    else:
+    elif isinstance(payload, WithContext):
         at = payload.context.coordinates
+    else:
+        return {}
     return {"shared": at.shared("order"), "own": at.own("noise")}
 
 

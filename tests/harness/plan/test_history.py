@@ -8,16 +8,17 @@ import pytest
 
 from harness.keys import digest
 from harness.plan.history import PastStages
-from harness.stages.stage import Stage, StageComponents, make
+from harness.stages.stage import Stage, StageSources, make
 from harness.store.objects import Store
 from tests.kit.payloads import AnyPayload
 from tests.kit.reports import resolved
 
 
 def stage(epochs: int, seed: int = 0, kind: str = "defend") -> Stage:
-    cast = StageComponents.of({"component": resolved("defense", "ft", {"epochs": epochs})}, {})
-    seeds = {"replicate": seed, "dataset": "signs"}
-    return make("", AnyPayload(kind), cast, inputs=(), seed=seeds)
+    component = resolved("defense", "ft", {"epochs": epochs}).key_entry
+    coordinates = {"replicate": seed, "dataset": "signs"}
+    told = {"component": component, "context": {"coordinates": coordinates}}
+    return make("", AnyPayload(kind, told), StageSources({}, ""), inputs=())
 
 
 @pytest.fixture
@@ -52,4 +53,4 @@ def test_the_nearest_differs_least(store: Store) -> None:
     assert (found := PastStages(store, None).nearest(stage(5, 10))) is not None
     assert found.key == digest(stage(5, 10).spec)
     assert (near := PastStages(store, None).nearest(stage(6, 10))) is not None
-    assert near.spec["components"]["component"]["params"] == {"epochs": 5}
+    assert near.spec["component"]["params"] == {"epochs": 5}

@@ -8,8 +8,11 @@ import sys
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from harness import grid, keys
+from harness.cli.plan import mirrored
 from harness.errors import GridError, NothingSelected
 from harness.outcomes import Outcome
 from harness.plan import plan
@@ -113,7 +116,7 @@ def upstream(made, key):
 def test_defenses_share_their_victim_and_grant(make):
     made = make()
     victims = {planned.victim for planned in made.cells}
-    assert len(victims) == 2  # one a seed
+    assert len(victims) == 2  # one for each seed
     kinds = [stage.kind for stage in made.graph.stages.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "data": 1, "poison": 2, "victim": 2, "grant": 2, "defend": 4, "evaluate": 6, "score": 6
@@ -236,6 +239,37 @@ def test_a_chain_starts_from_the_other_defense(make):
     inputs = {item.role: item.key for item in made.graph.stages[planned.defended].inputs}
     assert made.graph.stages[inputs["victim"]].title == "badnets · ft"
     assert planned.victim in upstream(made, planned.defended)
+
+
+def test_a_chain_needs_a_model_to_start_from(make):
+    """What gives a verdict alone ends a chain; who trains a network of its own begins one."""
+    scanner = '[[defense]]\nname = "k-arm"\n'
+    after = '[[defense]]\nname = "%s"\nas = "after"\non = "k-arm"\n'
+    made = make(BASE + scanner + after % "ft", select="0.0")
+    planned = cell(made, "signs/small-cnn/badnets/after/0.0")
+    reason = "after is on k-arm, which gives a verdict and no model to start from"
+    assert planned.incompatible == reason
+    assert planned.stages == ()
+    scanned = cell(made, "signs/small-cnn/badnets/k-arm/0.0")
+    assert {want.reason for want in scanned.wants} == {"k-arm gives a verdict and no model"}
+    assert scanned.stages == (scanned.defended,)
+    alias = cell(make(BASE + scanner + after % "none"), "signs/small-cnn/badnets/after/0.0")
+    assert alias.incompatible is None
+    assert alias.defended == scanned.defended
+
+
+def test_on_is_refused_where_it_would_do_nothing(make):
+    chain = '[[defense]]\nname = "abl"\nas = "after"\non = "ft"\n'
+    with pytest.raises(GridError, match=r"'after' starts from no model, so that `on` does nothing"):
+        make(BASE + chain)
+
+
+def test_a_metric_of_the_verdict_needs_no_model(make):
+    text = BASE + '[[defense]]\nname = "k-arm"\n[[metric]]\nname = "tpr"\n'
+    planned = cell(make(text, select="0.0"), "signs/small-cnn/badnets/k-arm/0.0")
+    reasons = {want.label: want.reason for want in planned.wants}
+    assert reasons["tpr"] is None
+    assert reasons["acc"]
 
 
 def test_a_defense_never_gets_the_truth(make):
@@ -408,7 +442,7 @@ def test_a_defense_on_images_from_elsewhere_knows_its_task(make):
     made = make(BASE, ("pool = 200", "pool = 200\nsweep.size = [16, 24]"))
     stages = [stage for stage in made.graph.stages.values() if stage.kind == "defend"]
     assert all(
-        stage.spec["choices"]["task"]["height"] == stage.payload.context.task.height
+        stage.spec["context"]["task"]["height"] == stage.payload.context.task.height
         for stage in stages
     )
 
@@ -421,9 +455,7 @@ def test_a_share_is_one_of_the_training_images_wherever_the_pool_is_from(make):
         "pool = 200\npool_in_train = true",
     ):
         made = make(BASE, ("pool = 200", pool), *shares)
-        counts = {
-            s.spec["choices"]["count"] for s in made.graph.stages.values() if s.kind == "grant"
-        }
+        counts = {s.spec["count"] for s in made.graph.stages.values() if s.kind == "grant"}
         assert counts == {40}, pool
 
 
@@ -436,3 +468,173 @@ def test_a_grant_that_a_defense_does_not_take_is_a_mistake(make):
         make(
             BASE, ('[[defense]]\nname = "none"\n', '[[defense]]\nname = "none"\ngrant.clean = 7\n')
         )
+
+
+# --- keys and the rest of the grid ----------------------------------------------------------------
+
+HEAD = """
+[[dataset]]
+name = "signs"
+pool = 200
+[[model]]
+name = "small-cnn"
+[defender]
+clean = 100
+[training]
+recipe = "signs"
+[[metric]]
+name = "acc"
+"""
+ATTACKS = {
+    "badnets": 'name = "badnets"\n',
+    "wanet": 'name = "wanet"\n',
+    "none": 'name = "none"\n',
+}
+DEFENSES = {
+    "none": 'name = "none"\n',
+    "ft": 'name = "ft"\nepochs = 3\n',
+    "nad": 'name = "nad"\nteacher = {name = "ft", epochs = 3}\n',
+    "dp-sgd": 'name = "dp-sgd"\nepochs = 1\n',
+    "long": 'name = "long-training"\nas = "long"\nepochs = 2\n',
+    "dp, then ft": 'name = "ft"\nas = "dp, then ft"\non = "dp-sgd"\nepochs = 3\n',
+    "dp, then nad": 'name = "nad"\nas = "dp, then nad"\non = "dp-sgd"\n'
+    'teacher = {name = "ft", epochs = 3}\n',
+}
+
+
+@st.composite
+def grids(draw):
+    """A grid of some of those entries in any order; `on` names one that is there."""
+    attacks = draw(st.lists(st.sampled_from(sorted(ATTACKS)), min_size=1, unique=True))
+    defenses = draw(st.lists(st.sampled_from(sorted(DEFENSES)), min_size=1, unique=True))
+    if any(name.startswith("dp, then") for name in defenses) and "dp-sgd" not in defenses:
+        defenses.append("dp-sgd")
+    entries = ["[[attack]]\n" + ATTACKS[name] for name in attacks]
+    entries += ["[[defense]]\n" + DEFENSES[name] for name in defenses]
+    return HEAD + "".join(draw(st.permutations(entries)))
+
+
+@pytest.fixture(scope="module")
+def works(resolver, tmp_path_factory):
+    """For each cell of a grid, the keys behind it, each with all that its stage is told."""
+
+    def works_of(text):
+        path = tmp_path_factory.mktemp("works") / "grid.toml"
+        path.write_text(text)
+        read = grid.read(path)
+        made = plan.build(read, read.cells, resolver.registry, resolver, resolver.sources)
+        found = {}
+        for planned in made.cells:
+            needed = set().union(*(upstream(made, key) for key in planned.stages))
+            told = {key: made.graph.stages[key].payload.to_json() for key in needed}
+            found[planned.cell.name] = told
+        return found
+
+    return works_of
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@given(text=grids())
+def test_neither_order_nor_other_cells_change_a_key_or_a_work(works, text):
+    whole = "".join("[[attack]]\n" + entry for entry in ATTACKS.values())
+    whole += "".join("[[defense]]\n" + entry for entry in DEFENSES.values())
+    expected = works(HEAD + whole)
+    for name, work in works(text).items():
+        assert work == expected[name], name
+
+
+def test_a_defense_that_starts_afresh_has_the_structure_of_the_model(works):
+    """Whatever a defense before it has rebuilt: its key knows nothing of that defense."""
+    both = HEAD + "[[attack]]\n" + ATTACKS["badnets"]
+    both += "".join("[[defense]]\n" + DEFENSES[name] for name in ("dp-sgd", "long"))
+    (work,) = [told for name, told in works(both).items() if "/long/" in name]
+    (defended,) = [told for told in work.values() if "defended_structure" in told]
+    assert defended["structure"]["rebuilds"] == []
+    assert defended["defended_structure"]["rebuilds"] == []
+
+
+def test_kind_and_title_tell_stages_apart(make):
+    """Also of datasets, models and metrics that have a name in common."""
+    made = make(
+        """
+seeds = [0, 1]
+[[dataset]]
+name = "signs"
+pool = 200
+[[dataset]]
+name = "signs"
+as = "bigger signs"
+size = 24
+pool = 200
+[[model]]
+name = "small-cnn"
+[[model]]
+name = "small-cnn"
+as = "wider"
+width = 48
+[[attack]]
+name = "lc"
+[defender]
+clean = 50
+[[defense]]
+name = "none"
+[[defense]]
+name = "ft"
+grant.clean = {dataset = {name = "signs", train = 900}, count = 20}
+[[metric]]
+name = "acc"
+[[metric]]
+name = "nc1"
+[[metric]]
+name = "nc1"
+as = "nc1 pure"
+images = "clean"
+"""
+    )
+    titles = [(stage.kind, stage.title) for stage in made.graph.stages.values()]
+    assert len(titles) == len(set(titles)), sorted(titles)
+
+
+# --- what is told of training to those that do not know the recipe --------------------------------
+
+
+def test_parts_and_crafts_that_train_know_precision_and_determinism(make):
+    """Only these, and only where they are not the default: the rest of the recipe moves no part."""
+    hidden = BASE.replace('"badnets"', '"invisible"')
+    plain, longer = make(hidden), make(hidden, ('recipe = "signs"', 'recipe = "signs"\nepochs = 9'))
+    strict = make(hidden, ('recipe = "signs"', 'recipe = "signs"\ndeterministic = true'))
+
+    def parts(made):
+        return {stage.key: stage for stage in made.graph.stages.values() if stage.kind == "part"}
+
+    assert parts(plain)
+    assert parts(plain).keys() == parts(longer).keys()
+    assert parts(plain).keys().isdisjoint(parts(strict))
+    for stage in parts(plain).values():
+        assert stage.payload.context.numerics == {}
+    for stage in parts(strict).values():
+        assert stage.payload.context.recipe is None
+        assert stage.payload.context.numerics == {"deterministic": True}
+    crafted = [stage for stage in strict.graph.stages.values() if stage.kind == "poison"]
+    assert all(stage.payload.context.numerics == {"deterministic": True} for stage in crafted)
+
+
+def test_attacks_of_two_precisions_are_two(make):
+    """Even where the model is not theirs to know."""
+    twice = BASE + '[[attack]]\nname = "badnets"\nas = "exact"\ntraining.precision = "fp32"\n'
+    made = make(twice)
+    told = {
+        stage.key: dict(stage.payload.context.numerics)
+        for stage in made.graph.stages.values()
+        if stage.kind == "poison"
+    }
+    assert sorted(map(str, told.values())) == ["{'precision': 'fp32'}"] * 2 + ["{}"] * 2
+
+
+def test_the_plan_says_when_a_recipe_mirrors_signs(make):
+    silent, asked = make(), make(BASE, ('recipe = "signs"', 'recipe = "bcu"\nflip = true'))
+    assert list(mirrored(silent)) == []
+    assert list(mirrored(make(BASE, ('recipe = "signs"', 'recipe = "bcu"')))) == []
+    notes = [line for line in mirrored(asked) if line]
+    assert len(notes) == 2, "a victim a seed"
+    assert all("mirrors the pictures of signs" in note for note in notes)

@@ -140,17 +140,91 @@ def test_a_broken_plugin_shows_its_traceback_and_what_it_printed(site: Path, mem
     assert "last words" in broken["dying"].traceback
 
 
-def test_a_hanging_plugin_is_waited_for_once(site: Path, memo: Memo) -> None:
-    install(site, "stuck", {"stuck_plug": "import time; time.sleep(600)"})
-    assert [one.reason for one in discover(memo, timeout=1).broken] == ["did not finish within 1 s"]
-    start = time.perf_counter()
-    assert len(discover(memo, timeout=30).broken) == 1
-    assert time.perf_counter() - start < 0.5
-    # A change is noticed.
+def counting(count: Path, text: str) -> str:
+    """Return the text of a module that counts how often it is imported, in `number`, and goes on
+    with `text`.
+    """
+    return (
+        "from pathlib import Path\n"
+        f"count = Path({str(count)!r})\n"
+        "count.open('a').write('x')\n"
+        "number = len(count.read_text())\n"
+        f"{text}\n"
+    )
+
+
+def test_a_hanging_plugin_is_asked_twice_and_not_remembered(
+    site: Path, memo: Memo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = counting(tmp_path / "count", "import time; time.sleep(600)")
+    install(site, "stuck", {"stuck_plug": text})
+    assert [one.reason for one in discover(memo, timeout=1).broken] == ["did not finish within 3 s"]
+    assert (
+        "stuck_plug: did not finish within 1 s. It is asked again, alone, with 3 s" in caplog.text
+    )
+    assert len((tmp_path / "count").read_text()) == 2
+    assert len(discover(memo, timeout=1).broken) == 1
+    assert len((tmp_path / "count").read_text()) == 4
     (site / "stuck_plug.py").write_text(
         registering('register.defense("freed", "stuck_plug:Freed")')
     )
     assert "freed" in names(discover(memo), "defense")
+
+
+MACHINES = {
+    "killed": "import os; os.kill(os.getpid(), 9)",
+    "terminated": "import os; os.kill(os.getpid(), 15)",
+    "slow": "import time; time.sleep(2)",
+    "leaves": "import os; os._exit(1)",
+}
+"""What a busy machine, or one that is short of memory, does to a child."""
+
+
+@pytest.mark.parametrize("harm", MACHINES)
+def test_one_mishap_in_discovery_breaks_no_plugin(
+    site: Path, memo: Memo, tmp_path: Path, harm: str
+) -> None:
+    text = counting(tmp_path / "count", f"if number == 1:\n    {MACHINES[harm]}") + GOOD
+    install(site, "good", {"good_plug": text})
+    registry = discover(memo, timeout=1.5)
+    assert not registry.broken
+    assert "shrink" in names(registry, "defense")
+
+
+def test_that_a_plugin_died_is_not_remembered(site: Path, memo: Memo, tmp_path: Path) -> None:
+    text = counting(tmp_path / "count", f"if number <= 2:\n    {MACHINES['killed']}") + GOOD
+    install(site, "good", {"good_plug": text})
+    assert [one.reason for one in discover(memo).broken] == [
+        "the process was killed by signal 9 (SIGKILL)"
+    ]
+    registry = discover(memo)
+    assert not registry.broken
+    assert "shrink" in names(registry, "defense")
+
+
+def test_a_plugin_that_writes_its_own_answer(site: Path, memo: Memo) -> None:
+    forging = """
+        import json, os, sys
+        reply = sys.argv[2]
+        {how}
+        os._exit(0)
+    """
+    ways = {
+        "pipe": "os.remove(reply); os.mkfifo(reply)",
+        "link": "os.remove(reply); os.symlink('/dev/zero', reply)",
+        "deep": "open(reply, 'w').write('[' * 100000)",
+        "list": "open(reply, 'w').write('[]')",
+        "number": """open(reply, 'w').write('{"number": [0], "ok": {}}')""",
+        "empty": """open(reply, 'w').write('{"number": 0, "ok": {}}')""",
+        "wrong": """open(reply, 'w').write('{"number": 0, "ok": {"recipes": [1]}}')""",
+    }
+    for name, how in ways.items():
+        install(site, f"forger-{name}", {f"forger_{name}": forging.format(how=how)})
+    registry = discover(memo)
+    assert {one.origin.distribution for one in registry.broken} == {
+        f"forger-{name}" for name in ways
+    }
+    assert "ft" in names(registry, "defense")
 
 
 def test_what_a_hanging_plugin_started_is_killed_too(site: Path, memo: Memo) -> None:

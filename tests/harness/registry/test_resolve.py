@@ -204,6 +204,11 @@ KIT = '''
     class Idle(Defense):
         pass
 
+    class Silent(Defense):
+        def unused(self):
+            return ["epochs"]
+        def defend(self, access): ...
+
     class Versioned(Defense):
         version = "2"
         def defend(self, access): ...
@@ -246,6 +251,7 @@ CLASSES = {
         "reserved": "Reserved",
         "overreach": "Overreach",
         "idle": "Idle",
+        "silent": "Silent",
         "versioned": "Versioned",
         "preset": "Preset",
         "listed": "Listed",
@@ -557,6 +563,7 @@ FAULTY = {
     "versioned": "version = '2' is not a whole number",
     "preset": "preset 'a' sets 'epoch'. Did you mean: epochs",
     "listed": "not in a list",
+    "silent": "unused() returned",
     "bomb": "KeyError: 'nothing'",
     "absent": "the module has no Absent",
     "misfit": "is no defense: a subclass of harness.Defense is expected",
@@ -641,12 +648,12 @@ def test_components_are_asked_whether_they_fit(resolver: Resolver) -> None:
         "label 9 is no class of a task with 5 classes (0 to 4)",
         None,
     ]
-    assert resolver.compatible(leaky, context(200)) == "too many classes for net"
+    assert resolver.compatible_all([(leaky, context(200))]) == ["too many classes for net"]
     with pytest.raises(
         PluginError,
         match=r"defense 'leaky' of kit 1\.0: compatible: RuntimeError: unlucky\n .*resolve_kit",
     ):
-        resolver.compatible(leaky, context(13))
+        resolver.compatible_all([(leaky, context(13))])
 
 
 def test_metrics_combine_their_own_way(resolver: Resolver) -> None:
@@ -658,7 +665,7 @@ def test_metrics_combine_their_own_way(resolver: Resolver) -> None:
     with pytest.raises(
         PluginError, match=r"combine\(\) gave nan for 'largest', where a finite number is expected"
     ):
-        resolver.combine(share, [1.0])
+        resolver.combine_all([(share, [1.0])])
 
 
 def test_unknown_names_are_told_like_other_problems(resolver: Resolver) -> None:

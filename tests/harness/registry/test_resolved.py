@@ -32,6 +32,7 @@ def test_a_child_is_told_what_it_needs_to_build_it() -> None:
         name="ft",
         target="nowhere:ft",
         params={"epochs": 2, "root": "/data", "weights": "/data/w.bin"},
+        files={"/data/w.bin": "ab"},
     )
 
 

@@ -74,7 +74,7 @@ def test_a_failure_is_a_row_and_blocks_what_stands_on_it(tmp_path, status, outco
     assert own.log.endswith("log.txt")
     (below,) = find(rows, "badnets/ft/0.0")
     assert below.status is Outcome.BLOCKED
-    assert below.reason == f"train signs/cnn/badnets 0 {outcome.value}: loss is nan\nmore"
+    assert below.reason == f"victim (train signs/cnn/badnets 0) {outcome.value}: loss is nan\nmore"
     assert below.log
     assert find(rows, "badnets/ft/1.1")[0].status is Outcome.TO_RUN
 
@@ -127,6 +127,46 @@ def test_a_damaged_object_is_not_run_yet(tmp_path):
     assert "altered" in row.reason
 
 
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ({"rows.json": {"acc": 95.0}}, "metric acc has 95.0"),
+        ({"rows.json": {"acc": {"": "high"}}}, "metric acc is 'high'"),
+        ({"rows.json": [1]}, "holds a list"),
+        ({"other.json": {}}, "holds no 'rows.json'"),
+    ],
+)
+def test_an_object_that_holds_no_rows_is_set_aside_and_not_run_yet(tmp_path, file, said):
+    hand = Hand(tmp_path)
+    key = hand.key("score signs/cnn/badnets/ft/0.0")
+    hand.commit(key, file)
+    (row,) = find(results.rows(hand.refresh(), hand.store), "badnets/ft/0.0")
+    assert row.status is Outcome.TO_RUN
+    assert said in row.reason
+    assert not hand.store.has(key)
+
+
+def test_a_metric_without_a_number_has_failed(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("badnets/ft/0.0", acc={}, asr=1.0)
+    rows = results.rows(hand.refresh(), hand.store)
+    (row,) = find(rows, "badnets/ft/0.0")
+    assert (row.status, row.reason) == (Outcome.FAILED, "metric acc gave no number")
+    (row,) = find(rows, "badnets/ft/0.0", "asr")
+    assert row.value == 1.0
+
+
+def test_what_a_defense_recorded_under_the_name_of_a_metric_has_failed(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
+    hand.defend("defend ft signs/cnn/badnets 0.0", record={"acc": 100.0, "seconds": 1.0})
+    rows = find(results.rows(hand.refresh(), hand.store), "badnets/ft/0.0")
+    assert [(row.source, row.status, row.value) for row in rows] == [
+        ("metric", Outcome.DONE, 95.0),
+        ("defense", Outcome.FAILED, None),
+    ]
+
+
 def test_where_numbers_were_made(tmp_path):
     hand = Hand(tmp_path)
     gpu = {"device": "cuda:0", "gpu": "H200", "threads": 4, "packages": {"torch": "2.12.0"}}
@@ -162,3 +202,81 @@ def test_frame(tmp_path):
     table = results.frame(rows)
     assert list(table.columns) == results.columns(rows)
     assert table.query("status == 'done'")["value"].tolist() == [91.0, 1.0]
+
+
+def test_a_metric_without_a_number_has_its_own_reason(tmp_path):
+    hand = Hand(tmp_path)
+    rows = {"acc": {"": 95.0}, "asr": "no test image is attacked"}
+    hand.commit(hand.key("score signs/cnn/badnets/ft/0.0"), {"rows.json": rows})
+    table = results.rows(hand.refresh(), hand.store)
+    assert find(table, "badnets/ft/0.0")[0].value == 95.0
+    (row,) = find(table, "badnets/ft/0.0", "asr")
+    assert (row.status, row.reason) == (Outcome.INCOMPATIBLE, "no test image is attacked")
+
+
+def test_a_metric_that_fails_leaves_the_others_their_numbers(tmp_path):
+    hand = Hand(tmp_path)
+    told = {"rows": {"acc": {"": 95.0}}, "failures": {"asr": "asr is nan"}}
+    hand.fail("score signs/cnn/badnets/ft/0.0", "another one's words", **told)
+    table = results.rows(hand.refresh(), hand.store)
+    (row,) = find(table, "badnets/ft/0.0")
+    assert (row.value, row.status) == (95.0, Outcome.DONE)
+    (row,) = find(table, "badnets/ft/0.0", "asr")
+    assert (row.status, row.reason, row.value) == (Outcome.FAILED, "asr is nan", None)
+    assert row.log.endswith("log.txt")
+
+
+def test_bounds_that_an_undefined_metric_cannot_miss(tmp_path):
+    hand = Hand(tmp_path, bound=0.9)
+    rows = {"acc": {"": 95.0}, "asr": "no test image is attacked"}
+    hand.commit(hand.key("score signs/cnn/badnets/none/0.0"), {"rows.json": rows})
+    table = results.rows(hand.refresh(), hand.store)
+    assert find(table, "badnets/none/0.0")[0].marks == ()
+
+
+@pytest.mark.parametrize(
+    ("answered", "true", "marks"),
+    [(0.95, 0.25, ("collapsed",)), (0.94, 0.25, ()), (1.0, 0.8, ())],
+)
+def test_a_model_that_gives_one_label_to_nearly_everything_is_marked(
+    tmp_path, answered, true, marks
+):
+    hand = Hand(tmp_path)
+    rows = {"acc": {"": 25.0}, "asr": {"": 100.0}}
+    key = hand.key("score signs/cnn/badnets/ft/0.0")
+    shares = {"answered": answered, "true": true}
+    hand.commit(key, {"rows.json": rows}, commonest=shares)
+    table = results.rows(hand.refresh(), hand.store)
+    assert find(table, "badnets/ft/0.0")[0].marks == marks
+    assert find(table, "badnets/none/0.0")[0].marks == ()
+
+
+@pytest.mark.parametrize(
+    ("rate", "asked", "rate_of", "short"),
+    [
+        (0.06, 0.065, "train", True),
+        (0.06, 0.06, "train", False),
+        (0.06, 0.06001, "train", False),  # both come to 240 images
+        (0.06, 0.8, "eligible", False),
+    ],
+)
+def test_a_quota_that_was_cut_short_shows(tmp_path, rate, asked, rate_of, short):
+    params = {"badnets": {"poison_rate": asked, "rate_of": rate_of}}
+    hand = Hand(tmp_path, params=params, poisoned=True)
+    truth = {"label_table": [0] * 10, "record": {}, "rate": rate}
+    hand.commit(hand.key("poison signs/cnn/badnets 0"), {"truth.json": truth})
+    hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
+    table = results.rows(hand.refresh(), hand.store)
+    row = find(table, "badnets/ft/0.0")[0]
+    assert row.poisoned == rate
+    said = f"poisoned 240 of 4000 images (0.06), where poison_rate asks for {asked:g}"
+    assert row.shortfall.startswith(said) if short else row.shortfall == ""
+    assert find(table, "badnets/ft/1.1")[0].poisoned is None
+    (line,) = [
+        line
+        for line in csv.DictReader(io.StringIO(report.text(hand.plan, table, None, "csv")))
+        if line["value"] == "95.0"
+    ]
+    assert line["poisoned"] == str(rate)
+    drawn = report.text(hand.plan, table, None, "terminal")
+    assert (said in drawn.replace("\n    ", " ")) == short

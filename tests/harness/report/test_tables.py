@@ -97,7 +97,8 @@ def test_what_stands_in_place_of_numbers(tmp_path):
     assert found[7].split() == ["sig[delta=60]", *["timed", "out[3]"] * 2, *["–[4]"] * 2]
     notes = "\n".join(found[8:])
     assert "[1] failed: no convergence (log: " in notes
-    assert "[2] blocked: train signs/cnn/sig[delta=20] 0 failed: no convergence (log: " in notes
+    above = "victim (train signs/cnn/sig[delta=20] 0)"
+    assert f"[2] blocked: {above} failed: no convergence (log: " in notes
     assert "[3] timed out: no result after 5 s (log: " in notes
     assert "[4] incompatible: no stages" in notes
     assert "† not established" in notes
@@ -198,6 +199,33 @@ def test_own_combinations(tmp_path):
     assert "min 10.00, max 20.00" in found
     assert {metric.name for metric, _ in asked} == {"asr"}
     assert len(asked) == 6
+
+
+def test_one_footnote_for_a_reason_that_several_stages_have(tmp_path):
+    hand = Hand(tmp_path, GRID + TABLE)
+    for seed in (0, 1):
+        for attack in ("badnets", "sig[delta=20]"):
+            hand.fail(f"score signs/cnn/{attack}/ft/{seed}.{seed}", "no convergence")
+    found = [line for line in text(hand).splitlines() if "no convergence" in line]
+    assert len(found) == 1
+    assert found[0].startswith("[1] failed: no convergence (log: ")
+
+
+def test_an_average_counts_each_row_once_whatever_its_metric_combines(tmp_path):
+    """A row with four replicates weighs no more than one with a single one."""
+    more = '[[attack]]\nname = "blend"\nseeds = [0]\n'
+    hand = Hand(tmp_path, GRID + more + TABLE + "average = true\n", combining=("asr",))
+    for seed in (0, 1):
+        hand.score(f"badnets/ft/{seed}.{seed}", acc=90.0, asr=100.0 * seed)
+    hand.score("blend/ft/0.0", acc=80.0, asr=100.0)
+
+    def combine_all(groups):
+        return [{"mean": sum(values) / len(values), "n": len(values)} for _, values in groups]
+
+    found = text(hand, resolver=SimpleNamespace(combine_all=combine_all), width=200)
+    (average,) = [line for line in found.splitlines() if line.startswith("average")]
+    assert "75.00" in average
+    assert "66.67" not in average
 
 
 def test_mixed_environments_are_said_aloud(tmp_path):

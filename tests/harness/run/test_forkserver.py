@@ -16,6 +16,9 @@ from harness.run.children import PRELOAD, Children
 from harness.run.records import judge
 from tests.kit.engine_stages import ENTRY, gone, in_thread, task, wait_for
 
+ENDED = {"code": 0, "signal": None, "seconds": 2.0, "cpu_seconds": 1.0, "peak_memory": 1}
+"""What a fork server says of a child that came to its end."""
+
 
 @pytest.fixture
 def children(tmp_path: Path) -> Iterator[Children]:
@@ -113,8 +116,24 @@ def test_signals(children: Children, tmp_path: Path, number: signal.Signals, sta
 @pytest.mark.parametrize("text", ["{", "[]", '{"status": "splendid"}', "\xff"])
 def test_a_record_that_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "record.json").write_text(text, "latin-1")
-    event = {"code": 0, "signal": None, "cpu_seconds": 1.0, "peak_memory": 1}
-    assert judge(event, tmp_path, None)["type"] == "BadRecord"
+    assert judge(ENDED, tmp_path, None)["type"] == "BadRecord"
+
+
+def test_what_was_measured_stands_whatever_the_child_says(tmp_path: Path) -> None:
+    claim = {"status": "ok", "images": 50, "seconds": 1e-6, "cpu_seconds": 0, "peak_memory": 0}
+    claim |= {"images_per_second": 1e9, "signal": 9}
+    (tmp_path / "record.json").write_text(json.dumps(claim))
+    record = judge(ENDED, tmp_path, None)
+    measured = {name: record[name] for name in ENDED if name != "code"}
+    assert measured == {"seconds": 2.0, "signal": None, "cpu_seconds": 1.0, "peak_memory": 1}
+    assert record["images_per_second"] == 25.0
+
+
+def test_a_task_that_said_it_was_done_and_went_on_is_late(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text('{"status": "ok"}')
+    assert judge({**ENDED, "signal": 9}, tmp_path, 5)["status"] == "timeout"
+    # It was on its way out when its time was up.
+    assert judge(ENDED, tmp_path, 5)["status"] == "ok"
 
 
 @pytest.mark.parametrize("stuck", [False, True])
@@ -232,7 +251,7 @@ def test_stop_does_not_wait_for_a_slow_import(
     monkeypatch.syspath_prepend(tmp_path)
     children = Children(tmp_path, entry=ENTRY, preload=("slow_module",))
     thread, records = in_thread(children, *task(tmp_path / "a", "derive"))
-    while children._starting is None:
+    while not children._starting:
         time.sleep(0.01)
     began = time.monotonic()
     children.stop()

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -144,6 +145,100 @@ def test_links_are_not_stored(host: Host, store: Store) -> None:
     assert isinstance(ended, Ended)
     assert ended.outcome is Outcome.FAILED
     assert "only plain files and folders can be stored" in ended.message
+
+
+FORGED = 'Path("record.json").write_text(json.dumps({"status": "ok"})); os._exit(0)'
+RESULT = 'Path("out/result.txt").write_text("good")\n'
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ('os.mkfifo("record.json"); os._exit(0)', "record.json is no plain file"),
+        ('os.symlink("/dev/zero", "record.json"); os._exit(0)', "record.json is a link"),
+        ('os.mkdir("record.json"); os._exit(0)', "record.json is no plain file"),
+        ('Path("record.json").write_text("[" * 10**5); os._exit(0)', "nested too deeply"),
+        ('Path("record.json").write_text("9" * 10**4); os._exit(0)', "record is not as it should"),
+        ('file = open("record.json", "wb"); file.truncate(1 << 40); os._exit(0)', "is larger than"),
+        (
+            'Path("record.json").write_text(json.dumps({"status": "ok", "opened": [7]}));'
+            "os._exit(0)",
+            "opened holds 7",
+        ),
+        (FORGED, "left no file"),
+        ('os.rmdir("out"); os.symlink("/etc", "out")', "out: is a link"),
+        ('os.rmdir("out"); os.symlink(os.getcwd() + "/inputs", "out")', "out: is a link"),
+        ('os.rmdir("out"); os.mkfifo("out")', "out: no such folder"),
+        (RESULT + 'os.mkfifo("out/a.json")', "a.json: only plain files"),
+        (RESULT + 'os.symlink("/dev/zero", "out/a.json")', "a.json: only plain files"),
+        (RESULT + 'Path("out/rows.json").write_text("[]")', "rows.json is not as it should be"),
+        (RESULT + 'Path("out/a.json").write_text("[" * 10**5)', "nested too deeply"),
+        (RESULT + 'Path("out/a\x1b[2J").write_text("")', "control characters"),
+        (RESULT + 'Path(os.fsdecode(b"out/a\\xff")).write_text("")', "halves of characters"),
+        (RESULT + 'file = open("out/a.json", "wb"); file.truncate(1 << 40)', "larger than"),
+        (
+            RESULT + 'os.chdir("out")\nfor _ in range(1200): os.mkdir("a"); os.chdir("a")\n'
+            "os.chdir(scratch)",
+            "more than 16 levels",
+        ),
+        (
+            RESULT + 'os.chdir("out")\n'
+            'for _ in range(30): os.mkdir("a" * 200); os.chdir("a" * 200)\n'
+            "os.chdir(scratch)",
+            "at most 1000",
+        ),
+        (RESULT + 'for n in range(10001): open(f"out/{n}", "w").close()', "more than 10,000 files"),
+        ('raise ValueError("\\ud800 \x1b[2J")', "? ?[2J"),
+        ('os.remove("log.txt"); os.mkfifo("log.txt"); raise ValueError("so")', "so"),
+    ],
+)
+def test_whatever_a_child_leaves_is_a_failure_with_a_reason(
+    host: Host, store: Store, code: str, reason: str
+) -> None:
+    stage = make("hostile", kind="do", code=code)
+    began = time.monotonic()
+    ended = run(host, stage)
+    assert isinstance(ended, Ended)
+    assert ended.outcome is Outcome.FAILED
+    assert reason in ended.message
+    assert time.monotonic() - began < 20
+    note = store.failure(stage.key)
+    assert note is not None
+    note["message"].encode()
+    assert not store.has(stage.key)
+
+
+def test_progress_of_any_kind_does_no_harm(host: Host) -> None:
+    seen: list[Mapping[str, Any] | None] = []
+    for number, code in enumerate(
+        (
+            'os.mkfifo("progress.json"); time.sleep(1.5)',
+            'os.symlink("/dev/zero", "progress.json"); time.sleep(1.5)',
+            'Path("progress.json").write_text("[" * 60000); time.sleep(1.5)',
+            """Path("progress.json").write_text('{"step": "1", "total": []}'); time.sleep(1.5)""",
+        )
+    ):
+        stage = make(f"odd {number}", kind="do", code=RESULT + code)
+        ended = host.run(stage, SLOT, seen.append)
+        assert isinstance(ended, Ended)
+        assert ended.outcome is Outcome.DONE, ended.message
+    assert len(seen) > 4
+    assert set(seen) == {None}
+
+
+def test_a_child_has_no_say_in_what_the_host_measures(host: Host, store: Store) -> None:
+    claims = {"status": "ok", "seconds": 0.0, "peak_memory": 1, "cpu_seconds": 0, "log": "/etc"}
+    claims |= {"device": "cuda:7", "environment": {"device": "cuda:7", "threads": 64}}
+    code = f"Path('record.json').write_text(json.dumps({claims!r})); os._exit(0)"
+    stage = make("boast", kind="do", code=RESULT + "time.sleep(0.1)\n" + code)
+    assert isinstance(run(host, stage), Ended)
+    manifest = store.manifest(stage.key)
+    assert manifest is not None
+    assert manifest.record["seconds"] >= 0.1
+    assert manifest.record["peak_memory"] > 1 << 20
+    assert manifest.record["environment"] == {"device": "cpu", "threads": 1}
+    assert (manifest.record["device"], manifest.record["threads"]) == ("cpu", 1)
+    assert "log" not in manifest.record
 
 
 def test_a_failure_is_forgotten_when_the_stage_succeeds(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
         out = folder / str(next(numbers))
         out.mkdir()
         component = ComponentSpec("numbered_kit:Numbered", params, "dataset", "numbered")
-        data.run(job(out, DataPayload(component)))
+        data.run(job(out, DataPayload(component, "numbered")))
         return {path.stem: numbered(path) for path in out.glob("*.safetensors")}
 
     return run
@@ -123,6 +124,13 @@ def test_every_split_holds_the_classes_alike(split: Split) -> None:
     for name in ("pool", "validation", "test"):
         counts = np.bincount(found[name][1], minlength=4)
         assert counts.max() - counts.min() <= 1 + (name != "validation"), name
+
+
+def test_a_dataset_whose_content_changed_since_the_plan_is_refused(tmp_path: Path) -> None:
+    component = ComponentSpec("numbered_kit:Numbered", {}, "dataset", "numbered")
+    with pytest.raises(ValueError, match="dataset 'numbered' changed after it was planned with"):
+        data.run(job(tmp_path, DataPayload(component, "of another day")))
+    assert list(tmp_path.glob("*.safetensors")) == []
 
 
 @pytest.mark.parametrize(

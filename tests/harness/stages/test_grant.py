@@ -28,7 +28,7 @@ class Pool:
         out = self.folder / f"{count}-{labelled}-{replicate}"
         out.mkdir()
         at = Coordinates(replicate, "numbered", "grant", "")
-        grant.run(job(out, GrantPayload(at, count, labelled), self.folder))
+        grant.run(job(out, GrantPayload(at, "pool", count, labelled), self.folder))
         return numbered(out / "images.safetensors")
 
 

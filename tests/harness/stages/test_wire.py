@@ -71,7 +71,7 @@ def declared() -> dict[str, type[Payload]]:
     """Return the payload classes of the harness by name; tests have more."""
     classes = {}
     for name, value in vars(payloads).items():
-        if isinstance(value, type) and issubclass(value, Payload) and value is not Payload:
+        if isinstance(value, type) and issubclass(value, Payload) and hasattr(value, "kind"):
             classes[name] = value
     return classes
 
@@ -97,6 +97,7 @@ def test_a_payload_comes_back_equal(kind: str, data: st.DataObject) -> None:
 
 GRANT = {
     "coordinates": {"replicate": 0, "dataset": "signs", "stage": "grant", "component": ""},
+    "split": "pool",
     "count": 5,
     "labelled": True,
 }
@@ -131,6 +132,12 @@ def test_a_field_that_is_missing_is_refused_by_name(field: str) -> None:
     table = {name: value for name, value in GRANT.items() if name != field}
     with pytest.raises(ValidationError, match=rf"^1 validation error .*\n{field}\n"):
         read_payload("grant", table)
+
+
+@pytest.mark.parametrize("change", [{"more": 1}, {"count": "5"}, {"labelled": "yes"}])
+def test_what_no_plan_writes_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="'grant'"):
+        read_payload("grant", {**GRANT, **change})
 
 
 def test_an_unknown_kind_is_refused() -> None:

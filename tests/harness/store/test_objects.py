@@ -172,7 +172,9 @@ def test_an_object_that_took_the_place_of_another_is_read_for_what_it_is(
 @settings(deadline=None, max_examples=25)
 @given(
     files=st.dictionaries(
-        st.text("abcé. ", min_size=1, max_size=8).filter(lambda name: name.strip(". ")), st.binary()
+        st.text("abcé. ", min_size=1, max_size=8).filter(lambda name: name.strip(". ")),
+        st.binary(),
+        min_size=1,
     ),
     record=st.dictionaries(
         st.text(), st.integers() | st.text() | st.floats(allow_nan=False, allow_infinity=False)
@@ -232,11 +234,22 @@ def test_links_are_not_followed(store: Store, fill: Callable[..., Path]) -> None
     assert not store.has(KEY)
 
 
+def test_a_link_in_the_place_of_the_folder_is_not_followed(
+    store: Store, fill: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(fill(a_bin=b"a"))
+    with pytest.raises(ValueError, match="link: is a link"):
+        store.commit(KEY, tmp_path / "link", **NOTHING)
+    assert not store.has(KEY)
+
+
 def test_a_folder_that_cannot_be_stored_is_refused(
     store: Store, fill: Callable[..., Path], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="no such folder"):
         store.commit(KEY, tmp_path / "absent", **NOTHING)
+    with pytest.raises(ValueError, match="holds no file"):
+        store.commit(KEY, fill(), **NOTHING)
     with pytest.raises(ValueError, match="the store's own"):
         store.commit(KEY, fill(manifest_json="{}"), **NOTHING)
     with pytest.raises(ValueError, match="cannot be written as JSON"):
@@ -262,7 +275,35 @@ def empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def endless(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("/dev/zero")
+
+
+def moved_and_linked(path: Path) -> None:
+    path.rename(path.parent.parent / path.name)
+    path.symlink_to(path.parent.parent / path.name)
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 SAID_AT_ONCE = [
+    ("manifest.json", pipe, "manifest.json is no plain file"),
+    ("manifest.json", endless, "manifest.json is a link"),
+    ("manifest.json", moved_and_linked, "manifest.json is a link"),
+    ("manifest.json", folder, "manifest.json is no plain file"),
+    ("a.bin", pipe, "a.bin is no plain file"),
+    ("a.bin", endless, "a.bin is no plain file"),
+    ("a.bin", moved_and_linked, "a.bin is no plain file"),
+    ("a.bin", folder, "a.bin is no plain file"),
     ("manifest.json", truncate, "truncated or altered"),
     ("manifest.json", flip, "truncated or altered"),
     ("manifest.json", empty, "truncated or altered"),
@@ -328,6 +369,84 @@ def test_every_single_flipped_bit_of_a_manifest_is_found(
             altered[position] ^= 1 << bit
             with pytest.raises(ValueError, match=r"manifest\.json"):
                 Manifest.load(bytes(altered), KEY)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/hostname", "sub/../../secret", "a//b", ""])
+def test_a_manifest_that_leads_out_of_its_object_is_damage(
+    store: Store,
+    fill: Callable[..., Path],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    store.commit(KEY, fill(a_bin=b"a"), **NOTHING)
+    place = store.root / "objects" / KEY[:2] / KEY
+    (place.parent / "secret").write_bytes(b"secret")
+    files = {name: FileEntry(size=6, sha256=hashlib.sha256(b"secret").hexdigest())}
+    (place / "manifest.json").write_bytes(dump(KEY, files=files, **NOTHING))
+    with pytest.raises(Damaged):
+        store.fetch(KEY, ["*"], tmp_path / "into")
+    assert "leads out of the object" in caplog.text
+    assert not (tmp_path / "secret").exists()
+    assert not place.exists()
+
+
+def test_a_manifest_without_files_is_damage(
+    store: Store, fill: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    store.commit(KEY, fill(a_bin=b"a"), **NOTHING)
+    place = store.root / "objects" / KEY[:2] / KEY
+    (place / "manifest.json").write_bytes(dump(KEY, files={}, **NOTHING))
+    assert not store.has(KEY)
+    assert "lists no files" in caplog.text
+    assert not place.exists()
+
+
+def test_a_file_that_becomes_special_after_the_look_is_damage(
+    store: Store, fill: Callable[..., Path], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    for harm in (pipe, endless):
+        manifest = store.commit(KEY, fill(a_bin=b"a"), **NOTHING)
+        harm(store.root / "objects" / KEY[:2] / KEY / "a.bin")
+        with pytest.raises(Damaged):
+            store.read(KEY, "a.bin", manifest)
+        assert not store.has(KEY)
+    assert "a.bin is" in caplog.text
+
+
+def test_something_else_in_the_place_of_an_object_is_set_aside(
+    store: Store, fill: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    place = store.root / "objects" / KEY[:2] / KEY
+    place.parent.mkdir()
+    os.mkfifo(place)
+    assert not store.has(KEY)
+    assert not place.exists()
+    assert KEY in caplog.text
+    store.commit(KEY, fill(a_bin=b"a"), **NOTHING)
+    assert store.has(KEY)
+
+
+def test_special_files_among_the_notes_are_no_notes(store: Store) -> None:
+    (store.root / "failures" / KEY).mkdir()
+    os.mkfifo(store.root / "failures" / KEY / "record.json")
+    os.mkfifo(store.root / "live" / f"{KEY}.json")
+    (store.root / "live" / f"{OTHER}.json").symlink_to("/dev/zero")
+    assert store.failure(KEY) is None
+    assert store.lives() == {}
+    store.fail(KEY, {"status": "error"})
+    assert store.failure(KEY) == {"status": "error"}
+
+
+def test_of_a_long_log_its_end_is_kept(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.store.notes._LOG", 4)
+    (tmp_path / "log.txt").write_text("a long story")
+    store.fail(KEY, {"status": "error"}, tmp_path / "log.txt")
+    note = store.failure(KEY)
+    assert note is not None
+    assert Path(note["log"]).read_text() == "tory"
 
 
 def test_a_manifest_of_another_key_is_damage(store: Store, fill: Callable[..., Path]) -> None:

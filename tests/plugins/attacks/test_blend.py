@@ -139,13 +139,13 @@ def test_pictures_are_read_by_pillow_where_it_is_installed(tmp_path: Path) -> No
 
 def test_what_pillow_cannot_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(ValueError, match=r"text\.png: no picture"):
+    with pytest.raises(ValueError, match=r"text\.png is no picture"):
         read_picture(tmp_path / "text.png")
     import_module("PIL.Image").fromarray(np.full((4, 4), 4000, np.uint16)).save(
         tmp_path / "deep.png"
     )
     with pytest.raises(
-        ValueError, match=r"deep\.png: no picture \(its grey levels are no bytes but of mode I;16\)"
+        ValueError, match=r"deep\.png: its grey levels are no bytes but of mode I;16"
     ):
         read_picture(tmp_path / "deep.png")
 

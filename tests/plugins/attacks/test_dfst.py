@@ -414,15 +414,12 @@ def test_repeats_bit_for_bit(clean: nn.Module) -> None:
 
 
 def test_a_round_that_keeps_nothing_is_the_last(clean: nn.Module) -> None:
-    attack = DFST(**{**QUICK, "epochs": 0, "likeness": 1.0, "flips": 0.5, "neurons": 1}, detox=3)
+    attack = DFST(**{**QUICK, "epochs": 0, "likeness": 1.0, "flips": 0.9, "neurons": 1}, detox=3)
     access = bench(attack, SmallCNN(width=8), clean)
     victim = attack.implant(access, crafted(attack, access))
-    assert access.record == {
-        "compromised_1": 1,
-        "flipped_1": 0,
-        "flipped_freely_1": 0,
-        "injectors_1": 0,
-    }
+    record = dict(access.record)
+    assert record.pop("flipped_1") == record.pop("flipped_freely_1") < 0.9, "of the last state"
+    assert record == {"compromised_1": 1, "injectors_1": 0}
     assert all(
         torch.equal(one, clean.state_dict()[name]) for name, one in victim.state_dict().items()
     )

@@ -170,6 +170,7 @@ class Bench:
         self.record: dict[str, float] = {}
         self.recipe = recipe or Recipe(epochs=1)
         self.given: dict[str, Any] = {}
+        self.numerics = {"precision": "fp32", "deterministic": "warn"}
 
     def seed(self, stream: str) -> int:
         return 5
@@ -194,9 +195,11 @@ def test_the_mask_net_learns_sparse_and_different_masks() -> None:
     access, trigger = Bench(attack), some_trigger(attack)
     attack.craft(access, trigger)  # type: ignore[arg-type]
     assert access.given["model"] is trigger.mask_net
+    told = access.given["recipe"]
+    assert (told.precision, told.deterministic) == ("fp32", "warn"), "as the grid has them"
     own = some_images(6)
     strangers = Strangers(
-        access.train.images, attack._mask_recipe(), access.generator("strangers")
+        access.train.images, attack._mask_recipe(access.task), access.generator("strangers")
     ).take(6)
     masks, others = (trigger.masks(images).detach() for images in (own, strangers))
     sparse = sum(max(0.0, float(value) - 0.1) for value in masks.flatten()) / masks.numel()
@@ -213,7 +216,7 @@ def test_the_mask_net_s_schedule() -> None:
     """25 epochs of Adam, 0.01 and a tenth of it from epochs 10 and 20 on; shorter runs have shorter
     phases.
     """
-    recipe = IAB()._mask_recipe()
+    recipe = IAB()._mask_recipe(TASK)
     assert (recipe.epochs, recipe.batch, recipe.optimizer, recipe.betas) == (
         25,
         128,
@@ -221,9 +224,12 @@ def test_the_mask_net_s_schedule() -> None:
         (0.5, 0.9),
     )
     assert (recipe.weight_decay, recipe.crop, recipe.rotation, recipe.flip) == (0, 5, 10, True)
+    signs = replace(TASK, mirrors=False)
+    assert IAB()._mask_recipe(signs).flip is False
+    assert IAB(flip=True)._mask_recipe(signs).flip is True
     rates = [recipe.lr_at(epoch * 7, 7) for epoch in (0, 9, 10, 19, 20, 24)]
     assert rates == pytest.approx([0.01, 0.01, 1e-3, 1e-3, 1e-4, 1e-4])
-    short = IAB(mask_epochs=5)._mask_recipe()
+    short = IAB(mask_epochs=5)._mask_recipe(TASK)
     assert [short.lr_at(epoch, 1) for epoch in range(5)] == pytest.approx(
         [0.01, 0.01, 1e-3, 1e-3, 1e-4]
     )
@@ -585,6 +591,9 @@ def test_a_rate_below_one_image_of_a_batch_is_refused() -> None:
     ):
         attack.implant(Bench(attack), some_trigger(attack))  # type: ignore[arg-type]
     clean.implant(Bench(clean), some_trigger(clean))  # type: ignore[arg-type]
+    planned = Context(TASK, recipe=Recipe(batch=64))
+    assert "of batches of 64 triggers no image" in str(IAB(poison_rate=0.015).compatible(planned))
+    assert IAB(poison_rate=0.1).compatible(planned) is None
 
 
 @pytest.mark.parametrize(

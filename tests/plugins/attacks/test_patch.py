@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from harness.learn.images import ImageSet, to_float
 from harness.learn.poisoning import stamp
@@ -76,6 +77,36 @@ def test_an_empty_mask_is_refused(tmp_path: Path) -> None:
     attack = patch(tmp_path, corner(), np.zeros((8, 8), np.uint8))
     access = crafting(attack, pictures(6))
     with pytest.raises(ValueError, match=r"mask\.npy: the mask is 0 everywhere"):
+        attack.craft(access, attack.trigger(access.task))
+
+
+@pytest.mark.parametrize("which", ["mask", "picture"])
+def test_levels_of_0_and_1_are_refused_and_not_taken_for_a_faint_picture(
+    which: str, tmp_path: Path
+) -> None:
+    arrays = {"mask": corner(), "picture": corner()}
+    arrays[which] = corner() // 255
+    attack = patch(tmp_path, arrays["picture"], arrays["mask"])
+    access = crafting(attack, pictures(6))
+    with pytest.raises(ValueError, match=rf"{which}\.npy: its levels are 0 and 1, .* by 255"):
+        attack.craft(access, attack.trigger(access.task))
+
+
+def test_a_mask_of_one_bit_covers_where_it_is_white(tmp_path: Path) -> None:
+    Image.fromarray(corner() > 0).save(tmp_path / "bits.png")
+    np.save(tmp_path / "white.npy", np.full((8, 8), 255, np.uint8))
+    attack = Patch(picture=tmp_path / "white.npy", mask=tmp_path / "bits.png")
+    access = crafting(attack, pictures(6))
+    trigger = attack.trigger(access.task)
+    attack.craft(access, trigger)
+    assert torch.equal(trigger(torch.zeros(1, 1, 8, 8))[0, 0] == 1, torch.from_numpy(corner()) > 0)
+
+
+def test_a_damaged_array_is_named(tmp_path: Path) -> None:
+    attack = patch(tmp_path, corner(), corner())
+    (tmp_path / "mask.npy").write_bytes((tmp_path / "mask.npy").read_bytes()[:40])
+    access = crafting(attack, pictures(6))
+    with pytest.raises(ValueError, match=r"mask\.npy: no picture"):
         attack.craft(access, attack.trigger(access.task))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -14,7 +15,7 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from harness import Task
+from harness import Context, Task
 from harness.access.context import Coordinates
 from harness.access.granted import AttackAccess
 from harness.components import load_component
@@ -180,6 +181,18 @@ def test_a_trigger_that_is_made_with_the_victim_is_brought(tmp_path: Path) -> No
     attack.craft(access(attack), trigger)
     assert torch.equal(trigger.get_buffer("grid"), grid)
     assert set(attack.variants(trigger)) == set(WaNet().variants(trigger))
+
+
+def test_a_wrong_number_of_classes_is_told_by_the_plan(tmp_path: Path) -> None:
+    attack = with_trigger("badnets", CORNER, tmp_path)
+    assert attack.compatible(Context(TASK)) is None
+    other = Context(dataclasses.replace(TASK, classes=5))
+    reason = attack.compatible(other)
+    assert reason is not None
+    assert "victim.safetensors is no network for 5 classes" in reason
+    assert "say classes = 3 in [[dataset]]" in reason
+    (tmp_path / "victim.safetensors").write_bytes(b"damaged")
+    assert attack.compatible(other) is None, "the stage says so, with its log"
 
 
 def test_a_clean_network_has_no_trigger(tmp_path: Path) -> None:

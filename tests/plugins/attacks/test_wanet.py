@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -225,10 +226,24 @@ def test_the_exported_set_holds_noise_mode_images_as_cover() -> None:
 def test_a_rate_below_one_image_of_a_batch_is_refused() -> None:
     """A victim that never saw the trigger would pass for one whose backdoor was removed."""
     with pytest.raises(
-        Incompatible, match=r"poison_rate 0.007 of batches of 128 triggers no image"
+        Incompatible, match=r"poison_rate 0.007 of batches of 100 triggers no image"
     ):
         WaNet(poison_rate=0.007).implant(Bench(WaNet()), WaNet().trigger(TASK))
     WaNet(poison_rate=0.0).implant(Bench(WaNet()), WaNet().trigger(TASK))
+
+
+@pytest.mark.parametrize(
+    ("count", "batch", "fits"), [(48, 128, False), (128, 64, False), (128, 100, True)]
+)
+def test_a_plan_tells_it_by_the_batch_that_is_really_used(
+    count: int, batch: int, fits: bool
+) -> None:
+    context = Context(replace(TASK, train_count=count), recipe=Recipe(batch=batch))
+    reason = WaNet(poison_rate=0.015).compatible(context)
+    assert (reason is None) == fits
+    if not fits:
+        assert f"of batches of {min(count, batch)} triggers no image" in str(reason)
+    assert WaNet(poison_rate=0.0).compatible(context) is None
 
 
 def test_refuses_more_than_a_whole_batch() -> None:

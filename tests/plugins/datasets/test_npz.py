@@ -227,3 +227,21 @@ def test_a_member_that_is_no_array(tmp_path: Path) -> None:
         archive.writestr("train_images.npy", b"not an array")
     with pytest.raises(ValueError, match=r"train_images cannot be read .* the file is damaged"):
         Npz(path=path).facts()
+
+
+def test_images_of_0_and_1_are_refused_and_not_taken_for_black_ones(tmp_path: Path) -> None:
+    content = arrays()
+    content["test_images"] = content["test_images"] // 128
+    with pytest.raises(ValueError, match=r"pictures\.npz: test_images holds 0 and 1 only, .*255"):
+        Npz(path=written(tmp_path, **content)).load()
+
+
+@pytest.mark.parametrize("name", ["val_images", "val_labels", "extra_images"])
+def test_a_split_that_would_not_be_read_is_named(name: str, tmp_path: Path) -> None:
+    content = {**arrays(), name: np.zeros(3, np.uint8)}
+    with pytest.raises(ValueError, match=rf"pictures\.npz: {name} would not be read"):
+        Npz(path=written(tmp_path, **content)).facts()
+
+
+def test_other_arrays_are_no_matter(tmp_path: Path) -> None:
+    assert Npz(path=written(tmp_path, **arrays(), names=np.array(["a"]))).facts().train_count == 6

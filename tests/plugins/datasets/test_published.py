@@ -499,7 +499,8 @@ def test_a_folder_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     pictures(tmp_path, "train", ("dog", "cat", "ant"))
     pictures(tmp_path, "test", ("dog", "cat"), count=1)
     (tmp_path / "train/cat/.hidden.png").write_bytes(b"")
-    (tmp_path / "train/cat/notes.txt").write_text("no picture")
+    (tmp_path / "train/cat/Thumbs.db").write_bytes(b"")
+    (tmp_path / "notes.txt").write_text("beside the splits")
     dataset = PictureFolder(path=tmp_path, size=8)
     facts, loaded = dataset.facts(), dataset.load()
     assert (facts.classes, facts.height, facts.width, facts.channels) == (3, 8, 8, 3)
@@ -603,7 +604,7 @@ def test_a_picture_of_more_than_bytes_is_not_cut_off(tmp_path: Path) -> None:
     """Pillow's conversion makes everything above 255 white."""
     pictures(tmp_path)
     Image.fromarray(np.full((9, 9), 4000, np.uint16)).save(tmp_path / "train/cat/1.png")
-    with pytest.raises(ValueError, match=r"train/cat/1\.png .*mode I;16\); mend or remove it"):
+    with pytest.raises(ValueError, match=r"train/cat/1\.png: .*mode I;16; store it with 8"):
         PictureFolder(path=tmp_path).load()
 
 

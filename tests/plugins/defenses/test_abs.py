@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness import Result
+from harness import Result, Task
 from harness.learn.images import to_float
 from plugins.defenses.abs import ABS, activations, reasr
+from plugins.models.resnet18 import ResNet18
 from plugins.parts.abs_triggers import (
     Filters,
     FilterTrigger,
@@ -278,3 +279,21 @@ def test_presets_are_valid_and_every_parameter_has_a_meaning() -> None:
         ABS.model_validate_json(json.dumps(preset))
     assert all(field.description for field in ABS.model_fields.values())
     assert ABS.needs == {"victim", "clean-labelled"}
+
+
+def test_the_activation_of_a_block_is_its_sum() -> None:
+    """Before rectification and after it, so that a silent neuron has a slope too."""
+    torch.manual_seed(0)
+    model = ResNet18(width=4)
+    net = model.build(Task("colours", 10, 16, 16, 3, 1)).eval()
+    images = torch.rand(3, 3, 16, 16)
+    neuron = Candidate("stage1.0", 2, 4, 0, 1.0)
+    own, others = activations(net, images[None], [neuron])
+    block = net.get_submodule("stage1.0")
+    start = net.get_submodule("stem")(images)
+    inner = block.conv1(start)
+    inner = block.bn2(block.conv2(block.bn1(inner).relu()))
+    both = (inner + start) + (inner + start).relu()
+    torch.testing.assert_close(own[0], both[:, 2].sum())
+    torch.testing.assert_close(others[0], both.sum() - both[:, 2].sum())
+    assert bool(((inner + start) < 0).any())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -11,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness import Result
+from harness.learn import ImageSet
 from plugins.defenses.k_arm import (
     PUBLISHED,
     Arm,
     KArm,
-    bet,
+    class_by_class,
     everywhere_likely,
-    hopeless,
     likely_count,
     middle,
     pairs_of,
     together_likely,
-    velocity,
 )
+from plugins.parts.bandit import bet, velocity
 from tests.kit.learned import Tiny, pictures
 from tests.kit.oracles import oracle
 from tests.kit.scanned import TARGET, scanning, victim
@@ -69,9 +70,9 @@ def test_screening_restated(seed: int, images: int, classes: int, share: float) 
     rows = [row.tolist() for row in probabilities]
     tops = [sorted(range(classes), key=lambda label, row=row: -row[label])[:count] for row in rows]
     often = [sum(label in top for top in tops) / images for label in range(classes)]
-    assert everywhere_likely(probabilities, count, share) == [
-        n for n in range(classes) if often[n] > share
-    ]
+    most = max(range(classes), key=often.__getitem__)
+    universal = [most] if often[most] > share else []
+    assert everywhere_likely(probabilities, count, share) == universal
     sums, medians = together_likely(probabilities, count, share)
     for source in range(classes):
         mine = [place for place, row in enumerate(rows) if row.index(max(row)) == source]
@@ -86,9 +87,18 @@ def test_screening_restated(seed: int, images: int, classes: int, share: float) 
 
 
 def test_three_sources_at_most() -> None:
-    sums, medians = torch.tensor([1.0, 2, 3, 4, 5, 0]), torch.tensor([0.1, 0.5, 0, 0.3, 0.2, 0])
-    assert pairs_of(sums, medians) == [1, 3, 4]
+    """Those with the largest sums, as released; as they lie where there are no more than three."""
+    sums = torch.tensor([1.0, 2, 3, 4, 5, 0])
+    assert pairs_of(sums, torch.tensor([0.1, 0.5, 0, 0.3, 0.2, 0])) == [4, 3, 1]
+    assert pairs_of(sums, torch.tensor([0.1, 0.5, 0, 0.3, 0, 0])) == [0, 1, 3]
     assert pairs_of(sums, torch.zeros(6)) == []
+
+
+def test_images_come_class_by_class() -> None:
+    data = ImageSet(
+        torch.arange(5, dtype=torch.uint8).view(5, 1, 1, 1), torch.tensor([2, 0, 1, 0, 2])
+    )
+    assert class_by_class(data).images.flatten().tolist() == [1, 3, 2, 0, 4]
 
 
 # --- the bandit -----------------------------------------------------------------------------------
@@ -107,35 +117,33 @@ def test_the_bet_restated(arms: list[tuple[float, int, int]]) -> None:
     assert values[chosen] == pytest.approx(max(values))
 
 
-def test_hopeless_pairs() -> None:
-    assert not hopeless(19, 0.0)
-    assert hopeless(20, 0.29)
-    assert not hopeless(20, 0.3)
-    assert not hopeless(199, 0.79)
-    assert hopeless(200, 0.79)
-
-
 def test_the_mask_of_a_pair_starts_in_the_middle() -> None:
-    mask = middle((224, 224))
-    assert int((mask > 0.5).sum()) == 50 * 50
-    assert bool((mask[0, 87:137, 87:137] > 0.5).all())
-    assert 0 < int((middle((8, 8)) > 0.5).sum()) < 8
+    noise = torch.rand(1, 224, 224, generator=torch.Generator().manual_seed(0))
+    mask = middle(noise)
+    inside = torch.zeros(224, 224, dtype=torch.bool)
+    inside[87:137, 87:137] = True
+    assert bool((mask[0, inside] == 0.99).all())
+    torch.testing.assert_close(mask[0, ~inside], noise[0, ~inside] * 0.001)
+    assert 0 < int((middle(torch.rand(1, 8, 8)) > 0.5).sum()) < 8
 
 
-def test_arms_are_warmed_up_in_turn_and_then_mostly_the_best_is_pulled() -> None:
-    pulled: list[int] = []
+def test_an_arm_is_left_after_an_improvement_only_and_the_best_is_pulled_most() -> None:
+    pulled: list[tuple[int, bool]] = []
 
     class Watched(KArm):
-        def _next(self, *given_: Any) -> int:
-            pulled.append(super()._next(*given_))
-            return pulled[-1]
+        def _pull(self, *given_: Any) -> None:
+            bandit = given_[-1]
+            number = bandit.next
+            super()._pull(*given_)
+            pulled.append((number, bandit.arms[number].improved))
 
-    Watched(steps=40, screen=False, random=0.0, bound=0.5).defend(scanning(victim()))
-    assert pulled[:3] == [0, 1, 2]
-    assert len(set(pulled[:9])) == 3
-    late = max(set(pulled[20:]), key=pulled[20:].count)
-    assert pulled[20:].count(late) > 10
-    assert len(pulled) == 40
+    Watched(steps=60, screen=False, random=0.0, bound=0.5).defend(scanning(victim()))
+    assert pulled[0][0] == 0
+    for (before, improved), (after, _) in itertools.pairwise(pulled):
+        assert before == after or improved
+    late = [number for number, _ in pulled[40:]]
+    assert max(late.count(number) for number in range(3)) > 10
+    assert len(pulled) == 60
 
 
 # --- the method -----------------------------------------------------------------------------------
@@ -171,27 +179,59 @@ class Pairwise(nn.Module):
         return torch.stack([lower, torch.zeros_like(bright), upper], dim=1) + self.unused
 
 
-def test_a_pair_counts_by_both_ways() -> None:
-    access = scanning(Pairwise())
-    arms: list[Arm] = []
+def judged(back: float | None, asymmetry: float) -> tuple[Result, list[int]]:
+    """Scan `Pairwise` with a way back of this size; also return its steps, none if not asked."""
+    asked: list[int] = []
 
     class Watched(KArm):
         def _arms(self, *given_: Any) -> list[Arm]:
-            arms.extend(super()._arms(*given_))
+            arms = super()._arms(*given_)
+            assert arms
+            assert all(arm.source is not None and arm.source != arm.target for arm in arms)
             return arms
 
-    found = Watched(steps=40, everywhere=1.0, together=0.5, pair=0.5, asymmetry=0.01).defend(access)
-    assert arms
-    assert all(arm.source is not None and arm.source != arm.target for arm in arms)
+        def _way_back(self, *given_: Any) -> float | None:
+            asked.append(given_[-1])
+            return back
+
+    settings_ = {"steps": 40, "everywhere": 1.0, "together": 0.5, "pair": 0.5}
+    return Watched(asymmetry=asymmetry, **settings_).defend(scanning(Pairwise())), asked
+
+
+def test_a_pair_counts_by_both_ways() -> None:
+    found, asked = judged(32.0, 0.01)
+    share = found.record["share"]
     assert found.flagged is True
-    assert found.record["asymmetry"] > 0
-    assert found.score == pytest.approx(
-        min(0.5 / found.record["share"], found.record["asymmetry"] / 0.01)
-    )
-    again = Watched(steps=40, everywhere=1.0, together=0.5, pair=0.5, asymmetry=1000.0).defend(
-        access
-    )
+    assert found.record["asymmetry"] == pytest.approx(32 / 64 / share)
+    assert found.score == pytest.approx(min(0.5 / share, found.record["asymmetry"] / 0.01))
+    again, _ = judged(32.0, 1000.0)
     assert (again.flagged, again.targets) == (False, [])
+    assert len(asked) == 1
+    assert 0 < asked[0] <= found.record["steps"]
+
+
+def test_no_way_back_leaves_a_pair_as_it_is() -> None:
+    found, _ = judged(None, 1000.0)
+    assert found.flagged is True
+    assert found.score == pytest.approx(0.5 / found.record["share"])
+    assert "asymmetry" not in found.record
+
+
+def test_the_way_back_is_one_arm_of_so_many_steps() -> None:
+    pulled: list[int] = []
+
+    class Watched(KArm):
+        def _pull(self, *given_: Any) -> None:
+            pulled.append(given_[-1].next)
+            super()._pull(*given_)
+
+    access = scanning(victim())
+    data = pictures(30)
+    size = Watched(bound=0.3)._way_back(access, access.victim(), data, Arm(0, TARGET), 50)
+    assert pulled == [0] * 50
+    assert size is not None
+    assert 0 < size < 64
+    assert Watched(bound=1.0)._way_back(access, Pairwise(), data, Arm(2, 0), 1) is None
 
 
 def test_nothing_that_looks_possible_is_no_backdoor() -> None:

@@ -164,10 +164,11 @@ def test_the_schedule_restated() -> None:
         rates = flat_then_falling(0.2, epochs)
         assert [rate for _, rate in rates] == pytest.approx([0.2 * share for share in expected])
         assert [epoch for epoch, _ in rates] == list(range(epochs))
-    assert MCR(epochs=0)._recipe(Recipe()).rates == ((0.0, pytest.approx(1e-4)),)
-    assert MCR(epochs=10, horizon=100.0)._recipe(Recipe()).lr_at(9, 1) == 0.01
-    assert MCR(schedule="cosine")._recipe(Recipe()).schedule == "cosine"
-    own = MCR(rates=((0.0, 0.1), (4.0, 0.3)))._recipe(Recipe())
+    plain = MCR().augmentation(Tiny.task)
+    assert MCR(epochs=0)._recipe(Recipe(), plain).rates == ((0.0, pytest.approx(1e-4)),)
+    assert MCR(epochs=10, horizon=100.0)._recipe(Recipe(), plain).lr_at(9, 1) == 0.01
+    assert MCR(schedule="cosine")._recipe(Recipe(), plain).schedule == "cosine"
+    own = MCR(rates=((0.0, 0.1), (4.0, 0.3)))._recipe(Recipe(), plain)
     assert (own.schedule, own.lr_at(2, 1)) == ("piecewise", pytest.approx(0.2))
 
 
@@ -214,7 +215,15 @@ def test_what_decays_is_the_network_and_what_learns_is_the_bend() -> None:
     bench = access(net, end, data=pictures(16))
     t = float(torch.rand((), generator=bench.generator("t")))
     result = settings(
-        epochs=1, lr=0.1, rates=((0.0, 0.1),), momentum=0.0, weight_decay=0.3, t=0.5, bn="none"
+        epochs=1,
+        lr=0.1,
+        rates=((0.0, 0.1),),
+        momentum=0.0,
+        weight_decay=0.3,
+        t=0.5,
+        bn="none",
+        crop=0,
+        flip=False,
     ).defend(bench)
     curve = Curve(net, end)
     at = curve.network(t).train()

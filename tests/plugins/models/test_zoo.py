@@ -200,6 +200,23 @@ def test_wrn_has_leaky_activations_and_biases() -> None:
     assert torch.allclose(block(images), inner + shortcut, atol=1e-5)
 
 
+@pytest.mark.parametrize("preset", ["nad", "abl"])
+def test_wrn_without_leaks_and_biases_is_the_network_of_nad_and_abl(preset: str) -> None:
+    torch.manual_seed(0)
+    net = WRN16(**WRN16.presets[preset]).build(COLOUR).eval()
+    assert all(conv.bias is None for conv in net.modules() if isinstance(conv, nn.Conv2d))
+    assert not any(isinstance(part, nn.LeakyReLU) for part in net.modules())
+    count = sum(parameter.numel() for parameter in net.parameters())
+    assert count == 175_626 - 16 - 4 * 16 - 4 * 32 - 4 * 64 - 32 - 64, "less the biases"
+    block: Any = net.get_submodule("stage2.0")
+    images = torch.randn(2, 16, 8, 8)
+    active = F.relu(block.bn1(images))
+    inner = F.conv2d(active, block.conv1.weight, stride=2, padding=1)
+    inner = F.conv2d(F.relu(block.bn2(inner)), block.conv2.weight, padding=1)
+    shortcut = F.conv2d(active, block.shortcut.weight, stride=2)
+    assert torch.allclose(block(images), inner + shortcut, atol=1e-5)
+
+
 def test_the_last_norm_of_preact_resnet18_is_a_choice() -> None:
     plain, normed = (
         PreActResNet18(width=4, last_norm=last).build(COLOUR) for last in (False, True)

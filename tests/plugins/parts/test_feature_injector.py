@@ -156,21 +156,42 @@ def test_raises_the_channel_until_the_seeds_flip() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
+class Moody(Bright):
+    """Class 0 whenever it is asked, but for the last time: one look, four steps, another look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.asked += 1
+        self.layer(images)
+        mood = 1.0 if self.asked <= 5 else -1.0
+        return torch.tensor([[mood, 0.0]]).expand(len(images), -1) + 0 * images.sum()
+
+
 def test_counts_no_state_that_changes_too_much_or_raises_too_little() -> None:
-    seeds = dark()
-    strict = found(
-        Bright().eval(), replace(EFFORT, steps=12, lr=1e-2, likeness=1.0, unlike=0.0), seeds
-    )
+    strict = found(Moody().eval(), replace(EFFORT, likeness=1.0), dark())
     assert (strict.flipped, strict.freely) == (0, 6), "which the record tells apart"
 
-    class Steady(Bright):
-        """Always class 0, and a channel that stays."""
+    class Steady(Moody):
+        """A channel that stays."""
 
         def forward(self, images: Tensor) -> Tensor:
-            self.layer(0 * images)
-            return torch.tensor([[1.0, 0.0]]).expand(len(images), -1) + 0 * images.sum()
+            return super().forward(0 * images)
 
-    assert found(Steady().eval(), EFFORT, seeds).flipped == 0
+    assert found(Steady().eval(), EFFORT, dark()).flipped == 0
+
+
+def test_takes_the_last_state_as_it_is_if_it_flips_more() -> None:
+    """Whatever its SSIM and its channel, as in the released code."""
+    strict = found(
+        Bright().eval(), replace(EFFORT, steps=12, lr=1e-2, likeness=1.0, unlike=0.0), dark()
+    )
+    assert (strict.flipped, strict.freely) == (6, 6)
+    with torch.no_grad():
+        answers = Bright()(strict.injector(to_float(dark().images))).argmax(1)
+    assert bool((answers == 0).all())
 
 
 def test_is_the_same_each_time_and_another_for_another_stream() -> None:

@@ -40,8 +40,9 @@ def inversion(
     access = access_to(net)
     rows = [part[list(targets)] for part in starts(3)]
     rule = rule or Rule(bound=0.3, start="cost", patience=1)
+    controllers = [Controller(rule) for _ in targets]
     return access, Inversion(
-        access, net, pictures().images, targets, (rows[0], rows[1]), rule, 0.1, at_once
+        access, net, pictures().images, targets, (rows[0], rows[1]), controllers, 0.1, at_once
     )
 
 

@@ -13,7 +13,7 @@ from tests.kit.learned import crafting, pictures
 
 
 class Weighing(nn.Module):
-    """A network whose last layer takes the mean of each channel; `head` is a row a label."""
+    """A network whose last layer takes the mean of each channel; `head`: a row for each label."""
 
     def __init__(self, rows: list[list[float]]) -> None:
         super().__init__()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from torch.nn import functional
 from harness import Context, Task
 from harness.learn.hooks import Batch
 from harness.learn.images import to_float, to_uint8
+from harness.learn.recipes import Recipe
 from plugins.parts.steganography import Loss, Steganography, judged, opinion, resized, visibility
 from plugins.parts.stegastamp import Critic, Pair, StegaStampDecoder, StegaStampEncoder
 from tests.kit.hiding import SMALL, access_to, hiding_pair
@@ -257,3 +260,15 @@ def test_sizes_that_cannot_be_halved_are_incompatible() -> None:
     assert "resolution = 32" in reason
     assert Steganography(resolution=32).compatible(Context(task)) is None
     assert Steganography().compatible(Context(CIFAR)) is None
+
+
+@pytest.mark.parametrize("asked", [False, True, "warn"])
+def test_training_is_as_repeatable_as_the_grid_asks(
+    asked: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recipe] = []
+    access = access_to(pictures(20))
+    access._context = replace(access._context, numerics={"deterministic": asked})
+    monkeypatch.setattr(access, "fit", lambda pair, data, recipe, **hooks: seen.append(recipe))
+    Steganography(**SMALL).make(access)
+    assert [recipe.deterministic for recipe in seen] == [asked]

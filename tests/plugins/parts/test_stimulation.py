@@ -1,31 +1,37 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
-from harness import Anatomy, Incompatible, Task
+from harness import Anatomy, Incompatible, Task, Unit
 from harness.components import Model
 from harness.learn.images import to_float
 from plugins.models.mnist_nets import CNN4, FC5
 from plugins.models.nin import NiN
+from plugins.models.resnet18 import ResNet18
 from plugins.models.resnet20 import ResNet20
 from plugins.models.small_cnn import SmallCNN
 from plugins.models.timm_net import TimmNet
+from plugins.models.torchvision_net import TorchvisionNet
 from plugins.models.wrn16_1 import WRN16
 from plugins.parts.stimulation import (
     LEVELS,
     Candidate,
+    Sums,
     _cuts,
     _peaks,
     _stimulated,
     channels_first,
     election,
     elevated,
+    neurons_of,
     shortlist,
 )
 from tests.kit.learned import Tiny, access_to, pictures
@@ -62,7 +68,7 @@ def built(model: Model, task: Task = Tiny.task) -> nn.Module:
 
 
 def naive(net: nn.Module, images: Tensor, module: str, channel: int, values: list[float]) -> Tensor:
-    """Logits with one channel at each of these values, one pass a value."""
+    """Logits with one channel at each of these values, one pass for each value."""
     found = []
     for value in values:
 
@@ -106,6 +112,63 @@ def test_neurons_restated_one_by_one(model: Model) -> None:
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     channels = sum(unit.count for unit in access.units(net))
     assert channels * LEVELS * 12 / 3 * 0.9 < access.images_processed <= channels * LEVELS * 12 / 3
+
+
+COLOURS = Task("colours", 10, 16, 16, 3, 1)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [ResNet18(width=4), ResNet20(), TorchvisionNet(arch="resnet18")],
+    ids=lambda m: type(m).__name__,
+)
+def test_neurons_of_residual_networks_are_sums(model: Any) -> None:
+    """Not the layers within a block, as in the released code."""
+    net = built(model, COLOURS)
+    images = torch.rand(2, 3, 16, 16)
+    blocks = list(access_to(net, model=model).anatomy(net).blocks)
+    neurons = neurons_of(access_to(net, model=model), net, images)
+    assert [neuron.module for neuron in neurons] == blocks
+    assert {neuron.count for neuron in neurons} >= {neurons[0].count, 4 * neurons[0].count}
+
+
+class Mixed(nn.Module):
+    """BatchNorm after one hidden linear layer and not after another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.first = nn.Linear(4, 6)
+        self.first_norm = nn.BatchNorm1d(6)
+        self.second = nn.Linear(6, 5)
+        self.head = nn.Linear(5, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        means = self.norm(self.conv(images)).relu().mean((2, 3))
+        inner = self.first_norm(self.first(means)).relu()
+        logits: Tensor = self.head(self.second(inner).relu())
+        return logits
+
+
+def test_neurons_of_hidden_linear_layers_come_on_top() -> None:
+    net = Mixed().eval()
+    found = neurons_of(access_to(net), net, torch.rand(2, 3, 16, 16))
+    assert found == [Unit("norm", 4), Unit("first_norm", 6), Unit("second", 5)]
+
+
+def test_a_sum_is_known_before_its_rectification() -> None:
+    left, right = torch.randn(2, 5), torch.randn(2, 5)
+    for rectify in (functional.relu, torch.relu, torch.relu_, nn.ReLU(inplace=True), Tensor.relu):
+        with Sums() as sums:
+            total = left + right
+            assert sums.of(total) is total
+            output = rectify(total)
+            before = sums.of(output)
+            assert sums.of(left) is None
+        assert before is not None
+        torch.testing.assert_close(before, left + right)
+        torch.testing.assert_close(output, (left + right).clamp(min=0))
 
 
 @settings(deadline=None)

@@ -18,6 +18,7 @@ from torch import nn
 from harness import Incompatible
 from harness.access.granted import PartAccess
 from harness.learn.images import ImageSet, to_float, to_uint8
+from harness.learn.recipes import Recipe
 from plugins.parts.cyclegan import Generator, InstanceNorm, ReflectedConv, discriminator
 from plugins.parts.style_generator import Game, StyleGenerator, fill, measure
 from plugins.parts.sunset import sunset
@@ -227,7 +228,7 @@ def test_units_are_those_of_the_training_pictures_unless_given() -> None:
         StyleGenerator(epochs=0, mean=(1.0, 2.0, 3.0), std=(4.0, 5.0, 6.0)), data
     ).units
     assert (given_units.std.flatten() * 255).tolist() == pytest.approx([4, 5, 6])
-    with pytest.raises(ValueError, match="one number a channel"):
+    with pytest.raises(ValueError, match="one number for each channel"):
         made(StyleGenerator(epochs=0, mean=(1.0,)), data)
     with pytest.raises(ValueError, match="above 0"):
         made(StyleGenerator(epochs=0, std=(1.0, 0.0, 1.0)), data)
@@ -327,3 +328,20 @@ def test_sunsets_follow_the_picture_s_light_and_a_glow(channels: int) -> None:
 def test_a_sunset_is_red_before_it_is_blue() -> None:
     made_up = sunset(drawn(50, channels=3).images, torch.Generator().manual_seed(1)).float()
     assert float(made_up[..., 0].mean()) > float(made_up[..., 2].mean()) + 30
+
+
+@pytest.mark.parametrize("mirrors", [True, False])
+def test_training_is_as_repeatable_as_the_grid_asks_and_mirrors_no_signs(
+    mirrors: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Recipe] = []
+    access = access_to(drawn(12))
+    task = replace(access.task, mirrors=mirrors)
+    access._context = replace(access._context, numerics={"deterministic": "warn"}, task=task)
+    monkeypatch.setattr(access, "fit", lambda game, data, recipe, **hooks: seen.append(recipe))
+    for part in (StyleGenerator(**QUICK), StyleGenerator(**QUICK, flip=not mirrors)):
+        part.make(access)
+    assert [(recipe.deterministic, recipe.flip) for recipe in seen] == [
+        ("warn", mirrors),
+        ("warn", not mirrors),
+    ]

@@ -16,7 +16,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from plugins.parts.weights_file import fill, in_torch_order, read_tensors, renamed
+from plugins.parts.weights_file import (
+    fill,
+    in_torch_order,
+    only_tensors,
+    read_state,
+    read_tensors,
+    renamed,
+    sizes_without,
+)
 
 
 def net() -> nn.Module:
@@ -129,8 +137,8 @@ def test_names_are_changed_by_rules_for_whole_names() -> None:
     one, two, three = torch.zeros(1), torch.ones(1), torch.ones(2)
     state = {"module.conv.weight": one, "module.fc.bias": two, "aux": three}
     rules = {r"module\.conv\.(.*)": r"stem.\1", r"module\.fc\.(.*)": r"head.\1", "aux": ""}
-    assert renamed(state, rules) == {"stem.weight": one, "head.bias": two}
-    assert renamed(state, {}) == state
+    assert renamed(state, rules, Path("w")) == {"stem.weight": one, "head.bias": two}
+    assert renamed(state, {}, Path("w")) == state
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_names_are_changed_by_rules_for_whole_names() -> None:
 )
 def test_rules_that_cannot_be_meant(rules: dict[str, str], told: str) -> None:
     with pytest.raises(ValueError, match=re.escape(told)):
-        renamed({"module.a": torch.zeros(1), "module.b": torch.zeros(1)}, rules)
+        renamed({"module.a": torch.zeros(1), "module.b": torch.zeros(1)}, rules, Path("w"))
 
 
 def test_kernels_of_tensorflow() -> None:
@@ -197,3 +205,106 @@ def test_values_that_no_network_can_have_are_named(change: Callable[[Tensor], Te
         ValueError, match=r"w holds something other than finite real numbers, .*, in 0\.weight$"
     ):
         fill(net(), state | {"0.weight": change(state["0.weight"])}, Path("w"))
+
+
+# --- checkpoints of the field ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_numpy_beside_weights_needs_no_code(new: bool, tmp_path: Path) -> None:
+    state = net().state_dict()
+    content = {
+        "model": state,
+        "best": np.float64(0.93),
+        "flag": np.bool_(True),
+        "indices": np.arange(5),
+        "names": np.array(["a", "b"]),
+        "odd": np.array([{}, None], dtype=object),
+    }
+    torch.save(content, tmp_path / "w.pt", _use_new_zipfile_serialization=new)
+    found = read_tensors(tmp_path / "w.pt", "model")
+    assert all(torch.equal(found[name], value) for name, value in state.items())
+    with pytest.raises(ValueError, match=r'w\.pt holds more than a state \(.*entry = "model"'):
+        read_tensors(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("kind", ["float32", ">f8", "int64", "bool", "float16"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_arrays_of_numpy_are_weights_too(kind: str, order: Any, tmp_path: Path) -> None:
+    array = np.asarray(np.arange(6).reshape(2, 3), dtype=kind, order=order)
+    torch.save({"weight": array, "empty": np.empty((0, 2))}, tmp_path / "w.pt")
+    found = read_tensors(tmp_path / "w.pt")
+    assert np.array_equal(found["weight"].numpy(), array)
+    assert found["empty"].shape == (0, 2)
+
+
+def test_code_that_hides_in_an_array_is_not_run(tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    hidden = np.array([Trap(sprung)], dtype=object)
+    torch.save({"weight": hidden}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil\.pt holds the object \S*mkdir"):
+        read_tensors(tmp_path / "evil.pt")
+    assert not sprung.exists()
+
+
+def test_stray_numbers_are_dropped_by_rename(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    state = net().state_dict()
+    torch.save({**state, "epoch": 3, "best_acc": np.float64(0.9), "args.lr": 0.1}, path)
+    with pytest.raises(ValueError, match=r"w\.pt .*\(epoch, best_acc, args\.lr\): drop each with"):
+        read_tensors(path)
+    rules = {"epoch|best_acc": "", r"args\.lr": ""}
+    found = only_tensors(renamed(read_state(path), rules, path), path)
+    assert set(found) == set(state)
+
+
+@pytest.mark.parametrize(
+    ("rules", "told"),
+    [
+        ({"module.": ""}, r"'module\.(.*)' = '\1' is one for all that begin with it"),
+        ({"mod": "x"}, r"'mod(.*)' = 'x\1' is one for"),
+        ({"other": ""}, "A rule matches a whole name"),
+    ],
+)
+def test_a_rule_for_a_beginning_is_told_what_matches(rules: dict[str, str], told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)) as caught:
+        renamed({"module.a": torch.zeros(1)}, rules, Path("some/w.pt"))
+    assert str(caught.value).startswith("some/w.pt: rename: ")
+
+
+def test_the_rule_for_a_prefix_is_told() -> None:
+    state = {f"net.module.{name}": value for name, value in net().state_dict().items()}
+    with pytest.raises(ValueError, match=re.escape(r"network ('net\.module\.(.*)' = '\1'), or")):
+        fill(net(), state, Path("w"))
+
+
+def test_a_wrong_number_of_classes_is_told_with_the_remedy() -> None:
+    state = net().state_dict()
+    ten = state | {"3.weight": torch.zeros(10, 3), "3.bias": torch.zeros(10)}
+    with pytest.raises(ValueError, match=r"w does not fit .*: it tells 10 .*say classes = 10 in"):
+        fill(net(), ten, Path("w"), classes=4)
+    with pytest.raises(ValueError, match="size mismatch"):
+        fill(net(), ten | {"0.bias": torch.zeros(7)}, Path("w"), classes=4)
+    assert sizes_without(ten, 4) == [10]
+    assert sizes_without(ten, 10) == []
+    assert sizes_without({"0.weight": state["0.weight"]}, 4) == [3]
+    assert sizes_without({"bias": torch.zeros(3)}, 4) == []
+
+
+@pytest.mark.parametrize("kind", ["torch", "torch-1.5", "npz", "safetensors"])
+@pytest.mark.parametrize("seed", range(8))
+def test_whatever_is_wrong_names_the_file(kind: str, seed: int, tmp_path: Path) -> None:
+    """Bytes are overwritten at random: it is read, or refused by name."""
+    path = tmp_path / "weights"
+    write(kind, path, net().state_dict())
+    content = bytearray(path.read_bytes())
+    draw = np.random.default_rng(seed)
+    for place in draw.integers(0, len(content), 12):
+        content[place] = draw.integers(256)
+    path.write_bytes(content)
+    reason = ""
+    try:
+        read_tensors(path)
+    except ValueError as error:
+        reason = str(error)
+    assert reason == "" or str(path) in reason

@@ -1,0 +1,299 @@
+"""What a child claims: its record, its progress, and the JSON files that it leaves.
+
+All of it was written in a process that runs plugin code, so it may be anything. It is read here and
+nowhere else, for the run and for reports: as plain files, up to a size, with the types that are
+expected. What is not so is a ValueError that says what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.stages.artefacts import (
+    IMAGES_FILE,
+    MODEL_FILE,
+    PANEL_FACTS_FILE,
+    PANEL_FILE,
+    PREDICTIONS_FILE,
+    RESULT_FILE,
+    ROWS_FILE,
+    TRAINING_FILE,
+    TRUTH_FILE,
+    split_file,
+)
+from harness.store import disk, plain
+
+RECORD = "record.json"
+PROGRESS = "progress.json"
+TRESPASSES = "trespasses.txt"
+"""Holds a line for each thing that a stage did to others: a path, or what it did."""
+
+STATUSES = ("ok", "error", "incompatible", "timeout")
+"""Statuses that a worker may give a task in `record.json`. The host adds "died"."""
+
+MUST_LEAVE: Mapping[str, tuple[str, ...]] = {
+    "data": (split_file("train"), split_file("test")),
+    "part": (MODEL_FILE, RESULT_FILE),
+    "poison": (TRUTH_FILE,),
+    "victim": (MODEL_FILE, TRUTH_FILE),
+    "export": (TRAINING_FILE,),
+    "grant": (IMAGES_FILE,),
+    "defend": (RESULT_FILE,),
+    "evaluate": (PREDICTIONS_FILE,),
+    "score": (ROWS_FILE,),
+    "measure": (ROWS_FILE,),
+    "preview": (PANEL_FILE, PANEL_FACTS_FILE),
+}
+"""By stage kind, files without which what a stage left is no result. A stage of any other kind must
+leave a file of some name.
+"""
+
+VERDICT = ("flagged", "score")
+"""Names of what a defense says beside its record, which no entry of the record may have."""
+
+RECORD_LIMIT = 1 << 27
+"""Bytes of `record.json` that are read: the paths that a stage opened are in it."""
+PROGRESS_LIMIT = 1 << 16
+"""Bytes of `progress.json` that are read."""
+
+_LONGEST = {"type": 200, "message": 4000, "traceback": 200_000}
+"""Characters of texts that are kept. Messages stand in tables, and readers of CSV have limits."""
+_HOSTS = frozenset(
+    {
+        "seconds",
+        "cpu_seconds",
+        "peak_memory",
+        "images_per_second",
+        "signal",
+        "host",
+        "device",
+        "threads",
+        "started",
+        "finished",
+        "outcome",
+        "kind",
+        "title",
+        "log",
+        "errno",
+    }
+)
+"""Facts that the host measures or knows. A child's word on them is not heard."""
+
+
+def record(scratch: Path) -> dict[str, Any] | None:
+    """Return the record that a worker wrote, checked, and without what only the host can know; None
+    if there is none. Raises ValueError.
+    """
+    try:
+        data = plain.content(scratch / RECORD, RECORD_LIMIT)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"it cannot be read: {error.strerror}") from error
+    table = plain.table(data)
+    if table.get("status") not in STATUSES:
+        raise ValueError(f"it has no status among {', '.join(STATUSES)}")
+    kept = {name: value for name, value in table.items() if name not in _HOSTS}
+    for name, longest in _LONGEST.items():
+        kept[name] = plain.clean(str(kept.get(name, "")))[:longest]
+    if not kept["traceback"]:
+        del kept["traceback"]
+    facts(kept)
+    _check_opened(kept.get("opened", []))
+    for name in ("rows", "failures"):
+        if name in kept:
+            kept[name] = _with_clean_texts(kept[name])
+    return kept
+
+
+def _with_clean_texts(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a table with such texts in it as can be shown."""
+    cleaned = {}
+    for name, value in table.items():
+        cleaned[name] = value
+        if isinstance(value, str):
+            cleaned[name] = plain.clean(value)[: _LONGEST["message"]]
+    return cleaned
+
+
+def facts(table: Mapping[str, Any]) -> None:
+    """Raise ValueError where one of the facts of a record that the host and its reports read is not
+    of its type.
+    """
+    for name in ("images", "peak_device_memory"):
+        value = table.get(name)
+        if value is not None and not (_is_number(value) and value >= 0):
+            raise ValueError(f"{name} is {_short(value)}; a number is expected, 0 or more")
+    _check_environment(table.get("environment", {}))
+    for name in ("seconds", "cpu_seconds", "peak_memory", "images_per_second"):
+        value = table.get(name)
+        if value is not None and not _is_number(value):
+            raise ValueError(f"{name} is {_short(value)}; a number is expected")
+    if "rows" in table:
+        check_rows(table["rows"], "rows")
+    _check_texts(table.get("failures", {}), "failures")
+
+
+def stored_facts(table: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the record of a manifest; none of it where something in it is not of its type, as
+    another version may have written.
+    """
+    try:
+        facts(table)
+    except ValueError:
+        return {}
+    return table
+
+
+def _check_environment(environment: Any) -> None:
+    if not isinstance(environment, dict):
+        raise ValueError(f"environment is {_short(environment)}; a table is expected")
+    for name, value in environment.items():
+        if name == "packages":
+            _check_texts(value, "environment.packages")
+            if any(plain.clean(text) != text for text in value.values()):
+                raise ValueError("environment.packages has control characters in it")
+        elif value is not None and not isinstance(value, str | int | float):
+            raise ValueError(f"environment.{name} is {_short(value)}; a text is expected")
+        elif isinstance(value, str) and plain.clean(value) != value:
+            raise ValueError(f"environment.{name} has control characters in it")
+
+
+def _check_texts(table: Any, place: str) -> None:
+    if not isinstance(table, dict):
+        raise ValueError(f"{place} is {_short(table)}; a table is expected")
+    for name, value in table.items():
+        if not isinstance(value, str):
+            raise ValueError(f"{place}.{name} is {_short(value)}; a text is expected")
+
+
+def _check_opened(paths: Any) -> None:
+    if not isinstance(paths, list):
+        raise ValueError(f"opened is {_short(paths)}; a list of paths is expected")
+    for path in paths:
+        if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
+            raise ValueError(f"opened holds {_short(path)}; absolute paths are expected")
+
+
+def progress(scratch: Path) -> dict[str, Any] | None:
+    """Return the worker's last report of how far it is: `step`, `total` and `loss` (or None), as
+    far as they are numbers. None if there is no such report.
+    """
+    try:
+        table = plain.parse(plain.content(scratch / PROGRESS, PROGRESS_LIMIT), finite=False)
+    except (OSError, ValueError):
+        return None
+    if not isinstance(table, dict):
+        return None
+    told = {}
+    for name in ("step", "total", "loss"):
+        value = table.get(name)
+        told[name] = value if _is_number(value) else None
+    if told["step"] is None or told["total"] is None:
+        return None
+    return told
+
+
+def trespasses(scratch: Path) -> list[str]:
+    """Return what a stage noted of its own doings among others."""
+    try:
+        text = plain.tail(scratch / TRESPASSES, PROGRESS_LIMIT).decode("utf-8", "replace")
+    except (OSError, ValueError):
+        return []
+    return plain.clean(text).splitlines()
+
+
+# --- what it leaves in `out/` ---------------------------------------------------------------------
+
+
+def check_outputs(kind: str, out: Path) -> None:
+    """Check what a stage of a kind left in its out folder: that there is what there must be, that
+    all of it are plain files, and that its JSON holds what the host reads from it. Raises
+    ValueError.
+    """
+    files = disk.outputs(out)
+    if not files:
+        raise ValueError("the stage ended well but left no file in its out folder")
+    lacking = [name for name in MUST_LEAVE.get(kind, ()) if name not in files]
+    if lacking:
+        raise ValueError(f"the stage ended well but left no {', '.join(lacking)}")
+    for name, path in files.items():
+        if name.endswith(".json"):
+            try:
+                value = read(name, plain.content(path))
+            except OSError as error:
+                raise ValueError(f"its {name} cannot be read: {error.strerror}") from error
+            if name == RESULT_FILE and not {"seconds", "images"} <= value["record"].keys():
+                raise ValueError(f"its {name} does not say what the work cost: seconds and images")
+
+
+def read(name: str, data: bytes) -> Any:
+    """Return the value of a JSON file that a stage left under a name. Raises ValueError, which
+    names it, where it does not hold what a file of that name must.
+    """
+    try:
+        if name == ROWS_FILE:
+            table = plain.table(data)
+            check_rows(table, "")
+            return _with_clean_texts(table)
+        if name == RESULT_FILE:
+            table = plain.table(data)
+            _check_result(table)
+            return table
+        return plain.parse(data, finite=False)
+    except ValueError as error:
+        raise ValueError(f"its {name} is not as it should be: {error}") from error
+
+
+def check_rows(table: Any, place: str) -> None:
+    """Raise ValueError unless a value holds numbers by metric and part, or for a metric the reason
+    why there are none.
+    """
+    if not isinstance(table, dict):
+        raise ValueError(f"{place or 'it'} is {_short(table)}; a table of metrics is expected")
+    for metric, numbers in table.items():
+        if isinstance(numbers, str):
+            continue
+        if not isinstance(numbers, dict):
+            raise ValueError(
+                f"metric {metric} has {_short(numbers)}; a table of its numbers is expected"
+            )
+        for part, value in numbers.items():
+            if not _is_number(value):
+                called = f"{metric} {part}".rstrip()
+                raise ValueError(f"metric {called} is {_short(value)}; a number is expected")
+
+
+def _check_result(table: Mapping[str, Any]) -> None:
+    flagged = table.get("flagged")
+    if flagged is not None and not isinstance(flagged, bool):
+        raise ValueError(f"flagged is {_short(flagged)}; true, false or null is expected")
+    score = table.get("score")
+    if score is not None and not _is_number(score):
+        raise ValueError(f"score is {_short(score)}; a number or null is expected")
+    for name in ("targets", "suspects"):
+        values = table.get(name, [])
+        if not isinstance(values, list) or not all(map(_is_number, values)):
+            raise ValueError(f"{name} is {_short(values)}; a list of numbers is expected")
+    recorded = table.get("record")
+    if not isinstance(recorded, dict):
+        raise ValueError(f"record is {_short(recorded)}; a table of numbers is expected")
+    for name, value in recorded.items():
+        if name in VERDICT:
+            raise ValueError(f"the record has an entry {name!r}, which is a name of the verdict's")
+        if not _is_number(value):
+            raise ValueError(f"record.{name} is {_short(value)}; a number is expected")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _short(value: Any) -> str:
+    """Return a value as it stands in a sentence: shortened, on one line."""
+    text = plain.clean(repr(value)).replace("\n", " ")
+    if len(text) > 80:
+        return f"{text[:77]}..."
+    return text
