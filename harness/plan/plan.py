@@ -7,7 +7,9 @@ upstream of it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import gc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -154,11 +156,28 @@ def build(
     against = objections(binding, chosen, resolver)
     planned: list[PlannedCell] = []
     problems: dict[Problem, None] = {}  # a set that keeps the order
-    for cell in chosen:
-        try:
-            planned.append(plan_cell(graph, cell, against))
-        except GridError as error:
-            problems.update(dict.fromkeys(error.problems))
+    with _garbage_uncollected():
+        for cell in chosen:
+            try:
+                planned.append(plan_cell(graph, cell, against))
+            except GridError as error:
+                problems.update(dict.fromkeys(error.problems))
     if problems:
         raise GridError(list(problems))
     return Plan(grid, planned, graph)
+
+
+@contextlib.contextmanager
+def _garbage_uncollected() -> Iterator[None]:
+    """Keep the garbage collector out while stages are laid out.
+
+    Tens of thousands are made and none is dropped, so that it would look through all of them again
+    and again and find nothing: a fifth of the time of a large plan.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()

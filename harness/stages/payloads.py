@@ -16,7 +16,7 @@ from harness.components.spec import ComponentSpec
 from harness.keys import Shared
 from harness.learn.task import Task
 
-RecipeFields = Mapping[str, Any]
+RecipeJSON = Mapping[str, Any]
 """All fields of a `Recipe` as JSON."""
 
 
@@ -57,9 +57,9 @@ class ContextSpec:
     task: Task
     coordinates: Coordinates
     model: ComponentSpec | None = None
-    recipe: RecipeFields | None = None
+    recipe: RecipeJSON | None = None
     parts: Mapping[str, Filling] = field(default_factory=dict)
-    numerics: RecipeFields = field(default_factory=dict)
+    numerics: RecipeJSON = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -208,7 +208,7 @@ def test_one_footnote_for_a_reason_that_several_stages_have(tmp_path):
             hand.fail(f"score signs/cnn/{attack}/ft/{seed}.{seed}", "no convergence")
     found = [line for line in text(hand).splitlines() if "no convergence" in line]
     assert len(found) == 1
-    assert found[0].startswith("[1] failed: no convergence (log: ")
+    assert found[0].startswith("[1] failed: no convergence (log:")
 
 
 def test_an_average_counts_each_row_once_whatever_its_metric_combines(tmp_path):
