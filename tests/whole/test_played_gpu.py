@@ -547,7 +547,7 @@ def test_the_grid_leaves_no_method_out(stores: tuple[Path, Path]) -> None:
     ran = {
         (one["kind"], one["name"])
         for manifest in manifests(stores[1])
-        for one in manifest["spec"]["components"].values()
+        if (one := manifest["spec"].get("component"))
     }
     wanted = {(kind, name) for kind in ("attack", "defense") for name in boxed(kind)}
     assert wanted - ran == {
@@ -559,7 +559,7 @@ def test_the_grid_leaves_no_method_out(stores: tuple[Path, Path]) -> None:
 
 def test_plain_training_was_recorded_and_replayed(stores: tuple[Path, Path]) -> None:
     recorded = {
-        manifest["spec"]["components"]["component"]["name"]
+        manifest["spec"]["component"]["name"]
         for manifest in manifests(stores[1])
         if manifest["record"].get("stepping") == "graph"
     }

@@ -134,7 +134,7 @@ def test_the_teacher_is_the_column_beside_it(bench: Bench, ran: Ran) -> None:
     columns = {
         m["key"]
         for m in manifests
-        if m["spec"]["stage"] == "defend" and m["spec"]["components"]["component"]["name"] == "ft"
+        if m["spec"]["stage"] == "defend" and m["spec"]["component"]["name"] == "ft"
     }
     assert teachers
     assert teachers <= columns
