@@ -20,6 +20,7 @@ from harness.stages.artefacts import PREDICTIONS_FILE, RESULT_FILE, ROWS_FILE, V
 from harness.stages.job import Job
 from harness.stages.materials import finite
 from harness.stages.payloads import Payload, ScorePayload
+from harness.store.plain import clean
 
 
 def run(job: Job[ScorePayload]) -> None:
@@ -40,7 +41,9 @@ def run(job: Job[ScorePayload]) -> None:
             failures[name] = error
     if failures:
         job.record["rows"] = rows
-        job.record["failures"] = {name: _told(error) for name, error in failures.items()}
+        job.record["failures"] = {
+            name: clean(str(error) or type(error).__name__) for name, error in failures.items()
+        }
         first, *_ = failures.values()
         raise first
     (job.out / ROWS_FILE).write_text(json.dumps(rows))
@@ -64,12 +67,6 @@ def _scored(job: Job[ScorePayload], name: str, spec: ComponentSpec) -> dict[str,
     metric = load_component(spec)
     assert isinstance(metric, Metric)
     return checked(metric.score(open_predictions(job)), name)
-
-
-def _told(error: Exception) -> str:
-    """Return what an error says, without characters that no record may hold."""
-    said = str(error) or type(error).__name__
-    return "".join(letter if letter.isprintable() else " " for letter in said)
 
 
 def checked(scored: object, name: str) -> dict[str, float]:

@@ -73,7 +73,7 @@ def test_one_that_makes_no_sense_leaves_the_others_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("broken", "reason"), [(Broken, "it broke [2J"), (NotANumber, "metric NotANumber")]
+    ("broken", "reason"), [(Broken, "it broke?[2J"), (NotANumber, "metric NotANumber")]
 )
 def test_one_that_fails_is_told_with_what_the_others_gave(
     tmp_path: Path, broken: type[Metric], reason: str
