@@ -6,28 +6,29 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from harness.components import DatasetFacts, MetricFacts, Reference, Task
+from harness.components import DatasetFacts, MetricFacts, Task
 from harness.errors import GridError, Problem
-from harness.keys import canonical, digest
+from harness.keys import digest
 from harness.learn.recipes import Recipe
+from harness.plan.questions import (
+    component_questions,
+    established_questions,
+    grant_questions,
+    name_of,
+    sort_answers,
+)
 from harness.plan.recipes import Trio, check_fields, compose, place_of_field
-from harness.registry.resolved import Fault, Request, Resolved
+from harness.registry.resolved import Resolved
 from harness.stages.splits import Sizes, sizes
 
 if TYPE_CHECKING:
-    from harness.grid import Cell, Entry, Grid, Place
+    from harness.grid import Cell, Entry, Grid
     from harness.registry.names import Registry
     from harness.registry.resolve import Resolver
-
-K = TypeVar("K")
-
-PlaceOf = Callable[..., "Place"]
-"""Finds where the keys below an entry or a table stand."""
 
 
 @dataclass
@@ -47,11 +48,11 @@ class Binding:
 
     def component(self, entry: Entry, dataset: Entry) -> Resolved:
         """Return the resolved component of `entry` in a cell on `dataset`."""
-        return self.components[_name(entry, dataset)]
+        return self.components[name_of(entry, dataset)]
 
     def found(self, entry: Entry, dataset: Entry) -> bool:
         """Tell whether `entry` could be resolved for `dataset`."""
-        return _name(entry, dataset) in self.components
+        return name_of(entry, dataset) in self.components
 
     def sizes(self, dataset: Entry) -> Sizes:
         """Return the sizes of the dataset's splits."""
@@ -78,17 +79,17 @@ def bind(grid: Grid, cells: Iterable[Cell], registry: Registry, resolver: Resolv
     """Resolve everything that `cells` need. Raises GridError with every problem found."""
     # Replicates need the same.
     combinations = list({cell.entries: cell for cell in cells}.values())
-    components = _component_questions(grid, combinations)
-    grants = _grant_questions(grid, combinations)
-    established = _established_questions(combinations)
+    components = component_questions(grid, combinations)
+    grants = grant_questions(grid, combinations)
+    established = established_questions(combinations)
     questions = [*components.values(), *grants.values(), *established.values()]
     answers = iter(resolver.resolve_all([question.request for question in questions]))
     problems: list[Problem] = []
     binding = Binding(
         grid,
-        components=_resolved(components, answers, problems),
-        grants=_resolved(grants, answers, problems),
-        established=_resolved(established, answers, problems),
+        components=sort_answers(components, answers, problems),
+        grants=sort_answers(grants, answers, problems),
+        established=sort_answers(established, answers, problems),
     )
     problems += _twins(binding.components)
     problems += _idle_starts(binding, combinations)
@@ -128,146 +129,6 @@ def _mistake(problem: Problem) -> Problem:
     if ".sweep." not in f".{problem.key}":
         return problem
     return replace(problem, key=re.sub(r"\[\d+\]$", "", problem.key), line=None)
-
-
-# --- questions and answers ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """A component to resolve, and where the keys of its parameters stand."""
-
-    request: Request
-    place_of: PlaceOf
-
-
-def _resolved(
-    questions: Mapping[K, _Asked],
-    answers: Iterator[Resolved | list[Fault]],
-    problems: list[Problem],
-) -> dict[K, Resolved]:
-    """Return the next answers by the names of their questions; complaints go to `problems`, each at
-    its place.
-    """
-    found: dict[K, Resolved] = {}
-    for name, question in questions.items():
-        answer = next(answers)
-        if isinstance(answer, Resolved):
-            found[name] = answer
-            continue
-        for path, complaint, hint in answer:
-            hint += _several(question.request, path, hint)
-            problems.append(question.place_of(*path).problem(complaint, hint))
-    return found
-
-
-def _several(request: Request, path: Sequence[str | int], hint: str) -> str:
-    """Return what to add to a hint where a parameter was given a list and wants none: each of its
-    values may have been meant.
-    """
-    if len(path) != 1 or not hint.startswith("expected: ") or hint.startswith("expected: a list"):
-        return ""
-    name = str(path[0])
-    if not isinstance(request.params.get(name), list):
-        return ""
-    return f"; write sweep.{name} = [...] to run each of these values"
-
-
-def _name(entry: Entry, dataset: Entry) -> tuple[Entry, str | None]:
-    """Return the name that a component is looked up by: presets may differ from dataset to
-    dataset.
-    """
-    return entry, dataset.name if entry.preset else None
-
-
-def _component_questions(
-    grid: Grid, cells: Sequence[Cell]
-) -> dict[tuple[Entry, str | None], _Asked]:
-    """Ask for every entry that a cell uses."""
-    questions: dict[tuple[Entry, str | None], _Asked] = {}
-    for cell in cells:
-        for entry in (cell.dataset, cell.model, cell.attack, *cell.chain, *grid.metrics):
-            name = _name(entry, cell.dataset)
-            if name not in questions:
-                questions[name] = _Asked(_request(*name), entry.at)
-    return questions
-
-
-def _request(entry: Entry, dataset: str | None) -> Request:
-    base = entry.place.file.parent
-    # A grid that extends another may leave a file's name to it, and stand in another folder.
-    bases = {}
-    for key in entry.params:
-        folder = entry.at(key).file.parent
-        if folder != base:
-            bases[key] = folder
-    return Request(entry.kind, entry.name, entry.preset, dict(entry.params), base, dataset, bases)
-
-
-def _grant_questions(grid: Grid, cells: Sequence[Cell]) -> dict[str, _Asked]:
-    """Ask for the datasets that grants name: a grid's own entry (by label), or a component."""
-    own = {entry.label: entry for entry in grid.datasets}
-    tables: list[tuple[Mapping[str, Any], PlaceOf]] = [
-        (grid.defender, partial(grid.place, "defender"))
-    ]
-    defenses: dict[Entry, None] = {}  # a set that keeps the order
-    for cell in cells:
-        defenses.update(dict.fromkeys(cell.chain))
-    for entry in defenses:
-        tables.append((entry.grant or {}, partial(entry.at, "grant")))
-    questions: dict[str, _Asked] = {}
-    for table, place_of in tables:
-        for need, value in table.items():
-            if not isinstance(value, Mapping):
-                continue
-            named = value["dataset"]
-            name = grant_name(named)
-            if name in questions:
-                continue
-            if isinstance(named, str) and named in own:
-                entry = own[named]
-                questions[name] = _Asked(_request(entry, entry.name), entry.at)
-            else:
-                questions[name] = _foreign(named, partial(place_of, need, "dataset"))
-    return questions
-
-
-def _foreign(named: Any, place_of: PlaceOf) -> _Asked:
-    """Ask for a grant's dataset that is no entry of the grid."""
-    reference = Reference.read("dataset", named)
-    request = Request(
-        "dataset",
-        reference.name,
-        reference.preset,
-        dict(reference.params),
-        place_of().file.parent,
-        reference.name,
-    )
-    return _Asked(request, place_of)
-
-
-def grant_name(named: Any) -> str:
-    """Return the name by which a grant's dataset is looked up in `Binding.grants`."""
-    return canonical(named).decode()
-
-
-def _established_questions(cells: Sequence[Cell]) -> dict[str, _Asked]:
-    """Ask for the metrics that `established` speaks of."""
-    questions: dict[str, _Asked] = {}
-    for cell in cells:
-        for metric in cell.attack.established:
-            questions[metric] = _Asked(
-                Request("metric", metric), _place_of_bound(cell.attack, metric)
-            )
-    return questions
-
-
-def _place_of_bound(attack: Entry, metric: str) -> PlaceOf:
-    def place_of(*path: str | int) -> Place:
-        # Of a metric that only `established` names, the grid sets no parameter.
-        return attack.at("established", metric)
-
-    return place_of
 
 
 # --- problems that only all answers together show -------------------------------------------------

@@ -24,26 +24,18 @@ def grant(
     seed: int,
 ) -> Stage:
     """Lay out `count` images of a split, in the order of the defense seed."""
-    name = ("grant", id(source), split, count, labelled, seed)
-    return graph.once(name, lambda: _grant(graph, source, split, count, labelled, seed))
 
+    def lay_out() -> Stage:
+        kind = "labelled" if labelled else "unlabelled"
+        return graph.add(
+            graph.titles.seeded(f"{count} {kind} of {graph.label_of(source)}", seed),
+            GrantPayload(Coordinates(seed, source.name, "grant", ""), split, count, labelled),
+            components=[],
+            inputs=(graph.split(source, split, "data"),),
+            guarded=False,
+        )
 
-def _grant(
-    graph: Graph,
-    source: Resolved[DatasetFacts],
-    split: str,
-    count: int,
-    labelled: bool,
-    seed: int,
-) -> Stage:
-    kind = "labelled" if labelled else "unlabelled"
-    return graph.add(
-        graph.titles.seeded(f"{count} {kind} of {graph.label_of(source)}", seed),
-        GrantPayload(Coordinates(seed, source.name, "grant", ""), split, count, labelled),
-        components=[],
-        inputs=(graph.split(source, split, "data"),),
-        guarded=False,
-    )
+    return graph.once(("grant", id(source), split, count, labelled, seed), lay_out)
 
 
 def oracle(graph: Graph, at: Setting) -> tuple[Input, Input]:

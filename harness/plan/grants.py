@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from harness.components import DatasetFacts, DefenseFacts
 from harness.errors import GridError, Problem
-from harness.plan.binding import grant_name
 from harness.plan.defender import grant
 from harness.plan.graph import Graph, Setting
+from harness.plan.questions import grant_name
 from harness.registry.resolved import Resolved
 from harness.stages.artefacts import IMAGES
 from harness.stages.splits import sizes

@@ -52,24 +52,19 @@ def score(
     names = tuple(metric.called for metric in ordered)
     defended_key = None if defended is None else defended.key
     name = ("score", evaluated.key, defended_key, names, tuple(map(id, ordered)))
-    return graph.once(name, lambda: _score(graph, evaluated, defended, ordered))
 
+    def lay_out() -> Stage:
+        inputs = [Input("predictions", evaluated.key, PREDICTIONS)]
+        if defended is not None:
+            inputs.append(Input("result", defended.key, RESULT))
+        return graph.add(
+            evaluated.title,
+            ScorePayload({metric.called: metric.body for metric in ordered}),
+            components=ordered,
+            inputs=inputs,
+        )
 
-def _score(
-    graph: Graph,
-    evaluated: Stage,
-    defended: Stage | None,
-    metrics: Sequence[Resolved[MetricFacts]],
-) -> Stage:
-    inputs = [Input("predictions", evaluated.key, PREDICTIONS)]
-    if defended is not None:
-        inputs.append(Input("result", defended.key, RESULT))
-    return graph.add(
-        evaluated.title,
-        ScorePayload({metric.called: metric.body for metric in metrics}),
-        components=metrics,
-        inputs=inputs,
-    )
+    return graph.once(name, lay_out)
 
 
 def measure(

@@ -249,3 +249,22 @@ class PreviewPayload(WithContext):
 
     kind: ClassVar[str] = "preview"
     images: int
+
+
+PAYLOADS: Mapping[str, type[Payload]] = {
+    payload.kind: payload
+    for payload in (
+        DataPayload,
+        PoisonPayload,
+        VictimPayload,
+        ExportPayload,
+        GrantPayload,
+        PartPayload,
+        DefendPayload,
+        EvaluatePayload,
+        ScorePayload,
+        MeasurePayload,
+        PreviewPayload,
+    )
+}
+"""The payload class of each stage kind."""

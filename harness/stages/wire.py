@@ -8,38 +8,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from harness.stages.payloads import (
-    DataPayload,
-    DefendPayload,
-    EvaluatePayload,
-    ExportPayload,
-    GrantPayload,
-    MeasurePayload,
-    PartPayload,
-    Payload,
-    PoisonPayload,
-    PreviewPayload,
-    ScorePayload,
-    VictimPayload,
-)
-
-PAYLOADS: Mapping[str, type[Payload]] = {
-    payload.kind: payload
-    for payload in (
-        DataPayload,
-        DefendPayload,
-        EvaluatePayload,
-        ExportPayload,
-        GrantPayload,
-        MeasurePayload,
-        PartPayload,
-        PoisonPayload,
-        PreviewPayload,
-        ScorePayload,
-        VictimPayload,
-    )
-}
-"""The payload class of each stage kind."""
+from harness.stages.payloads import PAYLOADS, Payload
 
 _ADAPTERS = {kind: TypeAdapter(payload) for kind, payload in PAYLOADS.items()}
 

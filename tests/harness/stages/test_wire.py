@@ -16,8 +16,8 @@ from harness.access.context import Coordinates
 from harness.components.spec import ComponentSpec
 from harness.learn.task import Task
 from harness.stages import payloads
-from harness.stages.payloads import ContextSpec, Filling, Payload, Structure
-from harness.stages.wire import PAYLOADS, read_payload
+from harness.stages.payloads import PAYLOADS, ContextSpec, Filling, Payload, Structure
+from harness.stages.wire import read_payload
 
 SCALARS = (
     st.none()
