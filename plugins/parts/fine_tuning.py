@@ -141,12 +141,12 @@ class FineTuning(Augmented):
         return self
 
     def unused(self) -> Mapping[str, str]:
-        """Name the settings of schedules other than the chosen one."""
+        """Name the settings that do nothing in the recipe that they make."""
+        recipe = self._recipe(Recipe(), self.augmentation(TYPICAL))
         unused = dict(super().unused())
-        if self.schedule in ("table", "piecewise"):
-            unused["lr"] = f'schedule = "{self.schedule}" has its learning rates in `rates`'
-        if self.schedule in ("constant", "table", "piecewise"):
-            unused["horizon"] = f'schedule = "{self.schedule}" spans no epochs'
+        for name, reason in recipe.unused().items():
+            if name in type(self).model_fields:
+                unused[name] = reason
         return unused
 
     def tuning(self, access: Access) -> Recipe:

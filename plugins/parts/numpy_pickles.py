@@ -33,7 +33,11 @@ class Kind:
             return None
         if kind.kind not in PLAIN:
             return None
-        return kind.newbyteorder("<" if self.order == "<" else ">" if self.order == ">" else "=")
+        if self.order == "<":
+            return kind.newbyteorder("<")
+        if self.order == ">":
+            return kind.newbyteorder(">")
+        return kind.newbyteorder("=")
 
 
 class Array:
