@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from harness.learn.recipes import Listed as Listed
     from harness.learn.recipes import Rates as Rates
     from harness.learn.recipes import Recipe as Recipe
+    from harness.learn.recipes import RecipeFields as RecipeFields
     from harness.learn.recipes import Schedule as Schedule
     from harness.learn.rules import Quantise as Quantise
     from harness.learn.task import Task as Task

@@ -41,6 +41,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "Quantise": "harness.learn.rules",
         "Rates": "harness.learn.recipes",
         "Recipe": "harness.learn.recipes",
+        "RecipeFields": "harness.learn.recipes",
         "Reference": "harness.components",
         "Register": "harness.introspect.register",
         "Result": "harness.components",

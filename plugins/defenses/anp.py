@@ -194,8 +194,7 @@ class ANP(Augmented):
     def _recipe(self, access: Access) -> Recipe:
         """Return the masks' recipe; precision and determinism are the grid's."""
         grid = access.recipe
-        return Recipe(
-            **self.augmentation(access.task),
+        recipe = Recipe(
             precision=grid.precision,
             deterministic=grid.deterministic,
             steps=self.iterations,
@@ -206,6 +205,7 @@ class ANP(Augmented):
             momentum=self.momentum,
             weight_decay=0.0,
         )
+        return recipe.replace(**self.augmentation(access.task))
 
     def _chosen(
         self, access: Access, masked: Masked, masks: Tensor, held: ImageSet | None

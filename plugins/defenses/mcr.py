@@ -31,6 +31,7 @@ from harness import (
     Incompatible,
     Rates,
     Recipe,
+    RecipeFields,
     Result,
     Schedule,
     Use,
@@ -38,7 +39,7 @@ from harness import (
 )
 from harness.learn import NORMS, Batch, ImageSet
 from plugins.parts.batchnorm import refresh
-from plugins.parts.fine_tuning import AugmentationFields, FineTuning
+from plugins.parts.fine_tuning import FineTuning
 from plugins.parts.holdout import accuracy, hold_out
 from plugins.parts.ranges import Count, CountOrZero, NotNegative
 
@@ -173,7 +174,7 @@ class MCR(FineTuning):
         recipe = self.tuning(access).replace(weight_decay=0.0)
         access.fit(curve, repeated, recipe, loss=loss)
 
-    def _recipe(self, grid: Recipe, augmentation: AugmentationFields) -> Recipe:
+    def _recipe(self, grid: Recipe, augmentation: RecipeFields) -> Recipe:
         if self.schedule != "piecewise" or self.rates:
             return super()._recipe(grid, augmentation)
         span = self.horizon or max(1, self.epochs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self, TypedDict
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,6 +15,7 @@ from harness import (
     Listed,
     Rates,
     Recipe,
+    RecipeFields,
     Schedule,
     Task,
 )
@@ -72,7 +73,7 @@ class Augmented(Defense):
             return f"fill has {len(self.fill)} numbers, images have {channels} channel: give it one"
         return None
 
-    def augmentation(self, task: Task) -> AugmentationFields:
+    def augmentation(self, task: Task) -> RecipeFields:
         """Return the fields of a recipe that these settings are on images of the task."""
         crop = self.crop
         if crop is None:
@@ -89,18 +90,6 @@ class Augmented(Defense):
             "cutout": self.cutout,
             "fill": self.fill,
         }
-
-
-class AugmentationFields(TypedDict):
-    """Fields of a recipe."""
-
-    crop: int
-    crop_probability: float
-    flip: bool
-    rotation: float
-    rotation_probability: float
-    cutout: int
-    fill: tuple[float, ...]
 
 
 class FineTuning(Augmented):
@@ -153,7 +142,7 @@ class FineTuning(Augmented):
         """Return the recipe these fields describe; precision and determinism are the grid's."""
         return self._recipe(access.recipe, self.augmentation(access.task))
 
-    def _recipe(self, grid: Recipe, augmentation: AugmentationFields) -> Recipe:
+    def _recipe(self, grid: Recipe, augmentation: RecipeFields) -> Recipe:
         fields: dict[str, Any] = {
             "precision": grid.precision,
             "deterministic": grid.deterministic,
