@@ -1,11 +1,9 @@
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import typing
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from harness.learn.recipes import Recipe, RecipeFields
+from tests.kit.oracles import oracle
 from tests.kit.places import ROOT
 
 NAD = ((0, 0.1), (2, 0.01), (20, 1e-4))
@@ -100,11 +99,7 @@ def test_rates_as_table_and_as_lines() -> None:
 
 @pytest.mark.oracle
 def test_published_schedules() -> None:
-    root = os.environ.get("BENCH_ORACLES")
-    if not root:
-        pytest.skip("$BENCH_ORACLES names no folder of recorded outputs")
-    with np.load(Path(root) / "defenses" / "lr_schedules.npz") as oracle:
-        wanted = {name: oracle[name] for name in oracle.files}
+    wanted = oracle("defenses/lr_schedules")
     recipes = {
         "nad_epoch0_39": Recipe(epochs=40, schedule="table", rates=NAD),
         "abl_finetune_epoch0_69": Recipe(epochs=70, schedule="table", rates=ABL_FINETUNE),

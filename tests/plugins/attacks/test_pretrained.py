@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import io
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +26,7 @@ from plugins.attacks.wanet import WaNet
 from plugins.models.small_cnn import SmallCNN
 from tests.kit.command import Bench
 from tests.kit.learned import Tiny, pictures, stage_context
+from tests.kit.outside import outside
 
 TASK = Task("npz", classes=3, height=8, width=8, channels=1, train_count=0)
 CORNER = {"size": 3, "target": 2}
@@ -208,12 +208,8 @@ def test_a_clean_network_has_no_trigger(tmp_path: Path) -> None:
 
 @pytest.mark.real
 def test_the_released_victim_in_a_grid(bench: Bench, tmp_path: Path) -> None:
-    models, data = (Path(os.environ.get(name, "")) for name in ("BENCH_MODELS", "BENCH_DATA"))
-    weights, images = models / "cifar10-smallvgg-badnets.safetensors", data / "cifar10.npz"
-    if not (os.environ.get("BENCH_MODELS") and weights.is_file() and images.is_file()):
-        pytest.skip(
-            "needs $BENCH_MODELS/cifar10-smallvgg-badnets.safetensors and $BENCH_DATA/cifar10.npz"
-        )
+    weights = outside("BENCH_MODELS", "cifar10-smallvgg-badnets.safetensors")
+    images = outside("BENCH_DATA", "cifar10.npz")
     (tmp_path / "grid.toml").write_text(
         f"""
         [[dataset]]

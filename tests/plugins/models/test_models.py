@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
@@ -17,6 +14,7 @@ from plugins.models.resnet18 import ResNet18
 from plugins.models.resnet20 import ResNet20
 from plugins.models.small_cnn import SmallCNN
 from plugins.parts.weights_file import fill, in_torch_order, read_tensors
+from tests.kit.outside import cifar10_test, outside
 
 MODELS = [SmallCNN(), ResNet18(width=8), ResNet20()]
 each_model = pytest.mark.parametrize("model", MODELS, ids=lambda model: type(model).__name__)
@@ -317,20 +315,10 @@ def test_resnet20_takes_the_released_names() -> None:
 
 @pytest.mark.real
 def test_the_released_resnet20_keeps_its_accuracy() -> None:
-    weights = Path(os.environ.get("BENCH_MODELS", "")) / "cifar10-resnet20-natural.npz"
-    data = Path(os.environ.get("BENCH_DATA", "")) / "cifar10.npz"
-    if not (
-        os.environ.get("BENCH_MODELS")
-        and weights.is_file()
-        and os.environ.get("BENCH_DATA")
-        and data.is_file()
-    ):
-        pytest.skip("needs $BENCH_MODELS/cifar10-resnet20-natural.npz and $BENCH_DATA/cifar10.npz")
+    weights = outside("BENCH_MODELS", "cifar10-resnet20-natural.npz")
+    images, labels = cifar10_test(2000)
     net = ResNet20(**ResNet20.presets["moth"]).build(task(32)).eval()
     fill(net, in_torch_order(read_tensors(weights), "hwio"), weights)
-    with np.load(data) as pictures:
-        images = torch.from_numpy(pictures["test_images"][:2000]).permute(0, 3, 1, 2).float() / 255
-        labels = torch.from_numpy(pictures["test_labels"][:2000])
     with torch.no_grad():
         predicted = torch.cat([net(part).argmax(1) for part in torch.split(images, 500)])
     assert (predicted == labels).float().mean().item() == pytest.approx(0.9135, abs=1e-3)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +24,7 @@ from plugins.models.timm_net import TimmNet
 from plugins.models.torchvision_net import TorchvisionNet
 from plugins.models.vgg import VGG11, VGG13, VGG19
 from plugins.models.wrn16_1 import SLOPE, WRN16
+from tests.kit.outside import cifar10_test, outside
 
 COLOUR = Task("pictures", 10, 32, 32, 3, 100)
 DIGITS = Task("digits", 10, 28, 28, 1, 100)
@@ -279,22 +277,10 @@ def test_smallvgg_takes_the_released_names() -> None:
 def test_the_released_smallvgg_keeps_its_accuracy_and_its_backdoor() -> None:
     from safetensors.torch import load_file
 
-    weights = Path(os.environ.get("BENCH_MODELS", "")) / "cifar10-smallvgg-badnets.safetensors"
-    data = Path(os.environ.get("BENCH_DATA", "")) / "cifar10.npz"
-    if not (
-        os.environ.get("BENCH_MODELS")
-        and weights.is_file()
-        and os.environ.get("BENCH_DATA")
-        and data.is_file()
-    ):
-        pytest.skip(
-            "needs $BENCH_MODELS/cifar10-smallvgg-badnets.safetensors and $BENCH_DATA/cifar10.npz"
-        )
+    weights = outside("BENCH_MODELS", "cifar10-smallvgg-badnets.safetensors")
+    images, labels = cifar10_test(3000)
     net = SmallVGG().build(COLOUR).eval()
     net.load_state_dict(load_file(weights))
-    with np.load(data) as pictures:
-        images = torch.from_numpy(pictures["test_images"][:3000]).permute(0, 3, 1, 2).float() / 255
-        labels = torch.from_numpy(pictures["test_labels"][:3000])
 
     @torch.no_grad()
     def predicted(images: torch.Tensor) -> torch.Tensor:
