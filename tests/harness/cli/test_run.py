@@ -36,6 +36,21 @@ def value(table: list[dict[str, str]], **where: str) -> list[float]:
     ]
 
 
+def started(
+    ran: Ran, store: Path, environment: Mapping[str, str], *options: str, output: int
+) -> subprocess.Popen[str]:
+    """Start `bench run` on the grid of `ran`, to be killed or waited for."""
+    command = [sys.executable, "-m", "harness.cli", "run", str(ran.grid), "--store", str(store)]
+    return subprocess.Popen(
+        [*command, *options],
+        env=dict(environment),
+        cwd=store.parent,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
 def test_it_ends_well_and_prints_the_table(ran: Ran) -> None:
     assert ran.result.returncode == 0, ran.result.stderr
     assert "badnets" in ran.result.stdout
@@ -217,21 +232,9 @@ def test_killed_runs_resume_and_end_in_the_same_table(
     scratch.mkdir()
     env = {**environment, "TMPDIR": str(scratch)}
     selection = ("-k", "badnets and (ft or retrain or scan or widen or none)")
-    command = [
-        sys.executable,
-        "-m",
-        "harness.cli",
-        "run",
-        str(ran.grid),
-        "--store",
-        str(store),
-        *selection,
-    ]
     made: dict[str, int] = {}
     for number in range(3):
-        process = subprocess.Popen(
-            command, env=env, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        process = started(ran, store, env, *selection, output=subprocess.DEVNULL)
         wanted = 3 + 6 * number
         while (
             process.poll() is None
@@ -251,7 +254,6 @@ def test_killed_runs_resume_and_end_in_the_same_table(
             ]
             for pid in inside[:1]:
                 os.kill(pid, signal.SIGKILL)
-            process.wait(timeout=200)
         process.wait(timeout=200)
         for path in (store / "objects").rglob("manifest.json"):
             made.setdefault(path.parent.name, path.stat().st_mtime_ns)
@@ -272,25 +274,9 @@ def test_killed_runs_resume_and_end_in_the_same_table(
 def test_two_runs_on_one_store_share_the_work(
     bench: Bench, ran: Ran, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "harness.cli",
-        "run",
-        str(ran.grid),
-        "--store",
-        str(tmp_path / "store"),
-    ]
-    command += ["-k", "badnets and 0.0 and (ft or nad or none)", "--jobs", "1"]
+    options = ("-k", "badnets and 0.0 and (ft or nad or none)", "--jobs", "1")
     both = [
-        subprocess.Popen(
-            command,
-            env=dict(environment),
-            cwd=tmp_path,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        started(ran, tmp_path / "store", environment, *options, output=subprocess.PIPE)
         for _ in range(2)
     ]
     outputs = [process.communicate(timeout=200)[0] for process in both]
@@ -305,15 +291,7 @@ def test_interrupting_loses_nothing(
     bench: Bench, ran: Ran, environment: Mapping[str, str], tmp_path: Path
 ) -> None:
     store = tmp_path / "store"
-    command = [sys.executable, "-m", "harness.cli", "run", str(ran.grid), "--store", str(store)]
-    process = subprocess.Popen(
-        command,
-        env=dict(environment),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    process = started(ran, store, environment, output=subprocess.PIPE)
     while process.poll() is None and len(list((store / "objects").rglob("manifest.json"))) < 3:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
