@@ -117,7 +117,8 @@ class MCR(FineTuning):
         """Name what only t = "best" takes; the released schedule takes `lr` and `horizon`."""
         unused = dict(super().unused())
         if self.schedule == "piecewise" and not self.rates:
-            unused = {}
+            unused.pop("lr", None)
+            unused.pop("horizon", None)
         if self.t != "best":
             for name in ("candidates", "holdout"):
                 unused[name] = f"t = {self.t:g} is no choice"

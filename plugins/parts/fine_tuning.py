@@ -134,7 +134,8 @@ class FineTuning(Augmented):
         recipe = self._recipe(Recipe(), self.augmentation(TYPICAL))
         unused = dict(super().unused())
         for name, reason in recipe.unused().items():
-            if name in type(self).model_fields:
+            # A subclass may have a field of that name for something else, as NAD has `betas`.
+            if name in FineTuning.model_fields:
                 unused[name] = reason
         return unused
 

@@ -28,6 +28,7 @@ from harness.registry.discovery import discover
 from harness.registry.memo import Memo
 from harness.registry.names import Registry
 from harness.vocabulary import KINDS
+from tests.kit.command import Bench
 from tests.kit.places import ROOT
 
 PAGES = [
@@ -182,10 +183,22 @@ def test_the_grid_of_the_readme_has_as_many_cells_as_it_says(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "path", sorted([*ROOT.glob("benchmarks/*.toml"), *ROOT.glob("examples/*/grid.toml")]), ids=str
+    "path",
+    sorted([*ROOT.glob("benchmarks/**/*.toml"), *ROOT.glob("examples/*/grid.toml")]),
+    ids=str,
 )
 def test_every_grid_that_ships_can_be_read(path: Path) -> None:
     assert grid.read(path).cells
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("benchmarks/**/*.toml")), ids=str)
+def test_a_grid_that_ships_asks_for_nothing_wrong(bench: Bench, path: Path, tmp_path: Path) -> None:
+    """Data and released networks may not be here; all else is right."""
+    planned = bench("plan", path, "--store", tmp_path / "store")
+    complaints = re.findall(r"^(?:bench: )?\S+\.toml:\d+: .*$", planned.stderr, re.MULTILINE)
+    assert planned.returncode == 0 or complaints, planned.stderr
+    absent = re.compile(r": there is no file | is not in \S+; say download = true")
+    assert [text for text in complaints if not absent.search(text)] == []
 
 
 def test_every_key_of_a_grid_is_described() -> None:

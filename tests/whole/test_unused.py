@@ -35,6 +35,7 @@ IDLE: list[tuple[type[Component], dict[str, Any], dict[str, Any]]] = [
     (FT, {"schedule": "piecewise", "rates": [[0, 0.1]]}, {"lr": 0.01}),
     (MCR, {"rates": [[0, 0.1]]}, {"lr": 0.01, "horizon": 10.0}),
     (MCR, {}, {"candidates": [0.5], "holdout": 0.2}),
+    (MCR, {"crop": 0}, {"crop_probability": 0.5}),
     (FinePruning, {}, {"count": 3, "share": 0.5}),
     (FinePruning, {"prune": "share"}, {"drop": 0.2, "holdout": 0.2, "count": 3}),
     (ANP, {}, {"number": 3, "drop": 0.2, "holdout": 0.2}),
@@ -58,6 +59,7 @@ IDLE: list[tuple[type[Component], dict[str, Any], dict[str, Any]]] = [
 ACTING: list[tuple[type[Component], dict[str, Any]]] = [
     (FT, {"lr": 0.1, "horizon": 10.0}),
     (NAD, {"schedule": "cosine", "rates": [], "lr": 0.1, "horizon": 10.0}),
+    (NAD, {"betas": [500.0, 1000.0, 1000.0]}),
     (MCR, {"lr": 0.1, "horizon": 10.0, "t": "best", "holdout": 0.2}),
     (ANP, {"prune": "accuracy", "drop": 0.2, "holdout": 0.2}),
     (NC, {"epochs": 3, "lr": 0.1}),
