@@ -77,7 +77,8 @@ LEFT = {
     "grant": (artefacts.IMAGES_FILE,),
     "part": (artefacts.MODEL_FILE, artefacts.RESULT_FILE),
     "defend": (artefacts.MODEL_FILE, artefacts.RESULT_FILE),
-    "evaluate": (artefacts.PREDICTIONS_FILE,),
+    "stamp": (artefacts.STREAM_FILE, artefacts.PLACES_FILE),
+    "evaluate": (artefacts.ANSWERS_FILE,),
     "score": (artefacts.ROWS_FILE,),
 }
 """Files that a stage of each kind leaves."""

@@ -188,20 +188,33 @@ class MetricAccess(Granted):
         """Return the validation split. Needs `validation`."""
         return cast("ImageSet", self._take("validation"))
 
+    def unlabelled_validation(self) -> ImageSet:
+        """Return the images of the validation split, in a drawn order; `labels` is None.
+
+        Needs `validation-unlabelled`.
+        """
+        return cast("ImageSet", self._take("validation-unlabelled"))
+
     def test(self) -> ImageSet:
         """Return the test split. Needs `test`."""
         return cast("ImageSet", self._take("test"))
+
+    def unlabelled_test(self) -> ImageSet:
+        """Return the images of the test split, in a drawn order; `labels` is None.
+
+        Needs `test-unlabelled`.
+        """
+        return cast("ImageSet", self._take("test-unlabelled"))
 
     def training_set(self) -> ImageSet:
         """Return the poisoned training set as a defense received it. Needs `training-set`."""
         return cast("ImageSet", self._take("training-set"))
 
     def poisoned(self) -> np.ndarray:
-        """Return a boolean array: the rows of `training_set()` that are poisoned. Needs
-        `training-set`.
+        """Return a boolean array: the rows of the training set, as a defense received it, that are
+        poisoned. Needs `poisoned`.
         """
-        self._check("training-set")
-        return cast("np.ndarray", self._files["poisoned"]())
+        return cast("np.ndarray", self._take("poisoned"))
 
     def trigger(self) -> Oracle:
         """Return the trigger with its label table and the test split. Needs `trigger`."""

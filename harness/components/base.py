@@ -29,7 +29,19 @@ DEFENSE_NEEDS = frozenset(
 PART_NEEDS = (DEFENSE_NEEDS - {"oracle"}) | {"train", "model"}
 ATTACK_NEEDS = frozenset({"model"})
 METRIC_NEEDS = frozenset(
-    {"predictions", "model", "validation", "test", "training-set", "trigger", "result", "reference"}
+    {
+        "predictions",
+        "model",
+        "validation",
+        "validation-unlabelled",
+        "test",
+        "test-unlabelled",
+        "training-set",
+        "poisoned",
+        "trigger",
+        "result",
+        "reference",
+    }
 )
 
 

@@ -17,10 +17,19 @@ class Metric(Component):
     """Base of all metrics: numbers from predictions, or from a model with data."""
 
     needs: ClassVar[AbstractSet[str]] = frozenset({"predictions"})
-    """Within predictions, model, validation, test, training-set, trigger, result, reference."""
+    """Within predictions, model, validation, validation-unlabelled, test, test-unlabelled,
+    training-set, poisoned, trigger, result, reference.
+
+    A model is another plugin's code: what is granted beside it is in its process. A metric with
+    `model` asks for no label, poisoned row or trigger that it can do without.
+    """
     unit: ClassVar[str] = "%"
     higher_is_better: ClassVar[bool | None] = None
     """None: neither, or it depends on the attack."""
+
+    def grants(self) -> AbstractSet[str]:
+        """Return what this instance is granted, where parameters decide. Default: `needs`."""
+        return self.needs
 
     def score(self, predictions: Predictions) -> float | Mapping[str, float]:
         """Return one number, or several by name. For metrics that need no model."""

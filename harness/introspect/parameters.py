@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 from harness.components import (
     DEFENSE_NEEDS,
     IN_PLACE,
+    METRIC_NEEDS,
     Attack,
     Component,
     Defense,
@@ -233,12 +235,19 @@ def _describe(instance: Component, digests: Mapping[str, Any]) -> dict[str, Any]
 
 def _needs(instance: Component) -> list[str]:
     if isinstance(instance, Defense):
-        granted = instance.grants()
-        unknown = sorted(set(granted) - DEFENSE_NEEDS)
-        if unknown:
-            hint = suggest(unknown[0], sorted(DEFENSE_NEEDS))
-            raise PluginError(f"{type(instance).__name__}.grants() names {unknown[0]!r}. {hint}")
-        return sorted(granted)
-    if isinstance(instance, (Attack, Metric, Part)):
+        return _granted(instance, DEFENSE_NEEDS)
+    if isinstance(instance, Metric):
+        return _granted(instance, METRIC_NEEDS)
+    if isinstance(instance, (Attack, Part)):
         return sorted(instance.needs)
     return []
+
+
+def _granted(instance: Defense | Metric, known: AbstractSet[str]) -> list[str]:
+    """Return what an instance is granted. Raises PluginError for what there is not."""
+    granted = instance.grants()
+    unknown = sorted(set(granted) - known)
+    if unknown:
+        hint = suggest(unknown[0], sorted(known))
+        raise PluginError(f"{type(instance).__name__}.grants() names {unknown[0]!r}. {hint}")
+    return sorted(granted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from harness.learn.device import device_of, evaluating, single_precision
 from harness.learn.images import Device, check_images, to_float, to_uint8
 from harness.learn.layout import bring
+from harness.learn.rules import Quantise
 
 if TYPE_CHECKING:
     from harness.learn.task import Task
@@ -25,17 +26,28 @@ HALF_MAX = 65504.0
 """Largest number in half precision; logits beyond it are stored as it."""
 
 
+ROUNDING = 1e-3
+"""Largest difference between two logits for one image that counts as rounding, as a share of the
+range of its logits.
+"""
+TIES = 0.01
+"""Largest share of images whose label may change by rounding."""
+
+
 class BadOutput(RuntimeError):
     """A network whose answer is no finite (images, classes) tensor."""
 
 
-@torch.no_grad()
+class NotIndependent(RuntimeError):
+    """A network whose answer to an image depends on something else than the image."""
+
+
 def predict(
     model: nn.Module,
     images: Tensor,
     *,
     trigger: nn.Module | None = None,
-    quantise: Literal["truncate", "round", "none"] = "truncate",
+    quantise: Quantise = "truncate",
     device: Device = "cpu",
     batch: int | None = None,
     classes: int | None = None,
@@ -43,17 +55,43 @@ def predict(
     """Return labels (int64, (n,)) and logits (float16, (n, classes)) for uint8 NHWC images, both on
     the CPU.
 
-    Always in fp32 and evaluation mode, whatever the training precision was; `batch` images at a
-    time (None: what the device takes), and the device is waited for once, when all have been
-    through. With a `trigger`, images are stamped first and return to uint8 as `quantise` says.
-    `model` and `trigger` are moved to `device` and keep their modes. Raises BadOutput where outputs
-    have another shape than (n, `classes`) or are not finite.
+    With a `trigger`, images are stamped first and return to uint8 as `quantise` says. The rest is
+    as in `logits_of`.
     """
     check_images(images)
+    logits = logits_of(
+        model,
+        images,
+        trigger=trigger,
+        quantise=quantise,
+        device=device,
+        batch=batch,
+        classes=classes,
+    )
+    return logits.argmax(1), halved(logits)
+
+
+@torch.no_grad()
+def logits_of(
+    model: nn.Module,
+    images: Tensor,
+    *,
+    trigger: nn.Module | None = None,
+    quantise: Quantise = "truncate",
+    device: Device = "cpu",
+    batch: int | None = None,
+    classes: int | None = None,
+) -> Tensor:
+    """Return logits, float32 (n, classes) on the CPU, for images (n, height, width, c): uint8, or
+    float32 in [0,1].
+
+    Always in fp32 and evaluation mode, whatever the training precision was; `batch` images at a
+    time (None: what the device takes), and the device is waited for once, when all have been
+    through. `model` and `trigger` are moved to `device` and keep their modes. Raises BadOutput
+    where outputs have another shape than (n, `classes`) or are not finite.
+    """
     if not len(images):
-        no_labels = torch.empty(0, dtype=torch.int64)
-        no_logits = torch.empty((0, classes or 0), dtype=torch.float16)
-        return no_labels, no_logits
+        return torch.empty((0, classes or 1))
     bring(model, device)
     parts = [model] if trigger is None else [model, trigger.to(device)]
     logits = []
@@ -64,15 +102,48 @@ def predict(
         torch.autocast(torch.device(device).type, enabled=False),
     ):
         for part in torch.split(images, size):
-            pixels = to_float(part.to(device, non_blocking=True))
+            pixels = as_pixels(part.to(device, non_blocking=True))
             if trigger is not None:
                 pixels = stamped(trigger, pixels, quantise)
             output = model(pixels)
             logits.append(_checked(output, len(part), classes))
     answers = torch.cat(logits).cpu()
     _finite(model, answers)
-    labels = answers.argmax(1)
-    return labels, answers.clamp(-HALF_MAX, HALF_MAX).half()
+    return answers
+
+
+def check_independence(first: Tensor, again: Tensor) -> None:
+    """Raise NotIndependent unless logits (n, classes) of two passes, in which the same images stood
+    in other places and among others, agree up to rounding.
+
+    Both the logits and the labels must: a huge logit would make room for any others.
+    """
+    spread = first.amax(1) - first.amin(1)
+    largest = (first - again).abs().amax(1)
+    other_logits = largest > ROUNDING * spread
+    other_labels = first.argmax(1) != again.argmax(1)
+    differing = int(other_logits.sum())
+    changed = int(other_labels.sum())
+    if differing or changed > TIES * len(first):
+        raise NotIndependent(
+            "the model's answer to an image depends on the images before it or beside it: "
+            f"of {len(first)} test images that were asked again in other company, "
+            f"{differing} got other logits and {changed} another label"
+        )
+
+
+def halved(logits: Tensor) -> Tensor:
+    """Return logits in half precision, as they are stored."""
+    return logits.clamp(-HALF_MAX, HALF_MAX).half()
+
+
+def as_pixels(images: Tensor) -> Tensor:
+    """Return images (n, h, w, c), uint8 or floats in [0,1], as floats (n, c, h, w) that may be
+    written into.
+    """
+    if images.dtype == torch.uint8:
+        return to_float(images)
+    return images.permute(0, 3, 1, 2).clone()
 
 
 def together(images: Tensor, device: Device) -> int:

@@ -85,8 +85,9 @@ def same_logits(a: nn.Module, b: nn.Module, task: Task) -> bool:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand((PROBES, *task.image_shape), generator=generator)
     with evaluating(a, b), single_precision():
-        first = a(images.to(device_of(a))).float().cpu()
-        second = b(images.to(device_of(b))).float().cpu()
+        # Copies: a network may write into the images that it is shown.
+        first = a(images.clone().to(device_of(a))).float().cpu()
+        second = b(images.clone().to(device_of(b))).float().cpu()
     if first.shape != second.shape:
         return False
     scale = float(first.abs().max().nan_to_num())

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from harness.stages.payloads import DefendPayload
     from harness.stages.stage import Stage
 
-_MOVING = frozenset({"poison", "victim", "export", "part", "defend", "evaluate", "measure"})
+_MOVING = frozenset(
+    {"poison", "victim", "export", "part", "defend", "stamp", "evaluate", "measure"}
+)
 """Stage kinds whose numbers may depend on torch, device and threads."""
 _GRANTS = ("clean", "unlabelled")
 

@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from harness.stages.artefacts import (
+    ANSWERS_FILE,
     IMAGES_FILE,
     MODEL_FILE,
     PANEL_FACTS_FILE,
     PANEL_FILE,
-    PREDICTIONS_FILE,
+    PLACES_FILE,
     RESULT_FILE,
     ROWS_FILE,
+    STREAM_FILE,
     TRAINING_FILE,
     TRUTH_FILE,
     split_file,
@@ -41,7 +43,8 @@ MUST_LEAVE: Mapping[str, tuple[str, ...]] = {
     "export": (TRAINING_FILE,),
     "grant": (IMAGES_FILE,),
     "defend": (RESULT_FILE,),
-    "evaluate": (PREDICTIONS_FILE,),
+    "stamp": (STREAM_FILE, PLACES_FILE),
+    "evaluate": (ANSWERS_FILE,),
     "score": (ROWS_FILE,),
     "measure": (ROWS_FILE,),
     "preview": (PANEL_FILE, PANEL_FACTS_FILE),

@@ -16,8 +16,12 @@ IMAGES_FILE = "images.safetensors"
 """Images that were granted."""
 RESULT_FILE = "result.json"
 """A defense's verdict and record; of a part, its record."""
-PREDICTIONS_FILE = "predictions.safetensors"
-"""A model's answers, one for each sample."""
+STREAM_FILE = "stream.npy"
+"""Test images, clean and triggered, mixed: all that the process of an evaluated model gets."""
+PLACES_FILE = "places.safetensors"
+"""The truth about a stream: true and mapped labels, and where in it each test image is."""
+ANSWERS_FILE = "answers.safetensors"
+"""A model's answers to a stream, image by image."""
 ROWS_FILE = "rows.json"
 """Scores of metrics: name -> {sub-name or "": value}."""
 ARRAYS_FILE = "arrays.safetensors"
@@ -28,7 +32,7 @@ PANEL_FACTS_FILE = "panel.json"
 """The description of the images of a panel."""
 
 VARIANT = "variant."
-"""Begins the names of further triggers' predictions and images."""
+"""Begins the names of further triggers' places and images."""
 
 # Files of one object that are copied together.
 MODEL = (MODEL_FILE,)
@@ -38,7 +42,9 @@ DEFENDED = (MODEL_FILE, RESULT_FILE)
 TRAINING = (TRAINING_FILE,)
 IMAGES = (IMAGES_FILE,)
 RESULT = (RESULT_FILE,)
-PREDICTIONS = (PREDICTIONS_FILE,)
+STREAM = (STREAM_FILE,)
+PLACES = (PLACES_FILE,)
+ANSWERS = (ANSWERS_FILE,)
 MEASURED = (ROWS_FILE, ARRAYS_FILE)
 
 

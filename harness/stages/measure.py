@@ -18,8 +18,10 @@ from harness.access.granted import MetricAccess, Oracle
 from harness.components import Metric, Task, load_component
 from harness.errors import Incompatible
 from harness.learn.images import ImageSet
+from harness.stages.answers import open_predictions
 from harness.stages.artefacts import (
     ARRAYS_FILE,
+    IMAGES_FILE,
     MODEL_FILE,
     POISONED_FILE,
     RESULT_FILE,
@@ -30,7 +32,7 @@ from harness.stages.artefacts import (
 from harness.stages.job import Job
 from harness.stages.materials import open_model, open_oracle, seed_everything, stage_context
 from harness.stages.payloads import MeasurePayload
-from harness.stages.score import checked, open_predictions
+from harness.stages.score import checked
 
 
 def run(job: Job[MeasurePayload]) -> None:
@@ -40,9 +42,10 @@ def run(job: Job[MeasurePayload]) -> None:
     assert isinstance(metric, Metric)
     context = stage_context(job, payload.context)
     seed_everything(context.coordinates)
-    if "model" in metric.needs and not (job.inputs / "model" / MODEL_FILE).exists():
+    granted = frozenset(metric.grants())
+    if "model" in granted and not (job.inputs / "model" / MODEL_FILE).exists():
         raise Incompatible("the defense gave a verdict and no model")
-    access = MetricAccess(context, frozenset(metric.needs), openers(job, context.task))
+    access = MetricAccess(context, granted, openers(job, context.task))
     rows = {payload.row: checked(metric.measure(access), payload.row)}
     (job.out / ROWS_FILE).write_text(json.dumps(rows))
     if access.arrays:
@@ -52,8 +55,8 @@ def run(job: Job[MeasurePayload]) -> None:
 
 
 def openers(job: Job[MeasurePayload], task: Task) -> dict[str, Callable[[], Any]]:
-    """Return a function for each thing that can be granted, by its name in `needs`, which opens it;
-    `poisoned` comes with `training-set`.
+    """Return a function for each thing that can be granted, by its name in `needs`, which opens
+    it.
     """
     inputs = job.inputs
     payload = job.payload
@@ -86,11 +89,15 @@ def openers(job: Job[MeasurePayload], task: Task) -> dict[str, Callable[[], Any]
             inputs / "model" / MODEL_FILE, payload.structure, task, job.device
         ),
         "validation": lambda: ImageSet.load(inputs / "validation" / split_file("validation")),
+        "validation-unlabelled": lambda: ImageSet.load(
+            inputs / "validation-unlabelled" / IMAGES_FILE
+        ),
         "test": lambda: ImageSet.load(test),
+        "test-unlabelled": lambda: ImageSet.load(inputs / "test-unlabelled" / IMAGES_FILE),
         "training-set": lambda: ImageSet.load(training / TRAINING_FILE),
-        "poisoned": lambda: load_file(training / POISONED_FILE)["poisoned"],
+        "poisoned": lambda: load_file(inputs / "poisoned" / POISONED_FILE)["poisoned"],
         "trigger": trigger,
         "result": result,
         "reference": reference,
-        "predictions": lambda: open_predictions(job),
+        "predictions": lambda: open_predictions(inputs),
     }

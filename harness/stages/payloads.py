@@ -216,10 +216,22 @@ class DefendPayload(WithContext):
 
 
 @dataclass(frozen=True)
-class EvaluatePayload(WithContext):
-    """`component`: the attack whose triggers are tried; `structure`: of the model."""
+class StampPayload(Payload):
+    """`attack`: the one whose triggers are tried; None where there is no trigger."""
+
+    kind: ClassVar[str] = "stamp"
+    task: Task
+    coordinates: Coordinates
+    attack: ComponentSpec | None
+
+
+@dataclass(frozen=True)
+class EvaluatePayload(Payload):
+    """`structure`: of the model. No attack: the process of a model must not know it."""
 
     kind: ClassVar[str] = "evaluate"
+    task: Task
+    coordinates: Coordinates
     structure: Structure
 
 
@@ -261,6 +273,7 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         GrantPayload,
         PartPayload,
         DefendPayload,
+        StampPayload,
         EvaluatePayload,
         ScorePayload,
         MeasurePayload,

@@ -11,15 +11,15 @@ import json
 from collections.abc import Mapping
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from harness.components import Metric, Predictions, load_component
 from harness.components.spec import ComponentSpec
 from harness.errors import Incompatible
-from harness.stages.artefacts import PREDICTIONS_FILE, RESULT_FILE, ROWS_FILE, VARIANT
+from harness.stages.answers import open_predictions
+from harness.stages.artefacts import ROWS_FILE
 from harness.stages.job import Job
 from harness.stages.materials import finite
-from harness.stages.payloads import Payload, ScorePayload
+from harness.stages.payloads import ScorePayload
 from harness.store.plain import clean
 
 
@@ -29,7 +29,7 @@ def run(job: Job[ScorePayload]) -> None:
     Where one fails the stage fails, but the record keeps what the others gave (`rows`) and why each
     one failed (`failures`). Raises what the first of them raised.
     """
-    job.record["commonest"] = commonest(open_predictions(job))
+    job.record["commonest"] = commonest(open_predictions(job.inputs))
     rows: dict[str, dict[str, float] | str] = {}
     failures: dict[str, Exception] = {}
     for name, spec in job.payload.metrics.items():
@@ -66,7 +66,7 @@ def _scored(job: Job[ScorePayload], name: str, spec: ComponentSpec) -> dict[str,
     """Return the numbers of one metric. It gets predictions of its own, which it may write into."""
     metric = load_component(spec)
     assert isinstance(metric, Metric)
-    return checked(metric.score(open_predictions(job)), name)
+    return checked(metric.score(open_predictions(job.inputs)), name)
 
 
 def checked(scored: object, name: str) -> dict[str, float]:
@@ -75,27 +75,3 @@ def checked(scored: object, name: str) -> dict[str, float]:
     """
     numbers = scored if isinstance(scored, Mapping) else {"": scored}
     return finite(numbers, f"metric {name}")
-
-
-def open_predictions(job: Job[Payload]) -> Predictions:
-    """Return what `evaluate` left, and the record of the defense stage (zeros where there was no
-    defense).
-    """
-    arrays = load_file(job.inputs / "predictions" / PREDICTIONS_FILE)
-    variants = {}
-    for name, array in arrays.items():
-        if name.startswith(VARIANT):
-            variants[name.removeprefix(VARIANT)] = array
-    record = {"seconds": 0.0, "images": 0.0}
-    result = job.inputs / "result" / RESULT_FILE
-    if result.exists():
-        record = json.loads(result.read_text())["record"]
-    return Predictions(
-        labels=arrays["labels"],
-        clean=arrays["clean"],
-        mapped=arrays["mapped"],
-        triggered=arrays.get("triggered"),
-        variants=variants,
-        logits=arrays["logits"],
-        record=record,
-    )

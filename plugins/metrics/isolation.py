@@ -16,7 +16,7 @@ class Isolation(Metric):
     are suspected; on a training set without poison there is no recall.
     """
 
-    needs: ClassVar[AbstractSet[str]] = frozenset({"result", "training-set"})
+    needs: ClassVar[AbstractSet[str]] = frozenset({"result", "poisoned"})
     higher_is_better = True
 
     def measure(self, access: MetricAccess) -> Mapping[str, float]:

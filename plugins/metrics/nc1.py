@@ -40,6 +40,12 @@ class NC1(Metric):
     the target class
     """
 
+    def grants(self) -> AbstractSet[str]:
+        """Ask which rows are poisoned only where they are left out."""
+        if self.images == "clean":
+            return self.needs | {"poisoned"}
+        return self.needs
+
     def measure(self, access: MetricAccess) -> Mapping[str, float]:
         """Return the ratio, and the training error."""
         data = access.training_set()

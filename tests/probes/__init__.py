@@ -10,5 +10,7 @@ def bench_register(register):
     register.defense("scan", "bench_probes.scan:Scan")
     register.defense("widen", "bench_probes.widen:Widen")
     register.defense("hostile", "bench_probes.hostile:Hostile")
+    register.defense("cheat", "bench_probes.cheat:Cheat")
+    register.metric("blind", "bench_probes.norm:Blind")
     register.metric("weight-norm", "bench_probes.norm:WeightNorm")
     register.metric("crooked", "bench_probes.norm:Crooked")

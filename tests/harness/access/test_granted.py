@@ -69,26 +69,24 @@ GRANTS: list[tuple[type[Any], str, str]] = [
     (MetricAccess, "model", "model"),
     (MetricAccess, "predictions", "predictions"),
     (MetricAccess, "validation", "validation"),
+    (MetricAccess, "unlabelled_validation", "validation-unlabelled"),
     (MetricAccess, "test", "test"),
+    (MetricAccess, "unlabelled_test", "test-unlabelled"),
     (MetricAccess, "training_set", "training-set"),
-    (MetricAccess, "poisoned", "training-set"),
+    (MetricAccess, "poisoned", "poisoned"),
     (MetricAccess, "trigger", "trigger"),
     (MetricAccess, "result", "result"),
     (MetricAccess, "reference", "reference"),
 ]
-BESIDE = (MetricAccess, "poisoned", "poisoned")
-"""What comes with the training set, under a name of its own."""
 
 
 @pytest.mark.parametrize(("kind", "method", "need"), GRANTS)
 def test_each_method_opens_what_its_need_names_and_nothing_else(
     kind: type[Any], method: str, need: str
 ) -> None:
-    everything: dict[str, Callable[[], Any]] = {
-        name: partial(str, name) for _, _, name in [*GRANTS, BESIDE]
-    }
+    everything: dict[str, Callable[[], Any]] = {name: partial(str, name) for _, _, name in GRANTS}
     granted = kind(around(), {need}, everything)
-    assert getattr(granted, method)() == ("poisoned" if method == "poisoned" else need)
+    assert getattr(granted, method)() == need
     others: Set[str] = {name for owner, _, name in GRANTS if owner is kind} - {need}
     refused = kind(around(), others, everything)
     with pytest.raises(Undeclared) as caught:

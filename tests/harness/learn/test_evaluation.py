@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.components import Task
-from harness.learn.evaluation import BadOutput, check_outputs, predict, together
+from harness.learn.evaluation import (
+    BadOutput,
+    NotIndependent,
+    check_independence,
+    check_outputs,
+    logits_of,
+    predict,
+    together,
+)
 from harness.learn.images import to_float
 
 TASK = Task("noise", 4, 5, 5, 3, 0)
@@ -119,3 +127,58 @@ def test_outputs_are_checked_before_anything_is_saved() -> None:
         check_outputs(Faulty(torch.zeros(8, 7)), TASK)
     with pytest.raises(BadOutput, match="not finite"):
         check_outputs(Faulty(torch.full((8, 4), float("inf"))), TASK)
+
+
+def test_floats_are_shown_as_they_are() -> None:
+    model = network().eval()
+    floats = torch.rand(7, 5, 5, 3, generator=torch.Generator().manual_seed(2))
+    before = floats.clone()
+    with torch.no_grad():
+        plain = model(floats.permute(0, 3, 1, 2))
+    torch.testing.assert_close(logits_of(model, floats, batch=3, classes=4), plain)
+    assert torch.equal(floats, before)
+
+
+def test_a_model_may_write_into_what_it_is_shown() -> None:
+    class Wipe(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = images.mean((2, 3))
+            images.zero_()
+            return logits
+
+    for images in (pictures(3), torch.rand(3, 5, 5, 3)):
+        first = logits_of(Wipe(), images)
+        assert torch.equal(first, logits_of(Wipe(), images))
+        assert first.any()
+
+
+# --- answers that depend on the image alone -------------------------------------------------------
+
+LOGITS = torch.randn(200, 10, generator=torch.Generator().manual_seed(4)) * 5
+
+
+def test_rounding_is_no_dependence() -> None:
+    noise = torch.randn(200, 10, generator=torch.Generator().manual_seed(5)) * 1e-5
+    check_independence(LOGITS, LOGITS + noise)
+    check_independence(LOGITS * 1e-6, (LOGITS + noise) * 1e-6)
+    first, tied = torch.tensor([[1.0, 1.00001, -3.0]]), torch.tensor([[1.00001, 1.0, -3.0]])
+    rest = torch.tensor([[0.0, 1.0, 2.0]]).expand(199, -1)
+    check_independence(torch.cat([first, rest]), torch.cat([tied, rest]))
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_other_logits_for_one_image_are_told(scale: float) -> None:
+    other = LOGITS.clone()
+    other[17] = other[17].roll(1)
+    with pytest.raises(NotIndependent, match=r"of 200 test images .* 1 got other logits and 1 an"):
+        check_independence(LOGITS * scale, other * scale)
+
+
+def test_a_huge_logit_hides_no_other_label() -> None:
+    def beside_a_huge_one(logits: Tensor) -> Tensor:
+        return torch.cat([logits, torch.full((200, 1), -1e9)], 1)
+
+    other = LOGITS.clone()
+    other[:20] = other[:20].roll(1, 1)
+    with pytest.raises(NotIndependent, match="0 got other logits and 20 another label"):
+        check_independence(beside_a_huge_one(LOGITS), beside_a_huge_one(other))

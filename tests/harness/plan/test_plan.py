@@ -119,7 +119,8 @@ def test_defenses_share_their_victim_and_grant(make):
     assert len(victims) == 2  # one for each seed
     kinds = [stage.kind for stage in made.graph.stages.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
-        "data": 1, "poison": 2, "victim": 2, "grant": 2, "defend": 4, "evaluate": 6, "score": 6
+        "data": 1, "poison": 2, "victim": 2, "grant": 2, "defend": 4, "stamp": 2, "evaluate": 6,
+        "score": 6
     }  # fmt: skip
 
 
@@ -209,19 +210,19 @@ def test_labels_order_and_defaults_said_aloud_are_in_no_key(make, change):
         (("epochs = 3\n", "epochs = 4\n"), {"defend", "evaluate", "score"}),
         (
             ('recipe = "signs"', 'recipe = "signs"\nepochs = 9'),
-            {"victim", "defend", "evaluate", "score"},
+            {"victim", "defend", "stamp", "evaluate", "score"},
         ),
         (
             ('name = "badnets"', 'name = "badnets"\ntarget = 1'),
-            {"poison", "victim", "defend", "evaluate", "score"},
+            {"poison", "victim", "defend", "stamp", "evaluate", "score"},
         ),
         (
             ('name = "small-cnn"', 'name = "small-cnn"\nwidth = 8'),
-            {"victim", "defend", "evaluate", "score"},
+            {"victim", "defend", "stamp", "evaluate", "score"},
         ),
         (
             ("pool = 200", "pool = 201"),
-            {"data", "poison", "victim", "grant", "defend", "evaluate", "score"},
+            {"data", "poison", "victim", "grant", "defend", "stamp", "evaluate", "score"},
         ),
     ],
 )

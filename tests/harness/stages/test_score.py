@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from harness import Incompatible, Metric, Predictions
 from harness.components.spec import ComponentSpec
 from harness.stages import score
 from harness.stages.payloads import ScorePayload
+from tests.kit.answered import answered
 from tests.kit.numbered import job
 
 
@@ -45,15 +45,7 @@ class Greedy(Metric):
 
 def scored(folder: Path, *metrics: type[Metric]) -> tuple[dict[str, object], dict[str, object]]:
     """Return the rows that were left and the record; the rows are empty where the stage failed."""
-    (folder / "predictions").mkdir()
-    labels = np.array([0, 1, 2, 3])
-    arrays = {
-        "labels": labels,
-        "clean": np.array([0, 1, 0, 0]),
-        "mapped": np.zeros(4, np.int64),
-        "logits": np.zeros((4, 4), np.float16),
-    }
-    save_file(arrays, folder / "predictions" / "predictions.safetensors")
+    answered(folder, labels=np.array([0, 1, 2, 3]), clean=np.array([0, 1, 0, 0]))
     specs = {one.__name__: ComponentSpec(f"{one.__module__}:{one.__name__}", {}) for one in metrics}
     out = folder / "out"
     out.mkdir()

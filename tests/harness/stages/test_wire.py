@@ -57,6 +57,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "Coordinates": COORDINATES,
     "Mapping[str, ComponentSpec]": st.dictionaries(st.text(), COMPONENTS, max_size=2),
     "Structure": STRUCTURES,
+    "Task": st.builds(Task),
     "Structure | None": st.none() | STRUCTURES,
 }
 """Values of a payload's field, by its annotation."""

@@ -29,9 +29,9 @@ def measured(
 ) -> Mapping[str, float]:
     mask = np.arange(len(data)) < poisoned
     files = {"model": lambda: net.eval(), "training-set": lambda: data, "poisoned": lambda: mask}
-    found = (metric or NC1()).measure(
-        MetricAccess(stage_context(model, "measure"), NC1.needs, files)
-    )
+    metric = metric or NC1()
+    access = MetricAccess(stage_context(model, "measure"), metric.grants(), files)
+    found = metric.measure(access)
     assert isinstance(found, Mapping)
     return found
 
