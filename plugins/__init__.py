@@ -96,6 +96,7 @@ def _register_defenses(register: Register) -> None:
     register.defense("nad", "plugins.defenses.nad:NAD")
     register.defense("nc", "plugins.defenses.nc:NC")
     register.defense("none", "plugins.defenses.none:NoDefense")
+    register.defense("pretrained", "plugins.defenses.pretrained:PretrainedDefense")
     register.defense("trap-replace", "plugins.defenses.trap_replace:TrapReplace")
 
 

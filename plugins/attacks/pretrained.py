@@ -10,66 +10,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Self
 
-from pydantic import Field, model_validator
-from torch import Tensor, nn
+from pydantic import model_validator
+from torch import nn
 
 from harness import Attack, AttackAccess, Context, File, LabelMap, Quantise, Task, Use
 from harness.learn import PoisonedSet
-from plugins.parts.weights_file import (
-    Kernels,
-    compiled,
-    fill,
-    in_torch_order,
-    only_tensors,
-    read_state,
-    read_tensors,
-    renamed,
-    sizes_without,
-)
+from plugins.parts.weights import Weights
+from plugins.parts.weights_file import fill, read_tensors
 
 
-class PretrainedClean(Attack):
+class PretrainedClean(Weights, Attack):
     """Clean network that somebody else trained: weights from a file, no trigger."""
 
     has_trigger = False
     trains = False
     seeded = False
 
-    weights: File
-    """safetensors, .npz, or what `torch.save(model.state_dict(), ...)` wrote; read without running
-    code from it
-    """
-    entry: str = ""
-    """dotted place of the state in a torch checkpoint that holds more: "state_dict" """
-    rename: Mapping[str, str] = Field(default_factory=dict)
-    r"""regular expression for whole names in the file -> name in the network, with \\1 for groups;
-    "" drops what has the name: a tensor, or a number that was noted among them
-    """
-    kernels: Kernels = "oihw"
-    """order of kernel axes in the file: torch's, or TensorFlow's (height, width, in, out)"""
-
-    @model_validator(mode="after")
-    def _rules_are_expressions(self) -> Self:
-        for rule, new in self.rename.items():
-            compiled(rule, new)
-        return self
-
     def compatible(self, context: Context) -> str | None:
         """Refuse a dataset of as many classes as no layer of the file's network tells apart."""
-        try:
-            state = self._state()
-        except (ValueError, OSError):
-            return None  # the stage fails with that sentence
-        classes = context.task.classes
-        sizes = sizes_without(state, classes)
-        if not sizes:
-            return None
-        found = " or ".join(map(str, sizes))
-        right = found if len(sizes) == 1 else "..."
-        return (
-            f"{self.weights} is no network for {classes} classes, its linear layers give {found} "
-            f"numbers; say classes = {right} in [[dataset]], or take a dataset of as many"
-        )
+        return self.misfit(context.task.classes)
 
     def label_table(self, classes: int) -> list[int]:
         """Attack no class."""
@@ -84,14 +43,8 @@ class PretrainedClean(Attack):
         do not fit.
         """
         model = access.fresh_model()
-        fill(model, self._state(), self.weights, access.task.classes)
+        self.load_into(model, access.task.classes)
         return model
-
-    def _state(self) -> dict[str, Tensor]:
-        """Read the file's tensors, with the network's names and torch's axes."""
-        content = read_state(self.weights, self.entry)
-        named = renamed(content, self.rename, self.weights)
-        return in_torch_order(only_tensors(named, self.weights), self.kernels)
 
 
 class Pretrained(PretrainedClean):
