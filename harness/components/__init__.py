@@ -7,7 +7,7 @@ Importing this package costs no torch; bodies import what they need.
 from __future__ import annotations
 
 from harness.access.predictions import Predictions
-from harness.components.attack import Attack, LabelMapKind, PoisoningAttack, TargetedAttack
+from harness.components.attack import Attack, PoisoningAttack, TargetedAttack
 from harness.components.base import (
     ATTACK_NEEDS,
     DEFENSE_NEEDS,
@@ -79,7 +79,6 @@ __all__ = [
     "Folder",
     "FolderMark",
     "LabelMap",
-    "LabelMapKind",
     "Metric",
     "MetricFacts",
     "Model",

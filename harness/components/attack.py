@@ -6,11 +6,21 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness.components.base import Component, Context
 from harness.components.facts import LabelMap
-from harness.learn.rules import NOT_ATTACKED, BatchStamping, PoisonRule, Quantise, When
+from harness.learn.rules import (
+    NOT_ATTACKED,
+    ONE_TARGET,
+    BatchStamping,
+    LabelMapKind,
+    PoisonRule,
+    Quantise,
+    When,
+    attacked_of,
+    label_table,
+)
 from harness.learn.task import Task
 
 if TYPE_CHECKING:
@@ -20,7 +30,8 @@ if TYPE_CHECKING:
     from harness.learn.poisoning import PoisonedSet
 
 
-LabelMapKind = Literal["all-to-one", "all-to-all", "source-specific"]
+LabelTable = tuple[Annotated[int, Field(ge=NOT_ATTACKED)], ...]
+"""A label map as a list: for each class its label under the trigger, or -1."""
 
 
 class Attack(Component):
@@ -104,50 +115,62 @@ class Attack(Component):
 
 
 class TargetedAttack(Attack):
-    """An attack with a target label; `label_table` follows from it."""
+    """An attack with a target label, or one for each class; `label_table` follows from them."""
 
     target: Annotated[int, Field(ge=0)] = 0
     """the target label"""
-    label_map: LabelMapKind = "all-to-one"
+    label_map: LabelMapKind | LabelTable = "all-to-one"
     """which label a triggered image of class y should get: target; (y+1) mod K; target for the
-    classes in `sources`
+    classes in `sources`; or, of a list with one label for each class, that of y, -1 where y is not
+    attacked
     """
     sources: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """attacked classes of a source-specific label map"""
 
+    @property
+    def has_one_target(self) -> bool:
+        """True if every attacked image should get the label `target`."""
+        return self.label_map in ONE_TARGET
+
     def label_table(self, classes: int) -> list[int]:
-        """See `Attack.label_table`. Raises ValueError where target or sources are no classes of the
-        task.
+        """See `Attack.label_table`. Raises ValueError where target, sources or labels of the map
+        are no classes of the task, or the map has not one for each.
         """
-        wrong = [label for label in (self.target, *self.sources) if label >= classes]
-        if wrong:
-            raise ValueError(
-                f"label {wrong[0]} is no class of a task with {classes} classes "
-                f"(0 to {classes - 1})"
-            )
-        if self.label_map == "all-to-all":
-            return [(label + 1) % classes for label in range(classes)]
-        if self.label_map == "source-specific":
-            return [
-                self.target if label in self.sources else NOT_ATTACKED for label in range(classes)
-            ]
-        return [self.target] * classes
+        return label_table(self.label_map, self.target, self.sources, classes)
 
     @property
     def labelling(self) -> LabelMap | None:
         """See `Attack.labelling`."""
-        return LabelMap(self.label_map, self.target, self.sources)
+        if isinstance(self.label_map, tuple):
+            return LabelMap("table", None, attacked_of(self.label_map), self.label_map)
+        target = self.target if self.has_one_target else None
+        return LabelMap(self.label_map, target, self.sources)
 
     def unused(self) -> Mapping[str, str]:
-        """See `Component.unused`: no image is mapped to `target` where each label is mapped to the
-        next.
-        """
+        """See `Component.unused`: `target`, where labels are mapped without it."""
+        if self.has_one_target:
+            return {}
         if self.label_map == "all-to-all":
             return {"target": 'label_map = "all-to-all" has no target'}
-        return {}
+        return {"target": "label_map lists the label of every class"}
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _is_one_label(cls, target: Any) -> Any:
+        if isinstance(target, (list, tuple)):
+            raise ValueError(
+                "it is one label; several targets are a label_map with the label of every class, "
+                "such as [0, 0, 1, 1] where there are 4"
+            )
+        return target
 
     @model_validator(mode="after")
     def _names_its_sources(self) -> Self:
+        if isinstance(self.label_map, tuple) and self.sources:
+            raise ValueError(
+                'sources go together with label_map = "source-specific"; '
+                "a list has -1 for each class that is not attacked"
+            )
         if (self.label_map == "source-specific") != bool(self.sources):
             raise ValueError('label_map = "source-specific" and sources go together')
         if set(self.sources) == {self.target}:
@@ -157,8 +180,19 @@ class TargetedAttack(Attack):
             )
         return self
 
+    @model_validator(mode="after")
+    def _maps_a_class_to_another(self) -> Self:
+        if not isinstance(self.label_map, tuple):
+            return self
+        for label, mapped in enumerate(self.label_map):
+            if mapped not in (label, NOT_ATTACKED):
+                return self
+        raise ValueError(
+            "label_map gives each class its own label or -1, so that nothing is attacked"
+        )
+
     def compatible(self, context: Context) -> str | None:
-        """Return why target or sources are no classes of the task; None where they are."""
+        """Return why the label map is none of the task's; None where it is."""
         try:
             self.label_table(context.task.classes)
         except ValueError as error:
@@ -174,7 +208,9 @@ class PoisoningAttack(TargetedAttack):
     rate_of: Literal["train", "eligible"] = "train"
     """what `poison_rate` is a share of: the training set, or its eligible images"""
     eligible: Literal["all", "non-target", "target"] = "all"
-    """which images may be poisoned"""
+    """which images may be poisoned: those of attacked classes; those among them that have not the
+    attacker's label already; those of the target
+    """
     order: Literal["random", "first"] = "random"
     """which of them are: a prefix of the replicate's permutation, or the first in dataset order"""
     add: bool = False
@@ -188,7 +224,7 @@ class PoisoningAttack(TargetedAttack):
 
     def unused(self) -> Mapping[str, str]:
         """See `Component.unused`: `eligible` may speak of a target that no image is mapped to."""
-        if self.eligible != "all":
+        if self.eligible == "target":
             return {}
         return super().unused()
 
@@ -199,10 +235,19 @@ class PoisoningAttack(TargetedAttack):
 
     @model_validator(mode="after")
     def _keeps_labels_for_one_target(self) -> Self:
-        if self.clean_label and self.label_map == "all-to-all":
+        if self.clean_label and not self.has_one_target:
             raise ValueError(
-                "a clean-label attack poisons its target's own images: "
-                "label_map all-to-all has no target"
+                "a clean-label attack poisons images of one target, which keep their labels: "
+                'label_map must be "all-to-one" or "source-specific"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _poisons_images_of_a_target(self) -> Self:
+        if self.eligible == "target" and isinstance(self.label_map, tuple):
+            raise ValueError(
+                'eligible = "target" is of one class, and a label_map that is a list has no one '
+                "target; it has -1 for each class that is not attacked"
             )
         return self
 

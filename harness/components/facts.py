@@ -14,13 +14,15 @@ from typing import Any, TypeVar
 
 @dataclass(frozen=True)
 class LabelMap:
-    """A label map in words: `kind` as `TargetedAttack.label_map`, the target, and the attacked
-    classes (empty: all).
+    """A label map in words: `kind` as `TargetedAttack.label_map`, or "table" where that is a list;
+    the target (None: there is no single one); the attacked classes (empty: all); and of a table its
+    labels by class, -1 where the class is not attacked.
     """
 
     kind: str
-    target: int
+    target: int | None
     sources: tuple[int, ...] = ()
+    table: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def read_facts(facts: type[_Read], table: Mapping[str, Any]) -> _Read:
     values = dict(table)
     if values.get("label_map") is not None:
         values["label_map"] = read_facts(LabelMap, values["label_map"])
-    if "sources" in values:
-        values["sources"] = tuple(values["sources"])
+    for name in ("sources", "table"):
+        if name in values:
+            values[name] = tuple(values[name])
     return facts(**values)

@@ -40,7 +40,8 @@ def from_validation(
     error: ValidationError, component: type[BaseModel], given: Mapping[str, Any]
 ) -> ParameterError:
     """Put pydantic's errors in our words; several about the same place (the members of a union)
-    become one.
+    become one. Of a list that is a member of a union, either the list is complained of or some of
+    its items.
     """
     sentences: dict[Path, tuple[str, str]] = {}
     for detail in error.errors(include_url=False, include_context=False):
@@ -49,6 +50,8 @@ def from_validation(
         else:
             path = _place(detail["loc"], given)
         sentences.setdefault(path, _in_words(detail, path, component))
+    for path in _beside_the_point(list(sentences), given):
+        sentences.pop(path, None)
     return ParameterError(*((path, wrong, hint) for path, (wrong, hint) in sentences.items()))
 
 
@@ -104,6 +107,26 @@ def _place(loc: Sequence[str | int], given: Mapping[str, Any]) -> Path:
             path.append(step)  # a default that does not fit
             value = None
     return tuple(path)
+
+
+def _beside_the_point(paths: Sequence[Path], given: Mapping[str, Any]) -> list[Path]:
+    """Return the places that need no complaint, since there are some about the whole list and about
+    its items: the list itself where some items are right, its items where none is.
+    """
+    superfluous: list[Path] = []
+    for path in paths:
+        inside = [other for other in paths if other[: len(path)] == path and other != path]
+        value: Any = given
+        for step in path:
+            value = value[step] if inside else None
+        if not isinstance(value, list):
+            continue
+        wrong_items = {other[len(path)] for other in inside}
+        if len(wrong_items) < len(value):
+            superfluous.append(path)
+        else:
+            superfluous += inside
+    return superfluous
 
 
 def _sentence(message: str) -> str:

@@ -171,7 +171,9 @@ def label_map(table: Sequence[int]) -> str:
         classes = f"{noun} {', '.join(attacked)} of {count}"
     if len(wanted) == 1:
         return f"{classes} -> {wanted.pop()}"
-    return f"{classes}, each with a label of its own"
+    if len(wanted) == len(attacked):
+        return f"{classes}, each with a label of its own"
+    return f"{classes} -> one of {', '.join(map(str, sorted(wanted)))}"
 
 
 def _row(caption: str, images: str, less: str = "") -> dict[str, str]:

@@ -31,6 +31,7 @@ class L0Invisible(FoundTrigger):
         "Li et al.: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and "
         "Regularization"
     )
+    found_for_target = True
 
     pixels: Count = 9
     """number of replaced pixels"""

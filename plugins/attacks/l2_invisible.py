@@ -27,6 +27,7 @@ class L2Invisible(FoundTrigger):
         "Li et al.: Invisible Backdoor Attacks on Deep Neural Networks via Steganography and "
         "Regularization"
     )
+    found_for_target = True
 
     norm: Positive = 3.2
     """bound of the trigger's Euclidean norm, pixels in [0,1]; that of the published 32x32 picture

@@ -108,9 +108,10 @@ class LBA(PoisoningAttack):
 
     @model_validator(mode="after")
     def _has_one_target(self) -> Self:
-        if self.label_map == "all-to-all":
+        if not self.has_one_target:
             raise ValueError(
-                "features can match those of one target: label_map all-to-all has none"
+                "features can match those of one target: "
+                'label_map must be "all-to-one" or "source-specific"'
             )
         return self
 

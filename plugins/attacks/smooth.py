@@ -37,6 +37,7 @@ class Smooth(FoundTrigger):
     citation = (
         "Zeng et al.: Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, ICCV 2021"
     )
+    found_for_target = True
 
     bound: Share = 0.2
     """largest value of the perturbation, pixels in [0,1]; the smallest is 0"""

@@ -41,7 +41,9 @@ class TPR(Rate):
     higher_is_better = True
 
     name_target: bool = False
-    """count only verdicts that name the target of an attacked class among the suspected labels"""
+    """count only verdicts that name a target, the label of attacked images of another class, among
+    the suspected labels
+    """
 
     def flagged(self, access: MetricAccess) -> bool:
         """Return the verdict; with `name_target`, only if it is right about a target too."""
@@ -51,7 +53,11 @@ class TPR(Rate):
         result = access.result()
         assert result is not None
         label_table = access.trigger().label_table
-        targets = {label for label in label_table if label >= 0}
+        targets = set()
+        for label, mapped in enumerate(label_table):
+            # a class that keeps its label under the trigger makes no target of it
+            if mapped >= 0 and mapped != label:
+                targets.add(mapped)
         suspected = set(result["targets"])
         return not targets.isdisjoint(suspected)
 

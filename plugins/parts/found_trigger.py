@@ -34,6 +34,8 @@ class FoundTrigger(PoisoningAttack):
     """trigger as an .npy file or a picture of the images' size; none: it is found on `benign`"""
     benign: Use[Part] | None = use(CLEAN)
     """network that the trigger is found on; a `picture` needs none"""
+    found_for_target: ClassVar[bool] = False
+    """True where a trigger that is found depends on `target`, whatever the label map."""
 
     @field_validator("benign")
     @classmethod
@@ -45,6 +47,13 @@ class FoundTrigger(PoisoningAttack):
         if benign not in (None, Reference("part", CLEAN)):
             raise ValueError("the trigger is the picture: no network is expected")
         return None
+
+    def unused(self) -> Mapping[str, str]:
+        """See `Component.unused`: `target` may say what the trigger is found for."""
+        unused = dict(super().unused())
+        if self.found_for_target and self.picture is None:
+            unused.pop("target", None)
+        return unused
 
     def trigger(self, task: Task) -> nn.Module:
         """Return a trigger that adds: x' = clip(x + t)."""

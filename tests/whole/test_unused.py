@@ -11,9 +11,13 @@ from harness.introspect.parameters import resolve
 from harness.introspect.problems import ParameterError
 from plugins.attacks.badnets import BadNets
 from plugins.attacks.dfst import DFST, OF_DETOX
+from plugins.attacks.l0_invisible import L0Invisible
+from plugins.attacks.l2_invisible import L2Invisible
 from plugins.attacks.lba import LBA
 from plugins.attacks.lc import LC
 from plugins.attacks.sig import SIG
+from plugins.attacks.smooth import Smooth
+from plugins.attacks.trojan_sq import TrojanSquare
 from plugins.attacks.wanet import WaNet
 from plugins.defenses.abl import ABL
 from plugins.defenses.abs import ABS
@@ -48,7 +52,12 @@ IDLE: list[tuple[type[Component], dict[str, Any], dict[str, Any]]] = [
     (NC, {"unlearn": "never"}, {"epochs": 3, "lr": 0.1, "stamped": 0.3, "append": True}),
     (ABS, {"unlearn": "never"}, {"epochs": 3}),
     (BadNets, {"label_map": "all-to-all"}, {"target": 3}),
+    (BadNets, {"label_map": "all-to-all", "eligible": "non-target"}, {"target": 3}),
+    (BadNets, {"label_map": [1, 0]}, {"target": 1}),
+    (BadNets, {"label_map": [1, 0], "eligible": "non-target"}, {"target": 1}),
+    (TrojanSquare, {"label_map": "all-to-all"}, {"target": 3}),
     (WaNet, {"label_map": "all-to-all"}, {"target": 3}),
+    (WaNet, {"label_map": [1, 0]}, {"target": 1}),
     (SIG, {"form": "wrapped"}, {"f": 3.0}),
     (LC, {"steps": 0}, {"eps": 8.0, "step": 1.0}),
     (LBA, {"control": "data"}, {"epochs": 3, "lr": 0.1, "weight": 0.1}),
@@ -64,7 +73,10 @@ ACTING: list[tuple[type[Component], dict[str, Any]]] = [
     (ANP, {"prune": "accuracy", "drop": 0.2, "holdout": 0.2}),
     (NC, {"epochs": 3, "lr": 0.1}),
     (DPSGD, {"noise": 2.0}),
-    (BadNets, {"label_map": "all-to-all", "eligible": "non-target", "target": 3}),
+    (BadNets, {"label_map": "all-to-all", "eligible": "target", "target": 3}),
+    (L0Invisible, {"label_map": "all-to-all", "target": 3}),
+    (L2Invisible, {"label_map": [1, 0], "target": 1}),
+    (Smooth, {"label_map": [1, 0], "target": 1}),
     (BadNets, {"target": 3}),
     (SIG, {"f": 3.0}),
 ]

@@ -185,6 +185,48 @@ CASES = {
     "negative target": Case(
         RATE, "target = -1 #!\n", "attack[0].target", "-1 is not a whole number", "at least 0"
     ),
+    "several targets": Case(
+        RATE,
+        "target = [0, 1] #!\n",
+        "attack[0].target",
+        "several targets are a label_map with the label of every class",
+        "expected: a whole number",
+    ),
+    "label map without such a name": Case(
+        RATE,
+        'label_map = "permuted" #!\n',
+        "attack[0].label_map",
+        '"permuted" is not one of "all-to-one", "all-to-all", "source-specific" or a list',
+        "a list of whole numbers at least -1",
+    ),
+    "label of one class": Case(
+        RATE,
+        "label_map = [1,\n -2, #!\n 0]\n",
+        "attack[0].label_map[1]",
+        "-2: input should be greater than or equal to -1",
+        "a list of whole numbers at least -1",
+    ),
+    "label maps that are not swept": Case(
+        RATE,
+        'label_map = ["all-to-one", "all-to-all"] #!\n',
+        "attack[0].label_map",
+        '["all-to-one", "all-to-all"] is not one of',
+        "write sweep.label_map = [...]",
+    ),
+    "target beside a label map that is a list": Case(
+        RATE,
+        "label_map = [1, 0]\ntarget = 1 #!\n",
+        "attack[0].target",
+        "it does nothing here: label_map lists the label of every class",
+        "leave it out",
+    ),
+    "sources beside a label map that is a list": Case(
+        '[[attack]]\nname = "badnets"\n',
+        '[[attack]] #!\nname = "badnets"\nlabel_map = [1, 0]\nsources = [1]\n',
+        "attack[0]",
+        'sources go together with label_map = "source-specific"',
+        "-1 for each class that is not attacked",
+    ),
     "missing file": Case(
         SIGNS,
         'name = "npz"\npath = "nowhere.npz" #!\n',
@@ -488,6 +530,14 @@ def test_a_list_where_a_number_belongs_may_be_a_sweep(refused: Check, tmp_path: 
     text = GRID.replace("poison_rate = 0.1", "poison_rate = [0.1, 0.2]")
     (tmp_path / "grid.toml").write_text(text)
     assert "write sweep.poison_rate = [...] to run each of these values" in refused()
+
+
+@pytest.mark.parametrize("written", ["[1, -2, 0]", '["all-to-one", "all-to-all"]', "[[1, 0]]"])
+def test_a_list_or_its_items_are_wrong_but_not_both(
+    written: str, refused: Check, tmp_path: Path
+) -> None:
+    (tmp_path / "grid.toml").write_text(GRID.replace(RATE, f"label_map = {written}\n"))
+    assert refused().count("grid.toml:") == 1
 
 
 def test_what_does_nothing_for_each_value_of_a_sweep_is_told_once(

@@ -453,6 +453,8 @@ def test_the_factor_is_the_largest_whole_one_that_cuts_nothing_off(largest: floa
         ([-1, 0, 0, -1], "classes 1, 2 of 4 -> 0"),
         ([1, 0, -1], "classes 0, 1 of 3, each with a label of its own"),
         ([2, 0, 1], "every class, each with a label of its own"),
+        ([2, 2, 0, 0], "every class -> one of 0, 2"),
+        ([1, 0, -1, 1], "classes 0, 1, 3 of 4 -> one of 0, 1"),
         ([-1, -1], "no class is attacked"),
         ([0], "every class -> 0"),
     ],

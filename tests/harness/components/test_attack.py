@@ -8,7 +8,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.components import Attack, Component, Context, PoisoningAttack, TargetedAttack, Task
+from harness.components import (
+    Attack,
+    Component,
+    Context,
+    LabelMap,
+    PoisoningAttack,
+    TargetedAttack,
+    Task,
+)
+
+
+class CleanLabel(PoisoningAttack):
+    clean_label = True
 
 
 def context(classes: int = 10) -> Context:
@@ -40,6 +52,59 @@ def test_every_label_map_stays_within_the_task(data: st.DataObject, classes: int
         assert found == (target if true in sources else -1)
 
 
+def tables(classes: int) -> st.SearchStrategy[tuple[int, ...]]:
+    """Draw lists of labels that attack some class of so many."""
+    drawn = st.lists(st.integers(-1, classes - 1), min_size=classes, max_size=classes)
+    attacking = drawn.filter(
+        lambda table: any(new not in (-1, old) for old, new in enumerate(table))
+    )
+    return attacking.map(tuple)
+
+
+@given(st.data(), st.integers(2, 50))
+@settings(deadline=None)
+def test_a_list_is_the_table_itself(data: st.DataObject, classes: int) -> None:
+    table = data.draw(tables(classes))
+    target = data.draw(st.integers(0, classes - 1))
+    written = json.dumps({"label_map": table, "target": target})
+    attack = TargetedAttack.model_validate_json(written)
+    assert attack.label_table(classes) == list(table)
+    assert attack.compatible(context(classes)) is None
+    assert json.loads(attack.model_dump_json())["label_map"] == list(table)
+    assert set(attack.unused()) == {"target"}
+    labelling = attack.labelling
+    assert labelling is not None
+    spared = {label for label in range(classes) if table[label] == -1}
+    attacked = set(range(classes)) - spared
+    assert (labelling.kind, labelling.target, labelling.table) == ("table", None, table)
+    assert set(labelling.sources) == (attacked if spared else set())
+
+
+@given(st.data(), st.integers(2, 20), st.integers(2, 20))
+@settings(deadline=None)
+def test_a_list_fits_its_number_of_classes_alone(
+    data: st.DataObject, classes: int, other: int
+) -> None:
+    assume(classes != other)
+    attack = TargetedAttack(label_map=data.draw(tables(classes)))
+    reason = str(attack.compatible(context(other)))
+    assert reason.startswith(f"label_map lists {classes} labels for a task with {other} classes")
+    with pytest.raises(ValueError, match="one for each is expected"):
+        attack.label_table(other)
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [("all-to-one", 2), ("source-specific", 2), ("all-to-all", None)],
+)
+def test_a_map_without_one_target_names_none(kind: Any, target: int | None) -> None:
+    sources = (1,) if kind == "source-specific" else ()
+    attack = TargetedAttack(label_map=kind, target=2, sources=sources)
+    assert attack.labelling == LabelMap(kind, target, sources)
+    assert attack.has_one_target == (target is not None)
+    assert not TargetedAttack(label_map=(1, 0)).has_one_target
+
+
 @given(st.integers(2, 20), st.integers(0, 40), st.sets(st.integers(0, 40), max_size=3))
 @settings(deadline=None)
 def test_labels_that_are_no_classes_are_named(classes: int, target: int, sources: set[int]) -> None:
@@ -62,6 +127,8 @@ def test_labels_that_are_no_classes_are_named(classes: int, target: int, sources
     ("attack", "reason"),
     [
         (TargetedAttack(target=10), "label 10 is no class of a task with 10 classes (0 to 9)"),
+        (TargetedAttack(label_map=(1, 0) * 4 + (3, 10)), "label 10 is no class of a task"),
+        (TargetedAttack(label_map=(1, 0) * 5, target=10), "label 10 is no class of a task"),
         (PoisoningAttack(quantise="none", when="after-augment", target=12), "label 12 is no class"),
     ],
 )
@@ -74,6 +141,16 @@ def test_what_cannot_work_is_said(attack: Component, reason: str) -> None:
     [
         (TargetedAttack, {"label_map": "source-specific"}, "sources go together"),
         (TargetedAttack, {"sources": (1,)}, "sources go together"),
+        (TargetedAttack, {"label_map": (1, 0), "sources": (1,)}, "a list has -1 for each class"),
+        (TargetedAttack, {"label_map": ()}, "nothing is attacked"),
+        (TargetedAttack, {"label_map": (-1, -1)}, "nothing is attacked"),
+        (TargetedAttack, {"label_map": (0, -1, 2)}, "nothing is attacked"),
+        (TargetedAttack, {"label_map": (1, -2)}, "label_map"),
+        (TargetedAttack, {"label_map": "permuted"}, "label_map"),
+        (TargetedAttack, {"target": (0, 1)}, "several targets are a label_map"),
+        (PoisoningAttack, {"label_map": (1, 0), "eligible": "target"}, "has no one target"),
+        (CleanLabel, {"label_map": (1, 0)}, "poisons images of one target"),
+        (CleanLabel, {"label_map": "all-to-all"}, "poisons images of one target"),
         (PoisoningAttack, {"quantise": "none"}, 'use when = "before-augment"'),
     ],
 )

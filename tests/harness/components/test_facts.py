@@ -22,6 +22,7 @@ from harness.components.facts import (
 
 FACTS: list[AnyFacts] = [
     AttackFacts(True, True, False, LabelMap("source-specific", 2, (0, 1))),
+    AttackFacts(True, False, True, LabelMap("table", None, (0, 2), (1, -1, 0))),
     AttackFacts(False, True, True, None),
     DatasetFacts(10, 32, 32, 3, 100, 50, "print"),
     DefenseFacts(True),

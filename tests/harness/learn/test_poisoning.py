@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -130,6 +130,38 @@ def test_a_source_specific_map_poisons_its_sources_only() -> None:
         4,
         -1,
     ]
+
+
+@given(
+    st.lists(st.integers(-1, CLASSES - 1), min_size=CLASSES, max_size=CLASSES),
+    st.sampled_from(["all", "non-target"]),
+)
+@settings(deadline=None, max_examples=50)
+def test_a_list_poisons_each_class_with_its_own_label(table: list[int], eligible: Any) -> None:
+    assume(any(new not in (-1, old) for old, new in enumerate(table)))
+    train = train_set()
+    labels = labels_of(train).tolist()
+    attack = PoisoningAttack(
+        label_map=tuple(table), eligible=eligible, rate_of="eligible", poison_rate=1.0
+    )
+    made = attack.poison(bench(train), Corner())
+    expected = {}
+    for index, label in enumerate(labels):
+        changed = table[label] != label
+        if table[label] >= 0 and (changed or eligible == "all"):
+            expected[index] = table[label]
+    found = zip(made.indices.tolist(), made.labels.tolist(), strict=True)
+    assert dict(found) == expected
+
+
+def test_a_list_that_spares_classes_makes_fewer_images_eligible() -> None:
+    labels = torch.arange(CLASSES).repeat(40)
+    attack = PoisoningAttack(label_map=(-1, 2, 2, -1, -1), poison_rate=0.4)
+    assert set(labels[chosen(attack, labels)].tolist()) == {1, 2}
+    with pytest.raises(Incompatible, match=r"asks for 100, but only 80 are eligible.*lower it to"):
+        chosen(attack.model_copy(update={"poison_rate": 0.5}), labels)
+    with pytest.raises(Incompatible, match=r"asks for 80, but only 40 are eligible"):
+        chosen(attack.model_copy(update={"eligible": "non-target"}), labels)
 
 
 def test_impossible_rates_are_incompatible() -> None:

@@ -159,7 +159,7 @@ def through(trigger: nn.Module, pixels: Tensor, attack: Attack) -> Tensor:
     return stamped(trigger, pixels, attack.test_quantise).contiguous()
 
 
-@pytest.mark.parametrize("kind", ["all-to-one", "all-to-all", "source-specific"])
+@pytest.mark.parametrize("kind", ["all-to-one", "all-to-all", "source-specific", "table"])
 @pytest.mark.parametrize("name", DIRTY)
 def test_a_dirty_label_attack_follows_its_label_map(
     name: str, kind: str, folder: Path, parts: dict[str, nn.Module]
@@ -167,16 +167,21 @@ def test_a_dirty_label_attack_follows_its_label_map(
     given: dict[str, Any] = {"label_map": kind, "target": 1}
     if kind == "source-specific":
         given["sources"] = [2]
-    if (name, kind) == ("lba", "all-to-all"):
+    if kind == "table":
+        given["label_map"] = [2, -1, 0]
+    if name == "lba" and kind in ("all-to-all", "table"):
         with pytest.raises(ValueError, match="one target"):  # whose features it imitates
             crafted(name, folder, parts, **given)
         return
     attack, access, trigger = crafted(name, folder, parts, **given)
     made, true = poisoned(attack, access, trigger), TRAIN.labels
     assert true is not None
-    wanted = {"all-to-one": [1, 1, 1], "all-to-all": [1, 2, 0], "source-specific": [-1, -1, 1]}[
-        kind
-    ]
+    wanted = {
+        "all-to-one": [1, 1, 1],
+        "all-to-all": [1, 2, 0],
+        "source-specific": [-1, -1, 1],
+        "table": [2, -1, 0],
+    }[kind]
     own = true[made.indices][made.poisoned]
     assert len(own)
     assert made.labels[made.poisoned].tolist() == [wanted[label] for label in own.tolist()]
@@ -222,5 +227,6 @@ def test_a_clean_label_attack_keeps_labels_under_any_map(
     assert TRAIN.labels is not None
     assert set(made.labels.tolist()) == set(TRAIN.labels[made.indices].tolist()) == {1}
     assert access.label_table == (-1, -1, 1)
-    with pytest.raises(ValueError, match="all-to-all has no target"):
-        crafted(name, folder, parts, label_map="all-to-all")
+    for several in ("all-to-all", [2, 2, 1]):
+        with pytest.raises(ValueError, match="poisons images of one target"):
+            crafted(name, folder, parts, label_map=several)

@@ -245,6 +245,8 @@ def test_the_pattern_is_drawn_on_attacked_images_only(benign: nn.Module) -> None
 def test_says_what_cannot_work(benign: nn.Module) -> None:
     with pytest.raises(ValidationError, match="one target"):
         LBA(label_map="all-to-all")
+    with pytest.raises(ValidationError, match="one target"):
+        LBA(label_map=(1, 0))
     with pytest.raises(ValidationError, match="pattern"):
         LBA(layer="stage2")
     for attack in (LBA(share=1.0), LBA(share=0.01)):

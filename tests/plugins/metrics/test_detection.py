@@ -16,11 +16,13 @@ from plugins.metrics.detection import FPR, TPR
 from tests.kit.learned import Tiny, stage_context
 
 
-def access(needs: Set[str], result: Mapping[str, Any] | None) -> MetricAccess:
+def access(
+    needs: Set[str], result: Mapping[str, Any] | None, table: tuple[int, ...] = (2, 2, -1)
+) -> MetricAccess:
     import torch
 
     test = ImageSet(torch.zeros(1, 8, 8, 1, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64))
-    files = {"result": lambda: result, "trigger": lambda: Oracle(None, (2, 2, -1), test)}
+    files = {"result": lambda: result, "trigger": lambda: Oracle(None, table, test)}
     return MetricAccess(stage_context(), needs, files)
 
 
@@ -38,6 +40,19 @@ def test_a_verdict_may_have_to_name_the_target() -> None:
     metric = TPR(name_target=True)
     told = [verdict(True, 1, 2), verdict(True, 1), verdict(True), verdict(False, 2)]
     assert [metric.measure(access(metric.needs, one)) for one in told] == [100, 0, 0, 0]
+
+
+@given(st.lists(st.integers(-1, 4), min_size=5, max_size=5), st.sets(st.integers(0, 4)))
+def test_any_target_counts_but_not_a_label_that_only_its_own_class_keeps(
+    table: list[int], suspected: set[int]
+) -> None:
+    metric = TPR(name_target=True)
+    right = False
+    for label in suspected:
+        others = table[:label] + table[label + 1 :]
+        right = right or label in others
+    judged = access(metric.needs, verdict(True, *suspected), tuple(table))
+    assert metric.measure(judged) == 100 * right
 
 
 @pytest.mark.parametrize("metric", [TPR(), FPR()])
