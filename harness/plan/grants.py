@@ -65,8 +65,8 @@ def _grant(graph: Graph, at: Setting, entry: Entry, seed: int, need: str) -> Inp
     classes = stock.source.facts.classes
     if labelled and classes > at.task.classes:
         complaint = (
-            f"{entry.label} needs labels of the {at.task.classes} classes of {at.data.name!r}, "
-            f"but the images of {stock.source.name!r} are of {classes} classes"
+            f"{entry.label} needs labels of the {at.task.classes} classes of "
+            f"{at.dataset.label!r}, but the images of {stock.called!r} are of {classes} classes"
         )
         hint = "grant images of a dataset with the same classes"
         raise GridError(place.problem(complaint, hint))
@@ -92,9 +92,13 @@ def _stated(graph: Graph, at: Setting, entry: Entry, need: str) -> tuple[Any, Pl
 
 @dataclass(frozen=True)
 class _Stock:
-    """The source of a grant: a split with so many images. A share is one of `whole`."""
+    """The source of a grant: a split with so many images. A share is one of `whole`.
+
+    `called` is the dataset's label in the grid, or its name where it has no entry.
+    """
 
     source: Resolved[DatasetFacts]
+    called: str
     split: str
     available: int
     whole: int
@@ -124,7 +128,7 @@ class _Stock:
         if self.available:
             hints.append("grant less")
         number = f"{count} " if count else ""
-        holds = f"the {place} of {self.source.name!r} holds {self.available or 'none'}"
+        holds = f"the {place} of {self.called!r} holds {self.available or 'none'}"
         return f"{who} needs {number}clean images, but {holds}", ", or ".join(hints)
 
 
@@ -135,14 +139,17 @@ def _stock(graph: Graph, at: Setting, value: Any, place: Place) -> _Stock:
     Raises GridError where the dataset cannot be split.
     """
     source = at.data
+    called = at.dataset.label
     foreign = isinstance(value, Mapping)
     if foreign:
-        source = graph.binding.grants[grant_name(value["dataset"])]
+        stated = value["dataset"]
+        source = graph.binding.grants[grant_name(stated)]
+        called = stated if isinstance(stated, str) else source.name
     try:
         held = sizes(source.params, source.facts.train_count, source.facts.test_count)
     except ValueError as error:
-        complaint = f"dataset {source.name!r}: {error}"
+        complaint = f"dataset {called!r}: {error}"
         raise GridError(place.problem(complaint, "take less, or hold less back")) from error
     if foreign and not held.pool:
-        return _Stock(source, "train", held.train, held.training)
-    return _Stock(source, "pool", held.pool, held.training)
+        return _Stock(source, called, "train", held.train, held.training)
+    return _Stock(source, called, "pool", held.pool, held.training)

@@ -572,7 +572,7 @@ def test_labels_of_classes_that_a_cell_has_not_are_not_granted(
     granted: Callable[[str], dict[str, Any]],
 ) -> None:
     text = GRID.replace('"tune"', '"tune"\ngrant.clean = {dataset = "far", count = 12}') + FAR
-    with pytest.raises(GridError, match="the 4 classes of 'toy', but the images of 'toy' are of 9"):
+    with pytest.raises(GridError, match="the 4 classes of 'toy', but the images of 'far' are of 9"):
         granted(text + '[[block]]\ndataset = ["toy"]\n')
 
 
