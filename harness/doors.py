@@ -83,6 +83,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "stamp": "harness.learn.poisoning",
         "stamping_hook": "harness.learn.poisoning",
         "to_float": "harness.learn.images",
+        "together": "harness.learn.evaluation",
         "to_uint8": "harness.learn.images",
     },
 }

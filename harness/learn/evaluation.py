@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 PROBES = 8
 """Random images on which a network's outputs are checked."""
 ON_CPU = 1000
-"""Images that go through a network together on a CPU."""
+"""Images that go through a network together on a CPU, where they have at most 32 x 32 pixels. Of
+larger ones there are as many as have the same pixels.
+"""
 ON_GPU = 2**21
 """Pixels that do so on a GPU, 2,048 images of 32 x 32: enough to fill it, and 2 GB for a ResNet-18.
 """
@@ -150,10 +152,11 @@ def together(images: Tensor, device: Device) -> int:
     """Return how many of these images (n, height, width, c) go through a network at a time, unless
     the caller says so.
     """
-    if torch.device(device).type != "cuda":
-        return ON_CPU
     _, height, width, _ = images.shape
-    return max(1, ON_GPU // (height * width))
+    pixels = height * width
+    if torch.device(device).type == "cuda":
+        return max(1, ON_GPU // pixels)
+    return max(1, min(ON_CPU, ON_CPU * 32 * 32 // pixels))
 
 
 @torch.no_grad()

@@ -21,6 +21,8 @@ rounding error of single precision, which differs between devices.
 """
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
+RESIZED = 2**20
+"""Pixels that are resized together, 1,024 images of 32 x 32."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,7 +152,8 @@ def resize(images: Tensor, height: int, width: int, channels: int) -> Tensor:
         return images.new_empty(0, height, width, channels)
     if tuple(images.shape[1:]) == (height, width, channels):
         return images
-    parts = torch.split(images, 1024)
+    pixels = max(images.shape[1] * images.shape[2], height * width)
+    parts = torch.split(images, max(1, RESIZED // pixels))
     return torch.cat([_resize(part, height, width, channels) for part in parts])
 
 

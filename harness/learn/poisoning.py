@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from harness.errors import Incompatible
 from harness.learn.device import device_of, evaluating
-from harness.learn.evaluation import stamped
+from harness.learn.evaluation import stamped, together
 from harness.learn.hooks import Batch, HookSettings
 from harness.learn.images import ImageSet, Rounding, check_images, to_float, to_uint8
 from harness.learn.rules import BatchStamping, PoisonRule
@@ -190,15 +190,21 @@ def stamp(
     trigger: nn.Module, images: Tensor, quantise: Rounding = "truncate", batch: int = 512
 ) -> Tensor:
     """Put the trigger on uint8 NHWC images, which stay where they are; it runs on its own device,
-    in evaluation mode.
+    in evaluation mode, on at most `batch` images at a time.
     """
     check_images(images)
     if not len(images):
         return images
     device = device_of(trigger)
+    size = min(batch, together(images, device))
+    stamped_parts = []
     with evaluating(trigger):
-        parts = [stamped(trigger, to_float(part.to(device))) for part in torch.split(images, batch)]
-        return torch.cat([to_uint8(part, quantise).to(images.device) for part in parts])
+        for part in torch.split(images, size):
+            changed = stamped(trigger, to_float(part.to(device)))
+            # As floats, all of them would take four times the memory.
+            stamped_parts.append(to_uint8(changed, quantise))
+    # A GPU is waited for once, here.
+    return torch.cat(stamped_parts).to(images.device)
 
 
 def poison(

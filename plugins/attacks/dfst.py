@@ -29,6 +29,7 @@ from harness.learn import (
     predict,
     stamp,
     to_float,
+    together,
 )
 from plugins.parts.cyclegan import Generator, PixelUnits
 from plugins.parts.feature_injector import Effort, Injector, Neuron, train_injector
@@ -295,13 +296,14 @@ class DFST(TargetedAttack):
         self, access: AttackAccess, model: nn.Module, injector: Injector, chosen: Tensor
     ) -> float:
         """Return the share of these training images that an injector turns to the target label."""
+        images = access.train.images[chosen]
         answers, _ = predict(
             model,
-            access.train.images[chosen],
+            images,
             trigger=injector,
             quantise="none",
             device=access.device,
-            batch=BATCH,
+            batch=min(BATCH, together(images, access.device)),
         )
         hits = answers == mapped_labels(access, chosen)
         return float(hits.float().mean())

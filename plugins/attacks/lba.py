@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import AttackAccess, Context, Incompatible, Part, PoisoningAttack, Task, Use, use
-from harness.learn import Batch, to_float
+from harness.learn import Batch, to_float, together
 from plugins.parts.points import Point, locate
 from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive, Share
 from plugins.parts.squashing import squash, unsquash
@@ -27,7 +27,7 @@ from plugins.parts.watched import watched
 BETAS = (0.5, 0.9)
 """Betas of the Adam that optimises the pattern, in the released code."""
 CHUNK = 500
-"""Images that go through the clean network together."""
+"""Images that go through the clean network together at most."""
 TRAP: Mapping[str, Any] = {
     "control": "data",
     "poison_rate": 0.1,
@@ -247,8 +247,9 @@ class LBA(PoisoningAttack):
                 f"class {self.target} has no training images whose features could be matched"
             )
         parts: list[Tensor] = []
+        size = min(CHUNK, together(target.images, access.device))
         with watched(model, [self._point(access, model)]) as seen:
-            for images, _ in target.to(access.device).batches(CHUNK):
+            for images, _ in target.to(access.device).batches(size):
                 model(images)
                 access.tick()
                 parts.append(self._latent(seen))

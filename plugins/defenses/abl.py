@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness import Access, Context, Rates, Recipe, Result, Schedule
-from harness.learn import Batch, ImageSet, evaluating
+from harness.learn import Batch, ImageSet, evaluating, together
 from plugins.parts.counting import FORWARD
 from plugins.parts.fine_tuning import NAD_CUTOUT, FineTuning
 from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
@@ -26,7 +26,7 @@ from plugins.parts.ranges import Count, CountOrZero, NotNegative, Positive
 RATES = ((0.0, 0.1), (40.0, 0.01), (60.0, 0.001))
 """Learning rate by epoch of the second phase in the released code."""
 RANKED = 500
-"""Images whose losses are computed at a time."""
+"""Images whose losses are computed at a time at most."""
 
 
 CODE: Mapping[str, Any] = {
@@ -189,8 +189,9 @@ def bounded(losses: Tensor, objective: str, per: str, gamma: float) -> Tensor:
 def image_losses(access: Access, model: nn.Module, data: ImageSet) -> Tensor:
     """Return the cross-entropy of each image in evaluation mode: double (n,), on the CPU."""
     losses = []
+    size = min(RANKED, together(data.images, access.device))
     with torch.no_grad(), evaluating(model):
-        for images, labels in data.to(access.device).batches(RANKED):
+        for images, labels in data.to(access.device).batches(size):
             assert labels is not None
             logits = model(images)
             losses.append(exact_losses(logits, labels).cpu())

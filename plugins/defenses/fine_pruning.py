@@ -17,10 +17,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Access, Fraction, Incompatible, Result
-from harness.learn import ImageSet, evaluating
+from harness.learn import ImageSet, evaluating, together
 from plugins.parts.fine_tuning import FineTuning
 from plugins.parts.holdout import hold_out
 from plugins.parts.ranges import CountOrZero
+
+LISTENED = 500
+"""Images whose activations are computed at a time at most."""
 
 
 class FinePruning(FineTuning):
@@ -112,10 +115,11 @@ def responses(access: Access, model: nn.Module, features: str, data: ImageSet) -
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
         outputs.append(output)
 
+    size = min(LISTENED, together(data.images, access.device))
     handle = model.get_submodule(features).register_forward_hook(keep)
     try:
         with evaluating(model):
-            for images, _ in data.to(access.device).batches(500):
+            for images, _ in data.to(access.device).batches(size):
                 model(images)
                 access.tick()
     finally:

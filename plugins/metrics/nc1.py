@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from harness import Incompatible, Metric, MetricAccess
-from harness.learn import ImageSet, evaluating
+from harness.learn import ImageSet, evaluating, together
 from plugins.parts.watched import watched
 
 BATCH = 500
-"""Images that go through the network together."""
+"""Images that go through the network together at most."""
 CHUNK = 5000
 """Images whose features are in double precision together."""
 
@@ -66,8 +66,9 @@ def answers(access: MetricAccess, model: nn.Module, data: ImageSet) -> tuple[Ten
     width = inputs_of(model.get_submodule(anatomy.head))
     features: list[Tensor] = []
     wrong = torch.zeros((), dtype=torch.int64, device=access.device)
+    size = min(BATCH, together(data.images, access.device))
     with evaluating(model), watched(model, [anatomy.features]) as seen:
-        for images, labels in data.to(access.device).batches(BATCH):
+        for images, labels in data.to(access.device).batches(size):
             logits = model(images)
             assert labels is not None
             wrong += (logits.argmax(1) != labels).sum()

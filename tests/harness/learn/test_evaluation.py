@@ -79,10 +79,34 @@ def test_a_gpu_takes_more_images_at_a_time_and_fewer_large_ones() -> None:
     def pixels(side: int) -> Tensor:
         return torch.empty(1, side, side, 3, dtype=torch.uint8)
 
-    assert together(pixels(32), "cpu") == together(pixels(224), "cpu") == 1000
+    assert together(pixels(16), "cpu") == together(pixels(32), "cpu") == 1000
+    assert together(pixels(160), "cpu") == 40
+    assert together(pixels(224), "cpu") == 20
+    assert together(pixels(4096), "cpu") == 1
     assert together(pixels(32), "cuda") == 2048
     assert together(pixels(224), "cuda") == 41
     assert together(pixels(4096), "cuda") == 1
+
+
+class Counting(nn.Module):
+    """Notes the largest batch that it is given; answers by the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.most = max(self.most, len(images))
+        mean = images.mean((1, 2, 3))
+        return torch.stack([mean, 1 - mean], 1)
+
+
+def test_a_cpu_is_given_few_large_images_at_a_time() -> None:
+    images = torch.randint(0, 256, (90, 160, 160, 3), dtype=torch.uint8)
+    model = Counting()
+    labels, _ = predict(model, images)
+    assert model.most == 40
+    assert torch.equal(labels, predict(model, images, batch=90)[0])
 
 
 def test_triggered_images_pass_through_bytes() -> None:
