@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -9,6 +10,8 @@ import platform
 import site
 import sys
 from pathlib import Path
+
+from harness.errors import BenchError
 
 RECORDED = (
     "doorbench",
@@ -24,12 +27,18 @@ RECORDED = (
 )
 """Distributions whose versions stand beside every result."""
 
+_PROCESSORS = Path("/proc/cpuinfo")
+
+LITTLE = 1 << 14
+"""Bytes; a file system with less room than this is full."""
+
 
 def cache_folder() -> Path:
     """Return the folder for things that can be worked out again: `$BENCH_CACHE`, else the user's
     cache folder.
 
     That is `$XDG_CACHE_HOME/doorbench`, else `~/.cache/doorbench`. The folder need not exist.
+    Raises BenchError where none of these is known.
     """
     chosen = os.environ.get("BENCH_CACHE")
     if chosen:
@@ -37,7 +46,13 @@ def cache_folder() -> Path:
     user_cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
     # The specification of XDG says that a relative path must be ignored.
     if not user_cache.is_absolute():
-        user_cache = Path("~/.cache").expanduser()
+        try:
+            user_cache = Path("~/.cache").expanduser()
+        except RuntimeError:
+            raise BenchError(
+                f"$HOME is not set, and user {os.getuid()} has no home folder: name a folder for "
+                "what can be worked out again with $BENCH_CACHE"
+            ) from None
     return user_cache / "doorbench"
 
 
@@ -49,8 +64,20 @@ def store_folder(option: Path | str | None = None) -> Path:
     return Path(chosen).absolute()
 
 
+def is_full(folder: Path) -> bool:
+    """Tell whether the file system of a folder has no room left, for bytes or for names of files.
+
+    A child that could not write what it had to say leaves this as the only sign.
+    """
+    status = os.statvfs(folder)
+    counts_names = status.f_files > 0
+    if counts_names and status.f_favail == 0:
+        return True
+    return status.f_bavail * status.f_frsize < LITTLE
+
+
 def snapshot() -> dict[str, object]:
-    """Return Python, platform and the versions of `RECORDED`, for manifests.
+    """Return Python, platform, processor and the versions of `RECORDED`, for manifests.
 
     Reads metadata only, which takes milliseconds.
     """
@@ -66,8 +93,29 @@ def snapshot() -> dict[str, object]:
         "system": platform.system(),
         "release": platform.release(),
         "machine": platform.machine(),
+        "processor": processor(),
         "packages": packages,
     }
+
+
+@functools.cache
+def processor() -> str:
+    """Return the name of the processor's model, such as `AMD EPYC 7763 64-Core Processor`; "" where
+    the system does not tell.
+    """
+    if platform.system() != "Linux":
+        return platform.processor()
+    try:
+        # The file has a part for each core, and many cores take long: the first part says it.
+        with _PROCESSORS.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                name, _, value = line.partition(":")
+                if name.strip() == "model name":
+                    words = value.split()
+                    return "".join(filter(str.isprintable, " ".join(words)))
+    except OSError:
+        pass
+    return ""
 
 
 def fingerprint() -> str:

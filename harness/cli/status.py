@@ -53,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
             print(line)
         print()
     settings = _StageSettings(plan) if args.verbose else None
+    if plan is not None:
+        _print_shortfalls(plan, store, settings)
     running = _running(store)
     failures = {}
     for key in keys:
@@ -105,6 +107,21 @@ def _total(counts: Counter[Outcome], noun: str) -> str:
     if parts:
         text += f": {', '.join(parts)}"
     return text
+
+
+def _print_shortfalls(plan: Plan, store: Store, settings: _StageSettings | None) -> None:
+    """Print which attacks found fewer images to poison than they were asked for, if any did."""
+    from harness.report.quotas import Quotas  # as in `_counts`
+
+    shortfalls = Quotas(plan, store).shortfalls()
+    if not shortfalls:
+        return
+    print(f"cut short: {len(shortfalls)}")
+    for key, text in shortfalls.items():
+        stage = plan.stages[key]
+        _print_stage(key, {"title": stage.title, "kind": stage.kind}, settings)
+        print(f"    {text}")
+    print()
 
 
 # --- one stage ------------------------------------------------------------------------------------

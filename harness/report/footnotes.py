@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from harness.outcomes import Outcome
+from harness.report.provenance import Place
 from harness.report.results import Row
 
 SIGNS = {
@@ -18,6 +19,15 @@ SIGNS = {
     "static": ("§", "static: the training set was stamped after the attack had trained"),
 }
 """Sign and footnote of each mark that a row may have."""
+
+_FACTS = {
+    "torch": "version of torch",
+    "device": "device",
+    "processor": "processor",
+    "instructions": "instruction set",
+    "threads": "number of threads",
+}
+"""What the members of a place are called."""
 
 
 class Footnotes:
@@ -81,18 +91,41 @@ def signs_of_marks(rows: Sequence[Row]) -> list[str]:
 
 
 def warnings(rows: Sequence[Row]) -> list[str]:
-    """Return a line if the numbers of one table were not all made with the same torch, device and
-    number of threads.
+    """Return a line if the numbers of one table were not all made with the same torch, on the same
+    device, processor and instruction set, with the same number of threads: what differs, and how
+    many numbers have which.
     """
-    places: Counter[str] = Counter()
-    for row in rows:
-        places.update(row.places)
-    if len(places) < 2:
+    different = _differing(rows)
+    if not different:
         return []
+    counted: Counter[str] = Counter()
+    for row in rows:
+        counted.update({_described(place, different) for place in row.places})
+    del counted[""]
     counts = []
-    for place, count in sorted(places.items()):
-        counts.append(f"{place} ({count} of {len(rows)} values)")
-    return [f"these numbers were made in different environments: {'; '.join(counts)}"]
+    for text, count in sorted(counted.items()):
+        counts.append(f"{text} ({count} of {len(rows)} values)")
+    names = [_FACTS[name] for name in different]
+    return [
+        f"these numbers were made in different environments, which differ in {', '.join(names)}: "
+        f"{'; '.join(counts)}"
+    ]
+
+
+def _differing(rows: Sequence[Row]) -> list[str]:
+    """Return the facts of places of which rows have several. What nobody knows is no other one."""
+    known: dict[str, set[str]] = {name: set() for name in _FACTS}
+    for places in {row.places for row in rows}:
+        for place in places:
+            for name, text in place._asdict().items():
+                if text:
+                    known[name].add(text)
+    return [name for name, texts in known.items() if len(texts) > 1]
+
+
+def _described(place: Place, facts: Sequence[str]) -> str:
+    texts = [getattr(place, name) for name in facts]
+    return ", ".join(text for text in texts if text)
 
 
 def _marks(rows: Sequence[Row]) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from harness.keys import digest
 from harness.run import claims
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _MOVING = frozenset(
     {"poison", "victim", "export", "part", "defend", "stamp", "evaluate", "measure"}
 )
-"""Stage kinds whose numbers may depend on torch, device and threads."""
+"""Stage kinds whose numbers may depend on torch, device, processor and threads."""
 _GRANTS = ("clean", "unlabelled")
 
 Members = dict[str, dict[str, Any]]
@@ -41,6 +41,19 @@ class _Described:
 class _Ran:
     environment: Mapping[str, Any]
     seconds: float | None
+
+
+class Place(NamedTuple):
+    """What numbers may depend on beside their settings, in words; "" where nobody knows, or where
+    they do not depend on it, as those of a GPU on the processor beside it.
+    """
+
+    torch: str = ""
+    device: str = ""
+    processor: str = ""
+    instructions: str = ""
+    """Of a processor, those that torch used."""
+    threads: str = ""
 
 
 class Settings:
@@ -155,7 +168,7 @@ class Circumstances:
         self._ran: dict[str, _Ran] = {}
         self._environments: dict[str, Mapping[str, Any]] = {}
         self._latest: Mapping[str, Any] = {}
-        self._places: dict[str, frozenset[str]] = {}
+        self._places: dict[str, frozenset[Place]] = {}
 
     def of(self, key: str) -> dict[str, Any]:
         """Return the members of a row that tell how its stage ran, by name."""
@@ -167,13 +180,13 @@ class Circumstances:
             "places": self._places_of(key),
         }
 
-    def _places_of(self, key: str) -> frozenset[str]:
+    def _places_of(self, key: str) -> frozenset[Place]:
         """Return the places where a stage and all that it depends on were made."""
         if key not in self._places:
             stage = self.plan.graph.stages[key]
-            places = set()
+            places: set[Place] = set()
             own = place(stage.kind, self._run_of(key).environment)
-            if own:
+            if own is not None:
                 places.add(own)
             for item in stage.inputs:
                 places.update(self._places_of(item.key))
@@ -206,22 +219,28 @@ def describe(component: Resolved) -> dict[str, Any]:
     return description
 
 
-def place(kind: str, environment: Mapping[str, Any]) -> str:
-    """Return `torch 2.11.0, cpu, 1 thread`; "" for a stage that gives the same numbers
-    everywhere.
+def place(kind: str, environment: Mapping[str, Any]) -> Place | None:
+    """Return what a stage ran on, as far as its manifest tells; None for a stage that gives the
+    same numbers everywhere.
     """
     if kind not in _MOVING or not environment:
-        return ""
-    facts = []
+        return None
     torch = environment.get("packages", {}).get("torch")
-    if torch:
-        facts.append(f"torch {torch}")
     device = environment.get("gpu") or environment.get("device")
-    if device:
-        facts.append(device)
     threads = environment.get("threads")
-    if threads == 1:
-        facts.append("1 thread")
-    elif threads:
-        facts.append(f"{threads} threads")
-    return ", ".join(facts)
+    on_processor = device == "cpu"
+    return Place(
+        torch=f"torch {torch}" if torch else "",
+        device=str(device or ""),
+        processor=_text(environment, "processor") if on_processor else "",
+        instructions=_text(environment, "cpu_capability") if on_processor else "",
+        threads=_counted(threads, "thread") if threads else "",
+    )
+
+
+def _text(environment: Mapping[str, Any], name: str) -> str:
+    return str(environment.get(name) or "")
+
+
+def _counted(count: Any, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

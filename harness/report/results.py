@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.outcomes import Outcome
-from harness.report.provenance import Circumstances, Settings
+from harness.report.provenance import Circumstances, Place, Settings
+from harness.report.quotas import Quotas
 from harness.report.standings import Standing, Standings
 from harness.run import claims
-from harness.stages.artefacts import RESULT_FILE, ROWS_FILE, TRUTH_FILE
+from harness.stages.artefacts import RESULT_FILE, ROWS_FILE
 from harness.store.objects import Damaged, Store
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Row:
     stage: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
-    places: frozenset[str] = frozenset()
+    places: frozenset[Place] = frozenset()
 
     def flat(self) -> dict[str, Any]:
         """Return the columns of a long table by name; swept parameters under their own names."""
@@ -140,9 +140,9 @@ class _RowReader:
         self.standings = Standings(plan, store)
         self.settings = Settings(plan)
         self.circumstances = Circumstances(plan)
+        self.quotas = Quotas(plan, store)
         self._metric_entries = {entry.label: entry for entry in plan.grid.metrics}
         self._files: dict[tuple[str, str], JsonTable | Standing] = {}
-        self._rates: dict[str, float | None] = {}
 
     def rows(self, planned: PlannedCell) -> list[Row]:
         """Return the metrics of one cell in the grid's order, then what its defense recorded."""
@@ -169,8 +169,8 @@ class _RowReader:
             members["marks"] = ("collapsed", *members["marks"])
         if self._misses(planned):
             members["marks"] = ("not established", *members["marks"])
-        members["poisoned"] = self._poisoned(planned)
-        members["shortfall"] = self._shortfall(planned, members["poisoned"])
+        members["poisoned"] = self.quotas.poisoned(planned)
+        members["shortfall"] = self.quotas.shortfall(planned)
         bases = {}
         swept = {}
         for entry in cell.entries:
@@ -272,40 +272,6 @@ class _RowReader:
             if isinstance(shares, Mapping) and _has_collapsed(shares):
                 return True
         return False
-
-    def _poisoned(self, planned: PlannedCell) -> float | None:
-        """Return the share of the training set that was poisoned, if it is known."""
-        if planned.victim is None:
-            return None
-        for item in self.plan.graph.stages[planned.victim].inputs:
-            if item.role == "poison":
-                return self._rate(item.key)
-        return None
-
-    def _rate(self, key: str) -> float | None:
-        if key not in self._rates:
-            self._rates[key] = None
-            manifest = self.plan.manifest(key)
-            if manifest is not None and TRUTH_FILE in manifest.files:
-                with suppress(Damaged, ValueError, TypeError, KeyError):
-                    data = self.store.read(key, TRUTH_FILE, manifest)
-                    self._rates[key] = float(claims.read(TRUTH_FILE, data)["rate"])
-        return self._rates[key]
-
-    def _shortfall(self, planned: PlannedCell, poisoned: float | None) -> str:
-        """Say that fewer images were poisoned than the rate asks for; "" where it is not so."""
-        params = planned.components["attack"].params
-        asked = params.get("poison_rate")
-        if poisoned is None or asked is None or params.get("rate_of") != "train":
-            return ""
-        count = self.plan.graph.binding.sizes(planned.cell.dataset).train
-        made = round(poisoned * count)
-        if made >= int(asked * count + 0.5):
-            return ""
-        return (
-            f"poisoned {made} of {count} images ({poisoned:.4g}), where poison_rate asks for "
-            f"{asked:g}: no more are eligible"
-        )
 
     def _read(self, key: str, name: str) -> JsonTable | Standing:
         """Return a JSON file of a stage, or how the stage stands."""

@@ -9,6 +9,7 @@ import pytest
 from harness import report
 from harness.outcomes import Outcome
 from harness.report import results
+from harness.report.provenance import Place
 from tests.kit.reports import GRID, Hand
 
 
@@ -174,7 +175,10 @@ def test_where_numbers_were_made(tmp_path):
     hand.defend("defend ft signs/cnn/badnets 0.0")
     hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
     (row,) = find(results.rows(hand.refresh(), hand.store), "badnets/ft/0.0")
-    assert row.places == {"torch 2.12.0, H200, 4 threads", "torch 2.11.0, cpu, 1 thread"}
+    assert row.places == {
+        Place("torch 2.12.0", "H200", threads="4 threads"),
+        Place("torch 2.11.0", "cpu", threads="1 thread"),
+    }
 
 
 def test_long_table(tmp_path):

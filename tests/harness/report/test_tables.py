@@ -236,10 +236,45 @@ def test_mixed_environments_are_said_aloud(tmp_path):
     hand.commit(hand.key("train signs/cnn/badnets 1"), {"truth.json": {}}, ENVIRONMENT)
     found = text(hand, width=200).splitlines()[-1]
     assert found == (
-        "Warning: these numbers were made in different environments: "
-        "torch 2.11.0, cpu, 1 thread (4 of 24 values); "
-        "torch 2.11.0, cpu, 8 threads (4 of 24 values)"
+        "Warning: these numbers were made in different environments, which differ in number of "
+        "threads: 1 thread (4 of 24 values); 8 threads (4 of 24 values)"
     )
+
+
+INTEL = {"processor": "Xeon", "cpu_capability": "AVX512"}
+AMD = {"processor": "EPYC", "cpu_capability": "AVX512"}
+OLDER = {"processor": "EPYC", "cpu_capability": "AVX2"}
+GPU = {"device": "cuda", "gpu": "H200"}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "differ"),
+    [
+        (INTEL, AMD, "processor: EPYC (4 of 24 values); Xeon (4 of 24 values)"),
+        (AMD, OLDER, "instruction set: AVX2 (4 of 24 values); AVX512 (4 of 24 values)"),
+        (
+            INTEL,
+            OLDER,
+            "processor, instruction set: EPYC, AVX2 (4 of 24 values); "
+            "Xeon, AVX512 (4 of 24 values)",
+        ),
+        (AMD, {**AMD, **GPU}, "device: H200 (4 of 24 values); cpu (4 of 24 values)"),
+        ({**AMD, **GPU}, {**AMD, **GPU, "gpu": "A100"}, "device: A100 (4 of 24 values); H200"),
+        (INTEL, {"packages": {"torch": "2.9.1"}}, "version of torch: torch 2.11.0 (4 of 24"),
+        (AMD, AMD, ""),
+        (AMD, {}, ""),  # nobody knows
+        ({**AMD, **GPU}, {**INTEL, **GPU}, ""),  # it is the GPU that computes
+    ],
+)
+def test_what_differs_between_environments_is_named(tmp_path, one, other, differ):
+    hand = filled(tmp_path)
+    for seed, environment in enumerate((one, other)):
+        key = hand.key(f"train signs/cnn/badnets {seed}")
+        hand.commit(key, {"truth.json": {}}, {**ENVIRONMENT, **environment})
+    found = text(hand, width=300).splitlines()[-1]
+    assert found.startswith("Warning: ") == bool(differ)
+    if differ:
+        assert f"environments, which differ in {differ}" in found
 
 
 @pytest.mark.parametrize(
