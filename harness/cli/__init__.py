@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import os
 import signal
 import sys
 import traceback
@@ -17,14 +16,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from harness.cli import limits, streams
 from harness.errors import BenchError
 
-# Exit codes that belong to no verb; docs/commands.md has all.
+# Exit codes that belong to no verb, as do those of `limits` and `streams`. All of them are in
+# docs/commands.md.
 USAGE = 2
 BUG = 70
 INTERRUPTED = 130
 TERMINATED = 143
-PIPE_CLOSED = 141
 
 _EPILOG = "`bench VERB --help` says more. The store is --store, else $BENCH_STORE, else ./.bench."
 
@@ -37,16 +37,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; nothing but usage messages and errors goes to
     stderr.
     """
-    try:
-        arguments = parser().parse_args(argv)
-        arguments.typed = sys.argv[1:] if argv is None else list(argv)
-    except SystemExit as leave:  # --help, --version and mistakes in usage
-        return leave.code if isinstance(leave.code, int) else USAGE
+    with streams.guarded() as output:
+        return _main(argv, output)
+
+
+def _main(argv: Sequence[str] | None, output: streams.Output) -> int:
     try:
         with _terminable():
-            code = _run(arguments)
-            sys.stdout.flush()
+            code = _run(argv)
+            output.finish()
             return code
+    except streams.ReaderLeft as error:
+        return error.exit_code
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return error.exit_code
@@ -56,12 +58,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except _Terminated:
         print("bench: terminated", file=sys.stderr)
         return TERMINATED
-    except BrokenPipeError:
-        # Whoever read our output has left. Python would complain again when it flushes at exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        return PIPE_CLOSED
-    except Exception:
+    except Exception as error:
+        limit = limits.told(error)
+        if limit:
+            print(f"bench: {limit}", file=sys.stderr)
+            return limits.AT_LIMIT
         traceback.print_exc()
         print("bench: this is a bug in bench itself, not in your grid", file=sys.stderr)
         return BUG
@@ -85,8 +86,13 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    """Import the verb that was asked for, and run it."""
+def _run(argv: Sequence[str] | None) -> int:
+    """Read the command line, import the verb that it asks for, and run it."""
+    try:
+        arguments = parser().parse_args(argv)
+    except SystemExit as leave:  # --help, --version and mistakes in usage
+        return leave.code if isinstance(leave.code, int) else USAGE
+    arguments.typed = sys.argv[1:] if argv is None else list(argv)
     module = importlib.import_module(f"harness.cli.{arguments.module}")
     code: int = module.run(arguments)
     return code

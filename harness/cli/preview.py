@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -67,7 +69,9 @@ def run(args: argparse.Namespace) -> int:
         else:
             drawn.append(subject)
     if drawn:
-        put(args.output, _draw(drawn, store, args.amplify))
+        picture, words = _draw(drawn, store, args.amplify)
+        put(args.output, picture)
+        print(words, end="")
         print(f"{args.output}: {len(drawn)} of {len(subjects)} drawn")
     elif not summary.exit_code:
         raise NothingSelected(f"{args.what}: there is no trigger to draw")
@@ -174,8 +178,11 @@ def _reason_against(subject: Subject, plan: Plan, ended: Mapping[str, Ended]) ->
     return f"{outcome.value}: {first_line(message)}"
 
 
-def _draw(subjects: Sequence[Subject], store: Store, amplify: float | None) -> bytes:
-    """Return the PNG file, drawn in a child from objects of the store, and print what is on it."""
+def _draw(subjects: Sequence[Subject], store: Store, amplify: float | None) -> tuple[bytes, str]:
+    """Return the PNG file, drawn in a child from objects of the store, and lines that say what is
+    on it. Raises BenchError where the child is killed or takes too long, OSError where its folder
+    is full.
+    """
     with tempfile.TemporaryDirectory(prefix="doorbench-preview-") as name:
         folder = Path(name)
         panels = []
@@ -186,8 +193,15 @@ def _draw(subjects: Sequence[Subject], store: Store, amplify: float | None) -> b
             panels.append(panel_of(subject, facts))
         task = {"amplify": amplify, "panels": panels}
         (folder / "task.json").write_text(json.dumps(task), "utf-8")
+        words = _draw_in(folder)
+        return (folder / "sheet.png").read_bytes(), words
+
+
+def _draw_in(folder: Path) -> str:
+    """Run the child that draws what `folder` holds; return what it printed."""
+    try:
         child = subprocess.run(
-            [sys.executable, "-P", "-m", "harness.preview.sheet", name],
+            [sys.executable, "-P", "-m", "harness.preview.sheet", str(folder)],
             env=environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -195,7 +209,18 @@ def _draw(subjects: Sequence[Subject], store: Store, amplify: float | None) -> b
             timeout=_DRAWING,
             check=False,
         )
-        if child.returncode:
-            raise RuntimeError(f"the picture cannot be drawn:\n{child.stderr}")
-        print(child.stdout, end="")
-        return (folder / "sheet.png").read_bytes()
+    except subprocess.TimeoutExpired as error:
+        raise BenchError(
+            f"the picture was not drawn within {_DRAWING:g} s. Fewer --images take less"
+        ) from error
+    no_room = os.strerror(errno.ENOSPC)
+    if child.returncode and no_room in child.stderr:
+        raise OSError(errno.ENOSPC, no_room, str(folder))
+    if child.returncode < 0:
+        raise BenchError(
+            f"the process that drew the picture was killed by signal {-child.returncode}: it may "
+            "have run out of memory. Fewer --images take less"
+        )
+    if child.returncode:
+        raise RuntimeError(f"the picture cannot be drawn:\n{child.stderr}")
+    return child.stdout

@@ -8,11 +8,14 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from harness import report
 from harness.cli import planning
+from harness.cli.limits import NO_ROOM
+from harness.cli.streams import OutputLost
 from harness.errors import BenchError
 from harness.outcomes import Outcome
 from harness.report import costs, long, results
@@ -77,16 +80,32 @@ def code(rows: Sequence[Row]) -> int:
 
 
 def put(path: Path, data: bytes) -> None:
-    """Write all of a file or, where that cannot be, leave it as it was. Raises BenchError."""
+    """Write all of a file or, where that cannot be, leave it as it was. Raises BenchError.
+
+    A link stays one, and leads to the new file. A pipe or a device, such as /dev/stdout, is written
+    to: another file in its place would be no answer.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+        else:
+            _replace(path.resolve(), data)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise OutputLost(f"{path}: {error.strerror}") from error
+        raise BenchError(
+            f"{path}: {error.strerror}. --output names a file in a folder that can be written"
+        ) from error
+
+
+def _replace(path: Path, data: bytes) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         partial.write_bytes(data)
         partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise BenchError(
-            f"{path}: {error.strerror}. --output names a file in a folder that can be written"
-        ) from error
+    finally:
+        with suppress(OSError):
+            partial.unlink()
 
 
 def _width(stream: TextIO) -> int:

@@ -12,6 +12,7 @@ asked, with more time.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from harness.environment import is_full
 from harness.store import plain
 
 TIMEOUT = 60.0
@@ -186,12 +188,17 @@ def read_reply(reply: Mapping[str, Any]) -> Any:
 def _ask_child(
     questions: Sequence[Mapping[str, Any]], timeout: float, running: set[int]
 ) -> list[Any]:
-    """Ask one child, whose process group is in `running` as long as it lives."""
+    """Ask one child, whose process group is in `running` as long as it lives. Raises OSError where
+    it cannot be started, or has no room for its answers.
+    """
     with tempfile.TemporaryDirectory(prefix="doorbench-ask-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(list(questions)), encoding="utf-8")
         status = _run(folder, timeout, running)
         answers = _read_replies(folder / "reply.jsonl")
+        if len(answers) < len(questions) and status is not None and is_full(folder):
+            # Nothing is wrong with the plugins: the child could not write what they answered.
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
         trouble = _why_silent(status, timeout, folder / "log.txt")
     return [answers.get(number, trouble) for number in range(len(questions))]
 

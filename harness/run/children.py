@@ -7,6 +7,7 @@ can pass it on.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import queue
@@ -94,7 +95,10 @@ class Children:
         try:
             record = self._run(task, scratch, timeout, on_tick, alone)
         except OSError as error:
-            record = bad_record("error", type(error).__name__, str(error), errno=error.errno)
+            message = str(error)
+            if error.errno == errno.EAGAIN:
+                message = f"no more processes or threads can be started (ulimit -u): {message}"
+            record = bad_record("error", type(error).__name__, message, errno=error.errno)
         # The fork server's seconds, where there was a child, leave out its own start.
         return {"seconds": time.monotonic() - began, **record}
 

@@ -58,8 +58,9 @@ class PlainLog:
         self._run = run
         if run.wanted:
             self._print(f"{run.wanted} stages to run on {_places(run)}")
-            self._thread = threading.Thread(target=self._beat, name="progress", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._beat, name="progress", daemon=True)
+            thread.start()
+            self._thread = thread
 
     @hookimpl
     def bench_stage_end(self, stage: WatchedStage, outcome: Outcome) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.environment import is_full
 from harness.run import claims
 
 CRASHES = frozenset(
@@ -35,7 +37,7 @@ def judge(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[s
     except ValueError as error:
         record = bad_record("error", "BadRecord", f"its record is not as it should be: {error}")
     if record is None or (late is not None and event["signal"] and record["status"] == "ok"):
-        record = _without_record(event, late)
+        record = _without_record(event, scratch, late)
     measured = {name: event[name] for name in ("seconds", "cpu_seconds", "peak_memory", "signal")}
     images = record.get("images")
     if images and measured["seconds"]:
@@ -43,15 +45,16 @@ def judge(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[s
     return {**record, **measured}
 
 
-def _without_record(event: Mapping[str, Any], late: float | None) -> dict[str, Any]:
+def _without_record(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[str, Any]:
     """Return a record of a child that ended without leaving one."""
     if late is not None:
         return bad_record("timeout", "Timeout", f"no result after {late:g} s")
     number = event["signal"]
     if number is None:
-        return bad_record(
-            "error", "Exit", f"it ended with exit code {event['code']} and left no record"
-        )
+        message = f"it ended with exit code {event['code']} and left no record"
+        if is_full(scratch):
+            return bad_record("error", "Exit", message, errno=errno.ENOSPC)
+        return bad_record("error", "Exit", message)
     status = "error" if number in CRASHES else "died"
     return bad_record(status, "Signal", f"killed by signal {number}{_signal_name(number)}")
 

@@ -5,6 +5,7 @@ to it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -111,7 +112,13 @@ class ServerProcess:
                 start_new_session=True,
             )
         self._listener = threading.Thread(target=self._listen, name="fork server", daemon=True)
-        self._listener.start()
+        try:
+            self._listener.start()
+        except RuntimeError as error:  # no more threads, of which the system says as of processes
+            self._channel.close()
+            self.process.kill()
+            self.process.wait()
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def wait_ready(self) -> str:
         """Wait until it can fork, and return `ready`, `broken` (with `message` set), or `gone`."""

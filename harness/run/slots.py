@@ -14,6 +14,9 @@ from harness.errors import BenchError
 
 _UUID = re.compile(r"\(UUID: ((GPU|MIG)-[^)]+)\)")
 
+MOST = 4096
+"""Jobs, and threads of each, at most: more than the cores of any machine."""
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -58,6 +61,8 @@ def slots(device: str = "auto", jobs: int | None = None, threads: int | None = N
 def _check_count(option: str, count: int | None) -> None:
     if count is not None and count < 1:
         raise BenchError(f"{option} {count}: a whole number from 1 is expected")
+    if count is not None and count > MOST:
+        raise BenchError(f"{option} {count}: at most {MOST:,} are possible")
 
 
 def _numbers(device: str, count: int) -> Sequence[int]:

@@ -429,6 +429,8 @@ def test_slots_on_gpus(
         (("cuda",), "no GPU is visible"),
         (("cpu", 0), "--jobs 0"),
         (("cpu", None, 0), "--threads 0"),
+        (("cpu", 10**20), "--jobs 10+: at most 4,096"),
+        (("cpu", None, 10**11), "--threads 10+: at most 4,096"),
     ],
 )
 def test_slots_that_cannot_be_had(
