@@ -115,7 +115,7 @@ def test_a_store_of_one_machine_warns_of_nothing_and_names_its_processor(
 
 
 @pytest.mark.parametrize(
-    ("environment", "differ", "shown"),
+    ("elsewhere", "differ", "shown"),
     [
         ({"processor": "VIA Nano"}, "processor", "VIA Nano"),
         ({"cpu_capability": "NEON"}, "instruction set", "NEON"),
@@ -124,7 +124,7 @@ def test_a_store_of_one_machine_warns_of_nothing_and_names_its_processor(
     ],
 )
 def test_a_store_of_several_machines_says_so_and_what_differs(
-    environment: Mapping[str, Any],
+    elsewhere: Mapping[str, Any],
     differ: str,
     shown: str,
     folder: Path,
@@ -133,7 +133,7 @@ def test_a_store_of_several_machines_says_so_and_what_differs(
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(folder / ".bench", store)
-    altered(store, environment)
+    altered(store, elsewhere)
     (warning,) = warnings(bench, folder, store)
     assert f"environments, which differ in {differ}: " in warning
     # Two attacks, each without and with a defense, by two metrics.
@@ -145,11 +145,12 @@ def test_one_victim_of_another_processor_counts_for_what_is_made_from_it(
 ) -> None:
     store = tmp_path / "store"
     shutil.copytree(folder / ".bench", store)
-    (greedy,) = [
-        path.parent.name
-        for path in (store / "objects").rglob(MANIFEST)
-        if '"poison_rate": 0.105' in path.read_text()
-    ]
+    greedy = ""
+    for path in (store / "objects").rglob(MANIFEST):
+        spec = json.loads(path.read_text())["spec"]
+        if spec["stage"] == "poison" and spec["component"]["params"]["poison_rate"] == 0.105:
+            greedy = path.parent.name
+    assert greedy
     altered(store, {"processor": "VIA Nano"}, of=greedy)
     (warning,) = warnings(bench, folder, store)
     assert "VIA Nano (4 of 8 values)" in warning
