@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from harness.learn.device import probe_precision as probe_precision
     from harness.learn.device import sent as sent
     from harness.learn.evaluation import predict as predict
+    from harness.learn.evaluation import together as together
     from harness.learn.hooks import Batch as Batch
     from harness.learn.hooks import Extra as Extra
     from harness.learn.hooks import FitSettings as FitSettings

@@ -441,6 +441,7 @@ def test_the_pages_name_no_option_that_there_is_not() -> None:
 
 def test_every_exit_code_is_in_the_reference() -> None:
     from harness import cli, errors
+    from harness.cli import limits, streams
 
     classes = [
         one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, BenchError)
@@ -449,7 +450,9 @@ def test_every_exit_code_is_in_the_reference() -> None:
         cli.BUG,
         cli.INTERRUPTED,
         cli.TERMINATED,
-        cli.PIPE_CLOSED,
+        limits.AT_LIMIT,
+        streams.OUTPUT_LOST,
+        streams.PIPE_CLOSED,
     }
     table = table_rows(section(page("docs/commands.md"), "Exit codes"))
     listed = {int(code) for numbers, _ in table for code in numbers.split(",")}
