@@ -93,6 +93,18 @@ class OutOfTime(TimeoutError):
     """Raised where a stage's time-out has passed and its body notices before the host kills it."""
 
 
+class Paused(BaseException):
+    """Raised at the boundary of a loop where the host asked the stage to stop and its state has
+    been kept. Not an Exception: no method means this one where it catches those.
+    """
+
+
+class Unfit(Exception):
+    """Raised where what was kept of a stage does not belong to it as it is now: it must start
+    over.
+    """
+
+
 class Undeclared(Exception):
     """Raised where a component asks for something that its `needs` does not name."""
 

@@ -143,7 +143,9 @@ class StageAtWork(Protocol):
 
     @property
     def progress(self) -> Mapping[str, Any] | None:
-        """Its last report of `step`, `total` and `loss`; None where there is none."""
+        """Its last report of `step`, `total` and `loss`, and of `place` in words; `continued` and
+        `earlier` (seconds) where it goes on from a checkpoint. None where there is none.
+        """
 
 
 class WatchedPlan(Protocol):
@@ -184,6 +186,10 @@ class WatchedRun(Protocol):
     @property
     def ended(self) -> Mapping[str, StageEnd]:
         """The ends of stages, by key."""
+
+    @property
+    def kept(self) -> Mapping[str, float]:
+        """Seconds of work that were kept of stages at the start of the run, by key."""
 
     @property
     def running(self) -> Mapping[str, StageAtWork]:

@@ -14,6 +14,7 @@ class Outcome(Enum):
     DONE = "done"
     FAILED = "failed"
     TIMED_OUT = "timed out"
+    PAUSED = "paused"
     INCOMPATIBLE = "incompatible"
     BLOCKED = "blocked"
 
@@ -50,6 +51,7 @@ _LOOKS = {
     Outcome.DONE: _Look("✓", "green", "ran, and its result is in the store"),
     Outcome.FAILED: _Look("✗", "bold red", "ran and failed; tried again on the next run"),
     Outcome.TIMED_OUT: _Look("⏱", "red", "was killed at its time-out; tried again on the next run"),
+    Outcome.PAUSED: _Look("‖", "cyan", "was stopped on the way; the next run goes on from there"),
     Outcome.INCOMPATIBLE: _Look("–", "yellow", "makes no sense in this combination"),
     Outcome.BLOCKED: _Look("▪", "magenta", "could not run, because something it needs failed"),
 }

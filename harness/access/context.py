@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.access.seeds import seed
 from harness.errors import OutOfTime
+from harness.keeping.loops import Continuing
 from harness.learn.anatomy import Architecture
 from harness.learn.task import Task
 
@@ -71,3 +72,5 @@ class StageContext:
     parts: Mapping[str, Callable[[], Any]]
     numerics: Mapping[str, Any] = field(default_factory=dict)
     """Of `recipe`, what holds for every training of the grid, where the whole of it is not here."""
+    continuing: Continuing = field(default_factory=Continuing)
+    """What is kept of the stage's loops; of itself nothing."""

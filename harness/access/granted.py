@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Unpack, cast
 
 from harness.access.context import Coordinates, StageContext
 from harness.access.predictions import Predictions
-from harness.access.workbench import Workbench, cpu_generator
+from harness.access.workbench import Workbench
 from harness.errors import Undeclared
 from harness.learn.rules import BatchStamping
 
@@ -138,7 +138,7 @@ class AttackAccess(Workbench):
         """Return the generator of the replicate's one permutation, which all attacks share: a 1 %
         set is part of a 5 % set.
         """
-        return cpu_generator(self._selecting.shared("select"))
+        return self._kept_stream("selection", self._selecting.shared("select"))
 
     def fit_poisoned(self, trigger: nn.Module | None, **settings: Unpack[FitSettings]) -> nn.Module:
         """Train a fresh model on the poisoned training set by the grid's recipe: the default

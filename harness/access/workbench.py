@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from harness.access.context import Deadline, StageContext
 from harness.errors import Undeclared
+from harness.keeping.loops import Kept, KeptLoop, left_by_break
 from harness.learn.anatomy import Anatomy, Architecture, Unit
 from harness.learn.task import Task
 
@@ -33,6 +36,8 @@ class Workbench:
         self.images_processed = 0
         self._precision: str | None = None
         self._stepping: str | None = None
+        self._streams: weakref.WeakValueDictionary[str, torch.Generator]
+        self._streams = weakref.WeakValueDictionary()
         self.record: dict[str, float] = {}
         """Numbers worth a row (mask density, loss reached); a `Result`'s own record wins over it.
         """
@@ -79,9 +84,9 @@ class Workbench:
 
     def generator(self, stream: str) -> torch.Generator:
         """Return a CPU generator of the component's own, the same in every run of this stage; one
-        for each stream name.
+        for each stream name. Loops that are kept keep it.
         """
-        return cpu_generator(self.seed(stream))
+        return self._kept_stream(f"generator/{stream}", self.seed(stream))
 
     def seed(self, stream: str) -> int:
         """Return the seed behind `generator(stream)`, for other libraries' generators; 63 bits."""
@@ -111,9 +116,10 @@ class Workbench:
     ) -> History:
         """Train `model` in place on `data` and leave it in eval mode.
 
-        `settings` are hooks (see `harness.learn.Hooks`) and single fields that replace those of
-        `recipe` (default: the grid's). Raises `Diverged` on a non-finite loss, ValueError for a
-        setting that is neither.
+        `settings` are hooks (see `harness.learn.Hooks`), single fields that replace those of
+        `recipe` (default: the grid's), and `keep`: what hooks hold from step to step, by name, as
+        in `steps`. It goes on where it stopped. Raises `Diverged` on a non-finite loss, ValueError
+        for a setting that is none of these.
         """
         # Torch: children alone call this.
         from harness.learn.hooks import Hooks
@@ -123,8 +129,11 @@ class Workbench:
         hook_names = {field.name for field in fields(Hooks)}
         hooks: dict[str, Any] = {}
         changes: dict[str, Any] = {}
+        keep: Mapping[str, object] = {}
         for name, value in settings.items():
-            if name in hook_names:
+            if name == "keep":
+                keep = cast("Mapping[str, object]", value)
+            elif name in hook_names:
                 hooks[name] = value
             else:
                 changes[name] = value
@@ -145,10 +154,40 @@ class Workbench:
             deadline=self.deadline.check,
             progress=self._context.progress,
             count=self.tick,
+            loop=self._loop("fit", keep),
         )
         self._precision = history.precision
         self._stepping = history.stepping
         return history
+
+    def steps(self, count: int, keep: Mapping[str, object] | None = None) -> Iterator[int]:
+        """Yield 0 to `count` - 1, for a loop that goes on where it stopped, to the same bits.
+
+        `keep` names all that iterations change and later code reads: modules, optimisers, tensors
+        and generators are put back in place, as are lists and tables of numbers, texts and
+        tensors, tuples of such objects, and objects with `state_dict` and `load_state_dict`.
+        Generators from `generator`, global ones, `record` and the images counted are kept anyway.
+        A loop that had ended yields nothing, so code after it must not read the loop's variables,
+        unless they are kept. `break` ends it for good. Shows progress, and raises OutOfTime once
+        the deadline has passed. Raises TypeError for what cannot be kept.
+        """
+        loop = self._loop("steps", keep or {})
+        try:
+            loop.restore()
+            if not loop.finished:
+                for step in range(loop.done, count):
+                    loop.boundary(step, f"step {step + 1:,} of {count:,}", _nothing)
+                    self.deadline.check()
+                    yield step
+                    self._context.progress(step + 1, count, None)
+        except GeneratorExit:
+            if left_by_break(sys._getframe(1)):
+                loop.finish(_nothing)
+            raise
+        else:
+            loop.finish(_nothing)
+        finally:
+            loop.abandon()
 
     def account(self) -> dict[str, Any]:
         """Return the manifest's account of the work: images processed; precision of the last `fit`,
@@ -195,6 +234,41 @@ class Workbench:
             raise Undeclared(f"this stage belongs to no model, so there is no {purpose}")
         return self._context.model
 
+    def _loop(self, name: str, keep: Mapping[str, object]) -> KeptLoop:
+        things = Kept(keep, self._state, self._restore)
+        return self._context.continuing.enter(name, things)
+
+    def _state(self) -> dict[str, Any]:
+        """Return what loops change of the workbench itself."""
+        return {
+            "images": self.images_processed,
+            "record": self.record,
+            "calls": self._calls,
+            "precision": self._precision,
+            "stepping": self._stepping,
+            "streams": {name: stream.get_state() for name, stream in self._streams.items()},
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self.images_processed = state["images"]
+        self.record.clear()
+        self.record.update(state["record"])
+        self._calls = dict(state["calls"])
+        self._precision = state["precision"]
+        self._stepping = state["stepping"]
+        for name, drawn in state["streams"].items():
+            if name in self._streams:  # else it was made, and is made again, within the loop
+                self._streams[name].set_state(drawn)
+
+    def _kept_stream(self, name: str, start: int) -> torch.Generator:
+        """Return a generator that starts from `start`, and let loops keep its state."""
+        from harness.keeping.states import Stream  # torch: children alone call this
+
+        stream = Stream()
+        stream.manual_seed(start)
+        self._streams[self._nth(name)] = stream
+        return stream
+
     def _nth(self, name: str) -> str:
         """Return `name` for the first call, `name/1` for the second: every call draws differently,
         the same in each run.
@@ -209,3 +283,7 @@ def cpu_generator(start: int) -> torch.Generator:
     import torch  # children alone call this
 
     return torch.Generator().manual_seed(start)
+
+
+def _nothing() -> None:
+    """Return the state of a loop that has none of its own."""

@@ -211,6 +211,18 @@ def _add_execution(verb: argparse.ArgumentParser) -> None:
         "--timeout", type=_positive(float), metavar="SECONDS", help="longest time of a stage"
     )
     verb.add_argument(
+        "--on-timeout",
+        choices=("fail", "pause"),
+        default="fail",
+        help="what then happens to a stage that keeps its state (default: fail)",
+    )
+    verb.add_argument(
+        "--checkpoint",
+        type=_not_negative,
+        metavar="SECONDS",
+        help="how often the state of long stages is kept; 0: never (default: 300)",
+    )
+    verb.add_argument(
         "--engine", default="local", metavar="NAME", help="where stages run (default: local)"
     )
 
@@ -247,6 +259,17 @@ def _positive(number: Callable[[str], float]) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def _not_negative(text: str) -> float:
+    """Read a number, 0 or above."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, 0 or above")
+    return value
 
 
 _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = {

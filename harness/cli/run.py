@@ -98,7 +98,13 @@ def _options(args: argparse.Namespace, plan: Plan) -> Options:
     from harness.run.state import Options  # as in `carry_out`
 
     options = Options(args.jobs, args.threads, args.device or "auto", args.timeout, args.engine)
-    return replace(options, data_roots=(*options.data_roots, *_data_files(plan)))
+    if args.checkpoint is not None:
+        options = replace(options, checkpoint=args.checkpoint)
+    return replace(
+        options,
+        pause=args.on_timeout == "pause",
+        data_roots=(*options.data_roots, *_data_files(plan)),
+    )
 
 
 def _data_files(plan: Plan) -> set[Path]:
@@ -116,10 +122,12 @@ def _data_files(plan: Plan) -> set[Path]:
 def _command(args: argparse.Namespace) -> str:
     """Write the command line again, without `-k`."""
     words = ["bench", "run", str(args.grid)]
-    for name in ("store", "jobs", "threads", "device", "timeout"):
+    for name in ("store", "jobs", "threads", "device", "timeout", "checkpoint"):
         value = getattr(args, name)
         if value is not None:
             words += [f"--{name}", str(value)]
+    if args.on_timeout != "fail":
+        words += ["--on-timeout", args.on_timeout]
     return shlex.join(words)
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.cli import planning
 from harness.outcomes import Outcome
-from harness.run.account import duration, first_line
+from harness.run.account import continued, duration, first_line
 from harness.store import disk
 from harness.store.objects import Store
 
@@ -28,6 +28,7 @@ _ORDER = (
     Outcome.FAILED,
     Outcome.TIMED_OUT,
     Outcome.BLOCKED,
+    Outcome.PAUSED,
     Outcome.TO_RUN,
     Outcome.DONE,
     Outcome.INCOMPATIBLE,
@@ -65,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     for key, note in running.items():
         _print_stage(key, note, settings)
         print(f"    {', '.join(_progress(note))}")
+    _print_paused(store, keys if plan else store.checkpoints.held(), running, settings)
     print()
     print(f"failed: {len(failures)}" if failures else "nothing has failed")
     for key, note in failures.items():
@@ -133,6 +135,33 @@ def _running(store: Store) -> Mapping[str, Note]:
     """
     notes = store.lives()
     return {key: note for key, note in notes.items() if not disk.abandoned_status(note)}
+
+
+def _print_paused(
+    store: Store,
+    keys: Iterable[str],
+    running: Mapping[str, Note],
+    settings: _StageSettings | None,
+) -> None:
+    """Print what was stopped on the way and goes on in the next run."""
+    kept = set(store.checkpoints.held())
+    manifests = []
+    for key in keys:
+        if key in kept and key not in running:
+            manifest = store.checkpoints.manifest(key)
+            if manifest is not None:
+                manifests.append(manifest)
+    if not manifests:
+        return
+    print()
+    print(f"paused: {len(manifests)}")
+    for manifest in manifests:
+        record = manifest.record
+        _print_stage(manifest.key, record, settings)
+        parts = [f"kept at {record['place']}", duration(record["seconds"])]
+        if record["continued"]:
+            parts.append(continued(record["continued"]))
+        print(f"    {', '.join(parts)}")
 
 
 def _print_stage(key: str, note: Note, settings: _StageSettings | None) -> None:
@@ -239,16 +268,36 @@ def _progress(note: Note) -> Iterable[str]:
     passed = max(0.0, now - float(note.get("started", now)))
     yield duration(passed)
     progress = note.get("progress")
+    earlier = note.get("earlier")
+    if isinstance(earlier, int | float):
+        passed += earlier
     if not isinstance(progress, Mapping):
+        yield from _kept(note, {})
         return
     step = progress.get("step")
     total = progress.get("total")
     loss = progress.get("loss")
     if not isinstance(step, int | float) or not isinstance(total, int | float) or not total:
+        yield from _kept(note, progress)
         return
-    yield f"step {step:g} of {total:g}"
+    yield str(progress.get("place") or f"step {step:g} of {total:g}")
     if isinstance(loss, int | float):
         yield f"loss {loss:.3g}"
     if step > 0:
         left = passed * max(0.0, total - step) / step
         yield f"about {duration(left)} left"
+    yield from _kept(note, progress)
+
+
+def _kept(note: Note, progress: Note) -> Iterator[str]:
+    """Yield how often a stage was continued, and what it would lose if it were stopped now."""
+    times = note.get("continued")
+    if isinstance(times, int) and times:
+        yield continued(times)
+    kept = note.get("kept")
+    if kept:
+        yield f"kept at {kept}"
+    elif not progress.get("keeps"):
+        yield "starts over if it is stopped"
+    if note.get("note"):
+        yield str(note["note"])

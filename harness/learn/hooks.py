@@ -78,4 +78,8 @@ class HookSettings(TypedDict, total=False):
 
 
 class FitSettings(HookSettings, RecipeFields, total=False):
-    """The settings of `access.fit`: hooks, and single fields that replace those of the recipe."""
+    """The settings of `access.fit`: hooks, single fields that replace those of the recipe, and
+    what hooks hold from step to step, by name.
+    """
+
+    keep: Mapping[str, object]

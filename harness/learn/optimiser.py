@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.keeping.states import restore, state_of
 from harness.learn.recipes import Recipe
 
 RHO = 0.95
@@ -91,3 +92,17 @@ class Optimiser:
         if self.recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
         self.torch.step()
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of torch's optimiser, and gradients where they add up."""
+        gradients = None
+        if not self.zero_grad:
+            gradients = [parameter.grad for parameter in self.parameters]
+        return {"torch": state_of(self.torch), "gradients": gradients}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Put back what `state` returned. Raises Unfit."""
+        restore(self.torch, state["torch"])
+        if not self.zero_grad:
+            for parameter, gradient in zip(self.parameters, state["gradients"], strict=True):
+                parameter.grad = gradient

@@ -7,14 +7,17 @@ see that the loss is finite), and no evaluation happens inside.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.keeping.loops import Loop, NoLoop
+from harness.keeping.states import restore, state_of
 from harness.learn.augmentation import Moves, Resident, move, send
 from harness.learn.device import (
     Precision,
@@ -77,6 +80,7 @@ def fit(
     count: Callable[[int], None] | None = None,
     stepping: str = "auto",
     recorder: Callable[[torch.device], Recorder] = CUDARecorder,
+    loop: Loop | None = None,
 ) -> History:
     """Train `model` in place on `data`; afterwards it is on `device`, in evaluation mode.
 
@@ -86,40 +90,34 @@ def fit(
     up; `progress(steps done, steps in all, mean loss of the epoch or None)` now and then;
     `count(images)` after each epoch. `stepping` ("auto", "eager", "graph", "compiled") is how steps
     are carried out, and `recorder` what records them: neither moves results beyond rounding.
+    `loop` keeps the state of the run, and gives it back where an earlier one stopped.
 
     Raises Diverged when the mean loss of an epoch is not finite, ValueError where data, recipe and
     hooks do not fit.
     """
-    place = torch.device(device)
-    run = _Training(model, data, recipe, hooks or Hooks(), generator, place)
-    run.replay(stepping, recorder)
-    seed = int(torch.randint(2**62, (), generator=generator("noise")))
-    with (
-        global_random(seed, device),
-        kernels(recipe.deterministic),
-        single_precision(),
-        torch.enable_grad(),
-    ):
+    loop = loop or NoLoop()
+    try:
+        run = _Training(model, data, recipe, hooks or Hooks(), generator, torch.device(device))
         try:
-            for epoch in range(run.epochs):
-                loss, images = run.epoch(epoch, deadline, progress)
-                if count is not None:
-                    count(images)
-                run.end(epoch, loss, images)
-                if progress is not None:
-                    progress(run.step, run.steps, loss)
-            return History(tuple(run.losses), run.images, run.step, run.precision, run.stepping())
-        except ValueError as error:
-            left = len(data) % recipe.batch
-            if left != 1 or "more than 1 value per channel" not in str(error):
-                raise
-            raise ValueError(
-                f"the last batch of an epoch holds 1 of the {len(data)} images, which BatchNorm "
-                f"cannot work on: choose another batch than {recipe.batch}, or drop_last = true"
-            ) from error
+            if loop.finished:
+                run.restore_end(loop.restore())
+            else:
+                run.replay(stepping, recorder)
+                seed = int(torch.randint(2**62, (), generator=generator("noise")))
+                with (
+                    global_random(seed, device),
+                    kernels(recipe.deterministic),
+                    single_precision(),
+                    torch.enable_grad(),
+                ):
+                    run.go(loop, deadline, progress, count)
         finally:
             model.eval()
             run.close()
+        loop.finish(run.end_state)
+        return run.history()
+    finally:
+        loop.abandon()
 
 
 class _Training:
@@ -160,7 +158,17 @@ class _Training:
         self.losses: list[float] = []
         self.forward: nn.Module | Compiled = model
         self.replayed: Replayed | None = None
+        self.way = "eager"
+        """How steps were carried out, for the manifest."""
         self.drawn: _Drawn | None = None
+        self.drawn_from: list[Tensor] = []
+        """States of the generators before the epoch was drawn that is under way or comes next."""
+        self.first = 0
+        """The step at which that epoch begins."""
+        self.total = torch.zeros((), device=device)
+        """The sum of the losses of its images so far."""
+        self.seen = 0
+        """Its images so far."""
 
     def replay(self, asked: str, recorder: Callable[[torch.device], Recorder]) -> None:
         """Have steps recorded, if that is asked for or pays, and if nothing in a step belongs to a
@@ -176,6 +184,109 @@ class _Training:
         eager = partial(self._descend, self.model)
         recorded = partial(self._descend, self.forward)
         self.replayed = Replayed(eager, recorded, self.model, recorder(self.device))
+
+    def go(
+        self,
+        loop: Loop,
+        deadline: Callable[[], None] | None,
+        progress: Progress | None,
+        count: Callable[[int], None] | None,
+    ) -> None:
+        """Train to the end, from where `loop` says that an earlier run stopped."""
+        kept = loop.restore()
+        if kept is not None:
+            self.restore(kept)
+        try:
+            while self.step < self.steps:
+                epoch = len(self.losses)
+                loss, images = self.epoch(epoch, loop, deadline, progress)
+                if count is not None:
+                    count(images)
+                self.end(epoch, loss, images)
+                if progress is not None:
+                    progress(self.step, self.steps, loss)
+        except ValueError as error:
+            left = self.count % self.recipe.batch
+            if left != 1 or "more than 1 value per channel" not in str(error):
+                raise
+            raise ValueError(
+                f"the last batch of an epoch holds 1 of the {self.count} images, which BatchNorm "
+                f"cannot work on: choose another batch than {self.recipe.batch}, or "
+                "drop_last = true"
+            ) from error
+        self.way = self.stepping()
+
+    def history(self) -> History:
+        """Return the account of the run."""
+        return History(tuple(self.losses), self.images, self.step, self.precision, self.way)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that the rest of the run depends on, between two steps."""
+        return {
+            "model": state_of(self.model),
+            "optimisers": [optimiser.state() for optimiser in self.optimisers],
+            "extra": [optimiser.parameters for optimiser in self._extra()],
+            "drawn_from": self.drawn_from,
+            "drawn_to": self._draws(),
+            "first": self.first,
+            "total": self.total,
+            "seen": self.seen,
+            "step": self.step,
+            "images": self.images,
+            "losses": self.losses,
+        }
+
+    def restore(self, kept: Mapping[str, Any]) -> None:
+        """Put back what `state` returned, and draw the epoch again that was under way."""
+        self._restore_networks(kept)
+        for optimiser, state in zip(self.optimisers, kept["optimisers"], strict=True):
+            optimiser.restore(state)
+        self.images = kept["images"]
+        self.losses = kept["losses"]
+        self.total = kept["total"]
+        self.seen = kept["seen"]
+        # Nothing has been drawn before the first step of all.
+        if kept["drawn_from"]:
+            self._set_draws(kept["drawn_from"])
+            self.step = kept["first"]
+            self.drawn = self._draw()
+            self._set_draws(kept["drawn_to"])
+        self.step = kept["step"]
+
+    def end_state(self) -> dict[str, Any]:
+        """Return what the run leaves."""
+        return {
+            "model": state_of(self.model),
+            "extra": [optimiser.parameters for optimiser in self._extra()],
+            "step": self.step,
+            "images": self.images,
+            "losses": self.losses,
+            "way": self.way,
+        }
+
+    def restore_end(self, kept: Mapping[str, Any]) -> None:
+        """Put back what `end_state` returned."""
+        self._restore_networks(kept)
+        self.step = kept["step"]
+        self.images = kept["images"]
+        self.losses = kept["losses"]
+        self.way = kept["way"]
+
+    def _restore_networks(self, kept: Mapping[str, Any]) -> None:
+        restore(self.model, kept["model"])
+        for optimiser, values in zip(self._extra(), kept["extra"], strict=True):
+            restore(tuple(optimiser.parameters), values)
+
+    def _extra(self) -> list[Optimiser]:
+        """Return the optimisers of parameters that are trained along with the model."""
+        return self.optimisers[len(self.optimisers) - len(self.hooks.extra) :]
+
+    def _draws(self) -> list[Tensor]:
+        return [self.order.get_state(), self.moves.get_state()]
+
+    def _set_draws(self, states: Sequence[Tensor]) -> None:
+        for generator, state in zip((self.order, self.moves), states, strict=True):
+            generator.set_state(state)
 
     def close(self) -> None:
         """Let go of what the device holds for the run: it refers to itself, and the garbage
@@ -231,33 +342,43 @@ class _Training:
         return torch.arange(self.count)
 
     def epoch(
-        self, epoch: int, deadline: Callable[[], None] | None, progress: Progress | None
+        self,
+        epoch: int,
+        loop: Loop,
+        deadline: Callable[[], None] | None,
+        progress: Progress | None,
     ) -> tuple[float, int]:
-        """Train for one epoch, or what is left of the run; return the mean loss and the number of
-        images.
+        """Train for one epoch, or what is left of it or of the run; return its mean loss and number
+        of images.
         """
         self.model.train()
         if self.hooks.mode is not None:
             self.hooks.mode(self.model)
         drawn = self.drawn or self._draw()
-        total = torch.zeros((), device=self.device)
-        images = 0
-        for here, there, moves in drawn:
+        place = f"epoch {epoch + 1:,} of {self.epochs:,}"
+        for here, there, moves in drawn[self.step - self.first :]:
             if deadline is not None:
                 deadline()
+            loop.boundary(self.step, place, self.state)
             batch = self._batch(here, there, moves, epoch)
             loss = self._train(batch)
-            total += loss * len(batch.images)
-            images += len(batch.images)
+            self.total += loss * len(batch.images)
+            self.seen += len(batch.images)
             self.step += 1
             if progress is not None and self.step % REPORT_EVERY == 0:
                 progress(self.step, self.steps, None)
         # The next epoch is drawn now, while the device is still busy with this one.
         self.drawn = self._draw() if self.step < self.steps else None
-        return float(total) / images, images
+        mean = float(self.total) / self.seen
+        images = self.seen
+        self.total = torch.zeros((), device=self.device)
+        self.seen = 0
+        return mean, images
 
     def _draw(self) -> _Drawn:
         """Draw the batches of the coming epoch, or of what is left of the run."""
+        self.drawn_from = self._draws()
+        self.first = self.step
         steps = min(self.steps_per_epoch, self.steps - self.step)
         here = torch.split(self._indices(), self.recipe.batch)[:steps]
         moves = [self.resident.draw(len(chosen), self.moves) for chosen in here]

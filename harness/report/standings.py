@@ -36,6 +36,7 @@ class Standings:
         self.plan = plan
         self.store = store
         self._known: dict[str, Standing] = {}
+        self._kept = frozenset(store.checkpoints.held())
 
     def of(self, key: str) -> Standing:
         """Return DONE, or what keeps the stage from it."""
@@ -61,12 +62,22 @@ class Standings:
                 rows=_table(note.get("rows")),
                 failures=_table(note.get("failures")),
             )
-        return self._blocked(key) or Standing(Outcome.TO_RUN, reason)
+        return self._paused(key) or self._held_up(key) or Standing(Outcome.TO_RUN, reason)
 
-    def _blocked(self, key: str) -> Standing | None:
-        """Return the standing of a stage that waits for one that failed; None if no stage upstream
-        has failed.
+    def _paused(self, key: str) -> Standing | None:
+        """Return the standing of a stage that was stopped on the way; None for any other."""
+        if key not in self._kept or key in self.store.lives():
+            return None
+        manifest = self.store.checkpoints.manifest(key)
+        if manifest is None:
+            return None
+        return Standing(Outcome.PAUSED, f"kept at {manifest.record['place']}")
+
+    def _held_up(self, key: str) -> Standing | None:
+        """Return the standing of a stage that waits for one that failed or was paused; None if
+        there is none upstream.
         """
+        waiting = None
         for item in self.plan.graph.stages[key].inputs:
             if self.plan.outcome.get(item.key) is not Outcome.TO_RUN:
                 continue
@@ -77,7 +88,9 @@ class Standings:
                 stage = self.plan.graph.stages[item.key]
                 reason = f"{stage.kind} ({stage.title}) {above.outcome.value}: {above.reason}"
                 return Standing(Outcome.BLOCKED, reason, above.log, item.key)
-        return None
+            if above.outcome is Outcome.PAUSED:
+                waiting = above
+        return waiting
 
 
 def _table(value: Any) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ WORDS = {
     Outcome.FAILED: "failed",
     Outcome.TIMED_OUT: "timed out",
     Outcome.BLOCKED: "blocked",
+    Outcome.PAUSED: "paused",
     Outcome.TO_RUN: "…",
     Outcome.INCOMPATIBLE: "–",
 }

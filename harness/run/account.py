@@ -20,7 +20,13 @@ NAMED = 8
 lacking only.
 """
 
-_SHOWN = (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.BLOCKED, Outcome.INCOMPATIBLE)
+_SHOWN = (
+    Outcome.FAILED,
+    Outcome.TIMED_OUT,
+    Outcome.BLOCKED,
+    Outcome.PAUSED,
+    Outcome.INCOMPATIBLE,
+)
 
 
 def label(stage: WatchedStage) -> str:
@@ -37,6 +43,12 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, rest = divmod(minutes, 60)
     return f"{hours} h {rest:02d} min"
+
+
+def continued(times: int) -> str:
+    """Return `continued once`, `continued twice`, `continued 3 times`."""
+    words = {1: "once", 2: "twice"}
+    return f"continued {words.get(times, f'{times} times')}"
 
 
 def first_line(text: str) -> str:
@@ -94,10 +106,13 @@ def time_left(run: WatchedRun) -> float | None:
     for key, stage in stages.items():
         if run.plan.outcome.get(key) is Outcome.TO_RUN and key not in ended:
             to_run += 1
-            work += usual.get(stage.kind, overall)
+            expected = usual.get(stage.kind, overall)
+            work += max(0.0, expected - run.kept.get(key, 0.0))
     now = time.monotonic()
     for running in list(run.running.values()):
-        work -= min(now - running.since, usual.get(running.stage.kind, overall))
+        expected = usual.get(running.stage.kind, overall)
+        left = max(0.0, expected - run.kept.get(running.stage.key, 0.0))
+        work -= min(now - running.since, left)
     side_by_side = max(1, min(len(run.slots), to_run))
     return max(0.0, work) / side_by_side
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from harness.keeping.loops import PAUSE
 from harness.run import claims
 from harness.run.records import bad_record, judge
 from harness.run.server_process import KILL_TIMEOUT, Events, ServerProcess
@@ -41,6 +42,9 @@ ENTRY = "harness.run.worker:main"
 TICK = 1.0
 """Seconds between two looks at a task's progress."""
 
+PAUSE_PATIENCE = 10.0
+"""Seconds that a stage has to keep its state, once it has been asked to pause."""
+
 _TRIES = 3
 """Starts of a fork server that dies while it imports, before it is given up."""
 
@@ -64,6 +68,8 @@ class Children:
         self.entry = entry
         self.preload = tuple(preload)
         self.stopped = False
+        self.pausing = False
+        self._running: dict[int, tuple[ServerProcess, Path]] = {}
         self._lock = threading.Lock()
         self._server: ServerProcess | None = None
         self._starting: set[ServerProcess] = set()
@@ -79,21 +85,24 @@ class Children:
         on_tick: OnTick = _ignore,
         *,
         alone: bool = False,
+        pause: bool = False,
     ) -> dict[str, Any]:
         """Run one task in `scratch`, an existing folder, and return what became of it.
 
-        With `alone` it has a fork server of its own, which no other task can take along.
+        With `alone` it has a fork server of its own, which no other task can take along. With
+        `pause`, one that keeps its state is asked to do so after `timeout` seconds, and is killed
+        `PAUSE_PATIENCE` later.
 
         `task` is JSON; its `env` is added to the child's environment. After `timeout` seconds the
         child's process group is killed. `on_tick` gets what `scratch/progress.json` tells, or None,
-        about once a second. The record holds `status` (ok, error, incompatible, timeout, died),
+        about once a second. The record holds `status` (one of `claims.STATUSES`, or died),
         `type` and `message` unless ok, `seconds` (wall), `cpu_seconds`, `peak_memory` (bytes) and
         `signal` as the fork server measured them, and what else the worker wrote. "died" is not the
         task's own doing: it is worth another try.
         """
         began = time.monotonic()
         try:
-            record = self._run(task, scratch, timeout, on_tick, alone)
+            record = self._run(task, scratch, timeout, on_tick, alone, pause)
         except OSError as error:
             message = str(error)
             if error.errno == errno.EAGAIN:
@@ -109,6 +118,7 @@ class Children:
         timeout: float | None,
         on_tick: OnTick,
         alone: bool,
+        pause: bool,
     ) -> dict[str, Any]:
         temporary = scratch / "tmp"
         temporary.mkdir(exist_ok=True)
@@ -123,14 +133,28 @@ class Children:
         number = next(self._numbers)
         variables = {"TMPDIR": str(temporary), **task.get("env", {})}
         try:
+            self._running[number] = (server, scratch)
             events = server.start(number, scratch, variables)
             if self.stopped:
                 server.process.kill()
-            return _follow(server, number, events, scratch, timeout, on_tick)
+            elif self.pausing:
+                server.kill(number)
+            limit = _Limit(timeout, pause)
+            return self._follow(server, number, events, scratch, limit, on_tick)
         finally:
+            self._running.pop(number, None)
             if alone:
                 self._private.discard(server)
                 server.end()
+
+    def pause(self) -> None:
+        """Ask what keeps its state to do so and end, and kill the rest. Nothing is started any
+        more.
+        """
+        self.pausing = True
+        for number, (server, scratch) in list(self._running.items()):
+            if not _ask_to_pause(scratch):
+                server.kill(number)
 
     def stop(self) -> None:
         """Kill everything that runs; calls of `run` return at once, now and later."""
@@ -186,41 +210,79 @@ class Children:
             traceback=self._broken,
         )
 
+    def _follow(
+        self,
+        server: ServerProcess,
+        number: int,
+        events: Events,
+        scratch: Path,
+        limit: _Limit,
+        on_tick: OnTick,
+    ) -> dict[str, Any]:
+        """Wait for a task's end, with a look at its progress now and then, and at the time."""
+        while True:
+            try:
+                event = events.get(timeout=min(TICK, limit.left))
+            except queue.Empty:
+                if limit.left == 0 and not limit.enforce(server, number, scratch):
+                    return limit.given_up()
+                server.end_if_stopped()
+                on_tick(claims.progress(scratch))
+                continue
+            if event["event"] == "gone":
+                return bad_record("died", "HostDied", "its host process died")
+            if event["event"] == "refused":
+                return bad_record("died", "Refused", event["message"])
+            if event["event"] == "ended":
+                late = limit.seconds if limit.killed else None
+                return judge(event, scratch, late, asked=limit.asked or self.pausing)
 
-def _follow(
-    server: ServerProcess,
-    number: int,
-    events: Events,
-    scratch: Path,
-    timeout: float | None,
-    on_tick: OnTick,
-) -> dict[str, Any]:
-    """Wait for a task's end, with a look at its progress now and then; kill it when it is late."""
-    killed = False
-    deadline = None
-    if timeout is not None:
-        deadline = time.monotonic() + timeout
-    while True:
-        patience = TICK
-        if deadline is not None:
-            patience = min(TICK, max(0.0, deadline - time.monotonic()))
-        try:
-            event = events.get(timeout=patience)
-        except queue.Empty:
-            if deadline is not None and time.monotonic() >= deadline:
-                if killed:
-                    message = f"no result after {timeout:g} s, and it cannot be killed"
-                    server.process.kill()  # it does not do what it is told
-                    return bad_record("timeout", "Timeout", message)
-                killed = True
-                deadline = time.monotonic() + KILL_TIMEOUT
-                server.kill(number)
-            server.end_if_stopped()
-            on_tick(claims.progress(scratch))
-            continue
-        if event["event"] == "gone":
-            return bad_record("died", "HostDied", "its host process died")
-        if event["event"] == "refused":
-            return bad_record("died", "Refused", event["message"])
-        if event["event"] == "ended":
-            return judge(event, scratch, timeout if killed else None)
+
+class _Limit:
+    """The time that a task has: `seconds`, None for any. Then it is asked to pause if it may be,
+    then killed, then given up.
+    """
+
+    def __init__(self, seconds: float | None, pause: bool) -> None:
+        self.seconds = seconds
+        self.asked = False
+        self.killed = False
+        self._pause = pause
+        self._at = float("inf")
+        if seconds is not None:
+            self._at = time.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        """Seconds until something must be done about the task."""
+        return max(0.0, self._at - time.monotonic())
+
+    def enforce(self, server: ServerProcess, number: int, scratch: Path) -> bool:
+        """Take the next measure; return False where there is none left."""
+        if self.killed:
+            server.process.kill()  # it does not do what it is told
+            return False
+        if self._pause and not self.asked and _ask_to_pause(scratch):
+            self.asked = True
+            self._at = time.monotonic() + PAUSE_PATIENCE
+        else:
+            self.killed = True
+            self._at = time.monotonic() + KILL_TIMEOUT
+            server.kill(number)
+        return True
+
+    def given_up(self) -> dict[str, Any]:
+        """Return the record of a task that none of it has ended."""
+        message = f"no result after {self.seconds:g} s, and it cannot be killed"
+        return bad_record("timeout", "Timeout", message)
+
+
+def _ask_to_pause(scratch: Path) -> bool:
+    """Ask a stage to keep its state and end; return False where it keeps none."""
+    if not claims.keeps(scratch):
+        return False
+    try:
+        (scratch / PAUSE).touch()
+    except OSError:
+        return False
+    return True

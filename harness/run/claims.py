@@ -7,10 +7,12 @@ expected. What is not so is a ValueError that says what is wrong.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.keeping.loops import CHECKPOINTS
 from harness.stages.artefacts import (
     ANSWERS_FILE,
     IMAGES_FILE,
@@ -32,7 +34,7 @@ PROGRESS = "progress.json"
 TRESPASSES = "trespasses.txt"
 """Holds a line for each thing that a stage did to others: a path, or what it did."""
 
-STATUSES = ("ok", "error", "incompatible", "timeout")
+STATUSES = ("ok", "error", "incompatible", "timeout", "paused", "unfit")
 """Statuses that a worker may give a task in `record.json`. The host adds "died"."""
 
 MUST_LEAVE: Mapping[str, tuple[str, ...]] = {
@@ -58,9 +60,12 @@ VERDICT = ("flagged", "score")
 
 RECORD_LIMIT = 1 << 27
 """Bytes of `record.json` that are read: the paths that a stage opened are in it."""
+PLACE = 200
+"""Characters of a text that says how far a stage is."""
 PROGRESS_LIMIT = 1 << 16
 """Bytes of `progress.json` that are read."""
 
+_LONGEST_NUMBER = 10
 _LONGEST = {"type": 200, "message": 4000, "traceback": 200_000}
 """Characters of texts that are kept. Messages stand in tables, and readers of CSV have limits."""
 _HOSTS = frozenset(
@@ -70,6 +75,7 @@ _HOSTS = frozenset(
         "peak_memory",
         "images_per_second",
         "signal",
+        "continued",
         "host",
         "device",
         "threads",
@@ -182,7 +188,8 @@ def _check_opened(paths: Any) -> None:
 
 def progress(scratch: Path) -> dict[str, Any] | None:
     """Return the worker's last report of how far it is: `step`, `total` and `loss` (or None), as
-    far as they are numbers. None if there is no such report.
+    far as they are numbers; where they are told, `place`, a text, and that it `keeps` what it does.
+    None if there is no such report.
     """
     try:
         table = plain.parse(plain.content(scratch / PROGRESS, PROGRESS_LIMIT), finite=False)
@@ -190,13 +197,61 @@ def progress(scratch: Path) -> dict[str, Any] | None:
         return None
     if not isinstance(table, dict):
         return None
-    told = {}
+    told: dict[str, Any] = {}
     for name in ("step", "total", "loss"):
         value = table.get(name)
         told[name] = value if _is_number(value) else None
     if told["step"] is None or told["total"] is None:
         return None
+    if table.get("place"):
+        told["place"] = _place(table)
+    if table.get("keeps") is True:
+        told["keeps"] = True
     return told
+
+
+def _place(table: Mapping[str, Any]) -> str:
+    place = table.get("place", "")
+    if not isinstance(place, str):
+        return ""
+    return plain.clean(place)[:PLACE].replace("\n", " ")
+
+
+def keeps(scratch: Path) -> bool:
+    """Tell whether a stage has begun a loop that leaves checkpoints, so that it is worth while to
+    let it leave one more.
+    """
+    try:
+        return stat.S_ISDIR((scratch / CHECKPOINTS).lstat().st_mode)
+    except OSError:
+        return False
+
+
+def newest(folder: Path) -> int:
+    """Return the number of the newest checkpoint in the folder of a stage; 0 if there is none."""
+    numbers = [0]
+    for name in disk.names(str(folder)):
+        if name.isascii() and name.isdecimal() and len(name) < _LONGEST_NUMBER:
+            numbers.append(int(name))
+    return max(numbers)
+
+
+def checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a stage says about a checkpoint: `environment`, `opened`, `place`, and
+    `cpu_seconds` so far. Raises ValueError, or OSError.
+    """
+    table = plain.table(plain.content(path, RECORD_LIMIT))
+    _check_environment(table.get("environment", {}))
+    _check_opened(table.get("opened", []))
+    spent = table.get("cpu_seconds", 0.0)
+    if not _is_number(spent):
+        raise ValueError(f"cpu_seconds is {_short(spent)}; a number is expected")
+    return {
+        "environment": table.get("environment", {}),
+        "opened": table.get("opened", []),
+        "place": _place(table),
+        "cpu_seconds": float(spent),
+    }
 
 
 def trespasses(scratch: Path) -> list[str]:

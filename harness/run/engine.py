@@ -30,6 +30,11 @@ class Engine(Protocol):
         bugs).
         """
 
+    def pause(self) -> None:
+        """Let what runs keep its state and end, as far as it can, without waiting for it; nothing
+        more is started.
+        """
+
     def stop(self) -> None:
         """Kill what runs, wait for it, and clean up. Futures come to an end; calling it twice is
         harmless.

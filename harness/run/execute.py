@@ -23,6 +23,8 @@ from types import FrameType
 from typing import Any
 
 from harness.outcomes import Outcome
+from harness.run.checkpoints import seconds_kept
+from harness.run.children import PAUSE_PATIENCE
 from harness.run.engine import Engine, start
 from harness.run.host import SPOILT, Attempt, Busy, Missing, Stopped
 from harness.run.observers import Observers
@@ -41,7 +43,9 @@ REPAIRS = 3
 neighbours; after that, something is wrong with the disk or the stage.
 """
 
-_NOT_RUN = (Outcome.BLOCKED, Outcome.CACHED)
+_NOT_RUN = (Outcome.BLOCKED, Outcome.CACHED, Outcome.PAUSED)
+_CONSEQUENCES = (Outcome.BLOCKED, Outcome.INCOMPATIBLE, Outcome.PAUSED)
+"""Ends of stages that may be due to another stage alone."""
 
 
 def execute(
@@ -49,9 +53,10 @@ def execute(
 ) -> Summary:
     """Run the plan's TO_RUN stages.
 
-    `observers` are plugin objects with life-cycle hooks. On SIGINT and SIGTERM everything is killed
-    and cleaned up, the observers get their summary, and KeyboardInterrupt or SystemExit(143) is
-    raised; what has ended by then is in the store. Raises StoreError when the store cannot be used
+    `observers` are plugin objects with life-cycle hooks. On SIGINT and SIGTERM, stages that keep
+    their state have `PAUSE_PATIENCE` seconds to do so; then everything is killed and cleaned up,
+    the observers get their summary, and KeyboardInterrupt or SystemExit(143) is raised; what has
+    ended by then is in the store. Raises StoreError when the store cannot be used
     any more.
     """
     return _Execution(plan, store, options or Options(), Observers(observers)).go()
@@ -85,7 +90,8 @@ class _Execution:
         self.observers = observers
         wanted = [key for key in plan.stages if plan.outcome.get(key) is Outcome.TO_RUN]
         self.queue = ReadyQueue(plan.stages, wanted)
-        self.run = Run(plan, store, options, wanted=len(wanted))
+        kept = seconds_kept(store, wanted)
+        self.run = Run(plan, store, options, wanted=len(wanted), kept=kept)
         self.events: _Events = queue.SimpleQueue()
         self.free: list[Slot] = []
         self.later: list[tuple[float, str]] = []
@@ -144,6 +150,7 @@ class _Execution:
                 continue
             if isinstance(event, _Interrupt):
                 self.interrupted = event.number
+                self._pause(engine)
                 engine.stop()
                 self._drain()
                 return
@@ -179,6 +186,18 @@ class _Execution:
 
     def _report(self, key: str, slot: Slot, future: Future[Attempt]) -> None:
         self.events.put(_AttemptOver(key, slot, future))
+
+    def _pause(self, engine: Engine) -> None:
+        """Wait for what runs to keep its state, within a bound."""
+        engine.pause()
+        until = time.monotonic() + PAUSE_PATIENCE
+        while self.run.running and time.monotonic() < until:
+            try:
+                event = self.events.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                return
+            if isinstance(event, _AttemptOver):
+                self._settle(event)
 
     def _drain(self) -> None:
         """Take note of what ended while everything was being stopped."""
@@ -234,7 +253,7 @@ class _Execution:
         """Put stages on the list again that were given up because of this one and nothing else."""
         for dependant in self.queue.dependants(key):
             ended = self.run.ended.get(dependant)
-            if ended is None or ended.outcome not in (Outcome.BLOCKED, Outcome.INCOMPATIBLE):
+            if ended is None or ended.outcome not in _CONSEQUENCES:
                 continue
             inputs = self.plan.stages[dependant].inputs
             if any(self._is_lost(item.key) for item in inputs):
@@ -302,6 +321,9 @@ class _Execution:
             return
         if ended.outcome is Outcome.INCOMPATIBLE:
             consequence = Ended(Outcome.INCOMPATIBLE, ended.message)
+        elif ended.outcome is Outcome.PAUSED:
+            reason = f"waits for {self._name(key)}, which is {ended.outcome.value}"
+            consequence = Ended(Outcome.PAUSED, reason)
         else:
             reason = f"needs {self._name(key)}, which {ended.outcome.value}: {ended.message}"
             consequence = Ended(Outcome.BLOCKED, reason)

@@ -2,8 +2,9 @@
 commit.
 
 The child sees a scratch folder only: `inputs/<role>/` (copies), `out/` (what becomes the object),
-`work/`, `tmp/`, `task.json`, `log.txt`, `progress.json` and `record.json`. What it wrote is
-believed only where it can be checked.
+`work/`, `tmp/`, `task.json`, `log.txt`, `progress.json` and `record.json`; `resume/` (what was
+kept of it), `checkpoint/` (what is to be kept) and `pause`. What it wrote is believed only where it
+can be checked.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ from typing import Any
 
 from harness.outcomes import Outcome
 from harness.run import claims
-from harness.run.children import Children
+from harness.run.checkpoints import Keeper
+from harness.run.children import PAUSE_PATIENCE, Children
 from harness.run.company import Company, Presence
 from harness.run.records import bad_record
 from harness.run.scratch import Scratch
@@ -43,6 +45,8 @@ SPOILT = "it ran beside a stage that was caught among others at work"
 """Why a result is not believed whose stage has done nothing wrong."""
 
 _OUTCOMES = {"incompatible": Outcome.INCOMPATIBLE, "timeout": Outcome.TIMED_OUT}
+
+PAUSED = "its time was up, and its state is kept: the next run goes on from there"
 
 Notify = Callable[[Mapping[str, Any] | None], None]
 """Gets a running stage's progress about once a second."""
@@ -77,13 +81,14 @@ Attempt = Ended | Busy | Missing | Stopped
 
 @dataclass
 class _Tries:
-    """The tries at a stage so far: how often its process died and its result was spoilt, and
-    whether it has a fork server of its own by now.
+    """The tries at a stage so far: how often its process died and its result was spoilt, whether it
+    has a fork server of its own by now, and whether what was kept of it turned out to be of no use.
     """
 
     deaths: int = 0
     spoilt: int = 0
     alone: bool = False
+    over: bool = False
 
 
 class Host:
@@ -133,6 +138,8 @@ class Host:
                     attempt = self._attempt(stage, slot, folder, notify, tries, presence)
                 finally:
                     suspect = self._company.leave(presence)
+            if suspect:
+                self.store.checkpoints.drop(stage.key)
             if attempt is None:
                 continue
             if not suspect or not isinstance(attempt, Ended) or attempt.beside is not None:
@@ -156,38 +163,65 @@ class Host:
         """Run the stage once; None if it is to be tried again."""
         try:
             parents, given = self._fetch(stage, folder)
+            keeper = self._keeper(stage, folder, parents)
+            if not tries.over and self.options.checkpoint:
+                keeper.resume()
         except Damaged as error:
             return Missing((error.key,), error.reason)
         except OSError as error:
             return self._fail(stage, slot, _disk_trouble(error), None)
-        record = self._work(stage, slot, folder, notify, alone=tries.alone)
+        record = self._work(stage, slot, folder, notify, keeper, alone=tries.alone)
         died = record["status"] == "died"
-        if died and self.children.stopped:
+        if died and (self.children.stopped or self.children.pausing):
             return Stopped()
         try:
             self._check_neighbours(stage, folder, record)
         except Trespass as error:
+            keeper.drop()
             record.update(bad_record("error", "Trespass", str(error)))
             ended = self._fail(stage, slot, record, _log(folder, record))
             return replace(ended, beside=self._company.catch(presence))
-        if died:
+        if self._try_again(folder, record, given, tries, keeper):
+            return None
+        if record["status"] != "paused":
+            return self._settle(stage, slot, folder, record, parents)
+        if self.children.pausing:
+            return Stopped()
+        self.store.clear_failure(stage.key)
+        return Ended(Outcome.PAUSED, f"{PAUSED} ({keeper.place})", record["seconds"])
+
+    def _try_again(
+        self,
+        folder: Path,
+        record: dict[str, Any],
+        given: Mapping[str, str],
+        tries: _Tries,
+        keeper: Keeper,
+    ) -> bool:
+        """Tell whether an attempt came to nothing through no fault of the stage's own; count it."""
+        if record["status"] == "died":
             if record["type"] == "HostDied" and not tries.alone:
                 # One of those that shared the fork server may have killed it: nobody counts that,
                 # and from now on each of them has one of its own.
                 tries.alone = True
-                return None
+                return True
             tries.deaths += 1
             if tries.deaths < ATTEMPTS:
-                return None
+                return True
             record["message"] += f" ({ATTEMPTS} times)"
+        if record["status"] == "unfit" and keeper.continued:
+            keeper.refuse(record["message"])
+            tries.over = True
+            return True
         altered = _altered(folder / "inputs", given)
         if altered:
+            keeper.drop()
             tries.spoilt += 1
             if tries.spoilt < REPEATS:
-                return None
+                return True
             message = f"its inputs were altered while it worked: {altered} ({REPEATS} times)"
             record.update(bad_record("error", "Altered", message))
-        return self._settle(stage, slot, folder, record, parents)
+        return False
 
     def _fetch(self, stage: Stage, folder: Path) -> tuple[Lineage, dict[str, str]]:
         """Copy the inputs; return their keys and content digests by role, and the SHA-256 of each
@@ -207,6 +241,16 @@ class Host:
             parents[item.role] = (item.key, manifest.digest)
         return parents, given
 
+    def _keeper(self, stage: Stage, folder: Path, parents: Lineage) -> Keeper:
+        """Return the keeper of one attempt's checkpoints."""
+
+        def check(opened: Iterable[str]) -> None:
+            if stage.guarded:
+                self._wall.check(stage, folder, opened)
+                self._wall.check_neighbours(folder, opened, claims.trespasses(folder))
+
+        return Keeper(self.store, stage, folder, parents, check)
+
     def _check_neighbours(self, stage: Stage, folder: Path, record: Mapping[str, Any]) -> None:
         """Raise Trespass where a stage that runs plugin code was among others, however it ended."""
         if stage.guarded:
@@ -214,9 +258,18 @@ class Host:
             self._wall.check_neighbours(folder, record.get("opened", ()), told)
 
     def _work(
-        self, stage: Stage, slot: Slot, folder: Path, notify: Notify, *, alone: bool
+        self,
+        stage: Stage,
+        slot: Slot,
+        folder: Path,
+        notify: Notify,
+        keeper: Keeper,
+        *,
+        alone: bool,
     ) -> dict[str, Any]:
-        """Run the stage in a child, and say in `live/` how far it is; return its record."""
+        """Run the stage in a child, say in `live/` how far it is, and keep its checkpoints; return
+        its record.
+        """
         status = {
             "title": stage.title,
             "kind": stage.kind,
@@ -227,7 +280,12 @@ class Host:
         }
 
         def tick(progress: Mapping[str, Any] | None) -> None:
-            self.store.live(stage.key, {**status, "progress": progress, "updated": time.time()})
+            keeper.take()
+            now = {**status, **keeper.status(), "progress": progress, "updated": time.time()}
+            self.store.live(stage.key, now)
+            if keeper.continued:
+                past = {"continued": keeper.continued, "earlier": keeper.seconds}
+                progress = {**(progress or {}), **past}
             notify(progress)
 
         tick(None)
@@ -240,8 +298,18 @@ class Host:
             "threads": slot.threads,
             "env": dict(slot.env),
             "timeout": self.options.timeout,
+            "checkpoint": self.options.checkpoint,
         }
-        return self.children.run(task, folder, self.options.timeout, tick, alone=alone)
+        pause = self.options.pause
+        if pause and self.options.timeout is not None:
+            task["timeout"] = self.options.timeout + PAUSE_PATIENCE
+        record = self.children.run(
+            task, folder, self.options.timeout, tick, alone=alone, pause=pause
+        )
+        if record["status"] != "ok":
+            keeper.take()
+        keeper.add_up(record)
+        return record
 
     def _settle(
         self, stage: Stage, slot: Slot, folder: Path, record: dict[str, Any], parents: Lineage
@@ -253,6 +321,7 @@ class Host:
                 self._check(stage, folder, record)
                 self._commit(stage, slot, folder, record, parents, log)
             except ValueError as error:
+                self.store.checkpoints.drop(stage.key)
                 record.update(bad_record("error", "BadResult", str(error)))
             else:
                 kept_log = self.store.log(stage.key)

@@ -32,6 +32,10 @@ class LocalEngine:
         """See `Engine.submit`."""
         return self._pool.submit(self._host.run, stage, slot, notify)
 
+    def pause(self) -> None:
+        """See `Engine.pause`."""
+        self._children.pause()
+
     def stop(self) -> None:
         """See `Engine.stop`."""
         with self._lock:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.hookspecs import RunSummary, StageAtWork, WatchedRun, WatchedStage, hookimpl
 from harness.outcomes import Outcome
-from harness.run.account import conclusion, duration, first_line, label, tally, time_left
+from harness.run.account import conclusion, continued, duration, first_line, label, tally, time_left
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -249,4 +249,7 @@ def _state(running: StageAtWork, *, loss: bool = True) -> str:
         if isinstance(value, int | float):
             parts.append(f"loss {value:.3g}")
     parts.append(duration(time.monotonic() - running.since))
+    times = None if running.progress is None else running.progress.get("continued")
+    if times:
+        parts.append(continued(times))
     return " ".join(parts)

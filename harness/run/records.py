@@ -24,11 +24,14 @@ def bad_record(status: str, kind: str, message: str, **more: Any) -> dict[str, A
     return {"status": status, "type": kind, "message": message, **more}
 
 
-def judge(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[str, Any]:
+def judge(
+    event: Mapping[str, Any], scratch: Path, late: float | None, *, asked: bool = False
+) -> dict[str, Any]:
     """Return the record that the exit of a child and the record it left, if any, amount to.
 
     `event` is the fork server's message about its end; `late` is the time-out in seconds where the
-    child was killed for it. What the fork server measured stands, whatever the child says.
+    child was killed for it; `asked` whether it was asked to pause. What the fork server measured
+    stands, whatever the child says.
     """
     # The record is the last thing that a worker writes: with it, the work is done, whatever came
     # after.
@@ -38,6 +41,8 @@ def judge(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[s
         record = bad_record("error", "BadRecord", f"its record is not as it should be: {error}")
     if record is None or (late is not None and event["signal"] and record["status"] == "ok"):
         record = _without_record(event, scratch, late)
+    if record["status"] == "paused" and not asked:
+        record = bad_record("error", "BadRecord", "it says that it paused, which nobody asked for")
     measured = {name: event[name] for name in ("seconds", "cpu_seconds", "peak_memory", "signal")}
     images = record.get("images")
     if images and measured["seconds"]:

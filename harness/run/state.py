@@ -33,6 +33,10 @@ class Executable(Protocol):
         """The standing of each stage in the store, by key."""
 
 
+CHECKPOINT = 300.0
+"""Seconds between two times that a stage's state is kept, unless a run says otherwise."""
+
+
 def _data_roots() -> tuple[Path, ...]:
     root = os.environ.get("BENCH_DATA")
     if root:
@@ -44,7 +48,9 @@ def _data_roots() -> tuple[Path, ...]:
 class Options:
     """Choices of how to run; none of them enters a key.
 
-    `jobs`, `threads`, `device`: see `harness.run.slots`. `timeout` in seconds a stage.
+    `jobs`, `threads`, `device`: see `harness.run.slots`. `timeout` in seconds a stage; with
+    `pause`, a stage that keeps its state is paused then, and does not fail. `checkpoint`: seconds
+    between two times that a stage's state is kept, 0 for never.
     `data_roots`: folders that guarded stages must not open, beside the store. `entry` and
     `preload`: see `harness.run.children`.
     """
@@ -57,6 +63,8 @@ class Options:
     data_roots: tuple[Path, ...] = field(default_factory=_data_roots)
     entry: str = ENTRY
     preload: tuple[str, ...] = PRELOAD
+    checkpoint: float = CHECKPOINT
+    pause: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,6 +109,8 @@ class Run:
     ended: dict[str, Ended] = field(default_factory=dict)
     running: dict[str, Running] = field(default_factory=dict)
     began: float = field(default_factory=time.monotonic)
+    kept: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of work that checkpoints held at the start of the run, by key."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +138,9 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0: all is done; 1: something failed or is blocked; 128 + signal: interrupted."""
+        """0: all is done; 1: something failed, is blocked or paused; 128 + signal: interrupted."""
         if self.interrupted:
             return 128 + self.interrupted
-        if self.failures:
+        if self.failures or self.counts[Outcome.PAUSED]:
             return 1
         return 0

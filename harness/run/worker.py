@@ -18,7 +18,8 @@ from typing import Any
 
 from harness.access.context import Deadline
 from harness.environment import snapshot
-from harness.errors import Incompatible, OutOfTime
+from harness.errors import Incompatible, OutOfTime, Paused, Unfit
+from harness.keeping.loops import Continuing
 from harness.run.watch import watching
 from harness.stages.job import Job
 from harness.stages.payloads import Payload
@@ -34,7 +35,7 @@ def main(task: Mapping[str, Any]) -> None:
     """Run the stage that `task` describes and write `record.json` beside it.
 
     `task`: `kind`, `payload`, `device`, `threads`, `timeout` (seconds or null), `guarded`,
-    `scratch`.
+    `scratch`, `checkpoint` (seconds between two, 0 for none).
     """
     scratch = Path(task["scratch"])
     opened: list[str] = []
@@ -44,9 +45,10 @@ def main(task: Mapping[str, Any]) -> None:
     try:
         (scratch / "out").mkdir(exist_ok=True)
         (scratch / "work").mkdir(exist_ok=True)
-        job = _job(task, scratch, record)
+        job = _job(task, scratch, record, opened)
         body = _body(task["kind"])
         _set_threads(task["threads"])
+        job.continuing.resume(lambda: _environment(task, job.device))
         if task["guarded"]:
             with watching(opened, scratch):
                 body(job)
@@ -56,6 +58,10 @@ def main(task: Mapping[str, Any]) -> None:
     except Incompatible as reason:
         message = str(reason)[:MESSAGE]
         record.update(status="incompatible", type="Incompatible", message=message)
+    except Paused as place:
+        record.update(status="paused", type="Paused", message=f"at {place}")
+    except Unfit as reason:
+        record.update(status="unfit", type="Unfit", message=str(reason)[:MESSAGE])
     except OutOfTime as late:
         record.update(status="timeout", **_described(late))
     except BaseException as error:
@@ -102,16 +108,30 @@ def report(path: Path, record: Mapping[str, Any]) -> None:
     partial.replace(path)
 
 
-def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job[Payload]:
+def _job(
+    task: Mapping[str, Any], scratch: Path, record: dict[str, Any], opened: list[str]
+) -> Job[Payload]:
     """Return the body's view of the task, with a progress callback that keeps to its pause."""
     last = 0.0
+
+    def about() -> dict[str, Any]:
+        return {"environment": _environment(task, task["device"]), "opened": list(opened)}
+
+    continuing = Continuing(scratch, task.get("checkpoint", 0.0), about)
 
     def progress(step: int, total: int, loss: float | None = None) -> None:
         nonlocal last
         now = time.monotonic()
         if now - last > PROGRESS_PAUSE:
             last = now
-            report(scratch / "progress.json", {"step": step, "total": total, "loss": loss})
+            told = {
+                "step": step,
+                "total": total,
+                "loss": loss,
+                "place": continuing.place,
+                "keeps": continuing.keeps,
+            }
+            report(scratch / "progress.json", told)
 
     return Job(
         payload=read_payload(task["kind"], task["payload"]),
@@ -122,6 +142,7 @@ def _job(task: Mapping[str, Any], scratch: Path, record: dict[str, Any]) -> Job[
         deadline=_deadline(task.get("timeout")),
         progress=progress,
         record=record,
+        continuing=continuing,
     )
 
 
@@ -149,8 +170,10 @@ def _described(error: BaseException) -> dict[str, str]:
     }
 
 
-def _environment(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the numbers were made with: versions, device, threads."""
+def _environment(task: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:
+    """Return what the numbers were made with: versions, device, threads. The GPU is named where it
+    is in use, or is the `device` that will be.
+    """
     environment: dict[str, Any] = {
         **snapshot(),
         "device": task["device"],
@@ -160,6 +183,6 @@ def _environment(task: Mapping[str, Any]) -> dict[str, Any]:
     if torch is not None:
         environment["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
         # Asking for a name would start CUDA, which takes longer than a stage that needs no GPU.
-        if torch.cuda.is_initialized():
+        if torch.cuda.is_initialized() or device.startswith("cuda"):
             environment["gpu"] = torch.cuda.get_device_name()
     return environment

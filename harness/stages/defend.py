@@ -90,11 +90,12 @@ def run(job: Job[DefendPayload]) -> None:
 
 
 def spent(job: Job[Payload], access: Workbench, seconds: float) -> dict[str, float]:
-    """Add up seconds and images of this stage and of what it stands on on the defender's side: its
-    parts, its `on`.
+    """Add up seconds and images of this stage, earlier attempts that it goes on from included, and
+    of what it stands on on the defender's side: its parts, its `on`.
 
     Each artefact's own record has its upstream in it already.
     """
+    seconds += job.continuing.before.seconds
     total = {"seconds": seconds, "images": float(access.images_processed)}
     for path in sorted(job.inputs.glob(f"*/{RESULT_FILE}")):
         upstream = json.loads(path.read_text())["record"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.access.context import Deadline
+from harness.keeping.loops import Continuing
 from harness.stages.payloads import Payload
 
 P = TypeVar("P", bound=Payload, covariant=True)
@@ -19,7 +20,8 @@ class Job(Generic[P]):
 
     `inputs` holds one folder for each role; files written to `out` are the artefact; `scratch` is
     an empty folder; `progress` takes steps done, steps in all, and the mean loss of an epoch or
-    None; `record` takes facts worth keeping in the manifest (the precision used, images processed).
+    None; `record` takes facts worth keeping in the manifest (the precision used, images processed);
+    `continuing` keeps the state of loops.
     """
 
     payload: P
@@ -30,3 +32,4 @@ class Job(Generic[P]):
     deadline: Deadline
     progress: Callable[[int, int, float | None], None]
     record: dict[str, Any] = field(default_factory=dict)
+    continuing: Continuing = field(default_factory=Continuing)

@@ -47,6 +47,7 @@ def stage_context(job: Job[Payload], spec: ContextSpec) -> StageContext:
         progress=job.progress,
         parts=parts,
         numerics=spec.numerics,
+        continuing=job.continuing,
     )
 
 

@@ -13,7 +13,7 @@ FORMAT = 1
 
 STORE = "STORE.json"
 
-_FOLDERS = ("objects", "tmp", "locks", "live", "failures")
+_FOLDERS = ("objects", "tmp", "locks", "live", "failures", "checkpoints")
 _GITIGNORE = b"*\n"
 _CACHEDIR_TAG = (
     b"Signature: 8a477f597d28d172789f06886806bc55\n# Results that can be computed again.\n"

@@ -24,6 +24,7 @@ from typing import Any
 
 from harness.errors import StoreError
 from harness.store import disk
+from harness.store.checkpoints import Checkpoints
 from harness.store.disk import DiskFull
 from harness.store.layout import open_root
 from harness.store.manifest import (
@@ -67,6 +68,7 @@ class Store(Notes):
     def __init__(self, root: Path) -> None:
         """Open the store in folder `root`, or make one there if the folder is missing or empty."""
         super().__init__(Path(root).absolute())
+        self.checkpoints = Checkpoints(self.root)
         self._digests: dict[str, tuple[tuple[int, int, int], str]] = {}
         """Content digests by key, each after the times, inode and size that its manifest had."""
         with disk.writing(self.root):
@@ -300,6 +302,7 @@ class Store(Notes):
                 manifest = fill(work, files, log or own_log, key, about)
                 made = self._publish(manifest, work)
         self.clear_failure(key)
+        self.checkpoints.drop(key)
         return made
 
     @contextmanager

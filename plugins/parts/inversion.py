@@ -12,9 +12,9 @@ nothing of each other, so several labels or pairs of labels go through the netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -82,6 +82,14 @@ class Controller:
         """Failures in a row since it last fell."""
         self._rose = False
         self._fell = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything but the rule."""
+        return {name: value for name, value in vars(self).items() if name != "rule"}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        vars(self).update(state)
 
     def update(self, success: float, size: float) -> bool:
         """Record a step, and tell whether it is the best so far.
@@ -202,6 +210,28 @@ class Inversion:
         self.optimiser = torch.optim.Adam(parameters, lr=lr, betas=BETAS)
         self._best: list[Found | None] = [None] * len(self.free)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that steps change, for `access.steps` to keep."""
+        return {
+            "free": self.free,
+            "optimiser": self.optimiser.state_dict(),
+            "controllers": [controller.state_dict() for controller in self.controllers],
+            "best": [None if best is None else vars(best) for best in self._best],
+            "at_once": self.at_once,
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for here, there in zip(self.free, state["free"], strict=True):
+            for tensor, kept in zip(here, there, strict=True):
+                tensor.copy_(kept)
+        self.optimiser.load_state_dict(state["optimiser"])
+        for controller, kept in zip(self.controllers, state["controllers"], strict=True):
+            controller.load_state_dict(kept)
+        self._best = [None if best is None else Found(**best) for best in state["best"]]
+        self.at_once = state["at_once"]
+
     @property
     def running(self) -> list[int]:
         """The lanes that have not ended."""
@@ -308,13 +338,36 @@ class Inversion:
             return torch.stack([success, sizes])
 
 
-def endless(places: Tensor, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Yield batches (b,) of these places for ever, in a new order each time round.
+class Endless:
+    """Batches (b,) of these places for ever, in a new order each time round.
 
-    Those at the end of a round that make no whole batch are left out.
+    Those at the end of a round that make no whole batch are left out. There must be places enough
+    for a batch.
     """
-    while True:
-        order = torch.randperm(len(places), generator=generator)
-        for chosen in torch.split(order, batch):
-            if len(chosen) == batch:
-                yield places[chosen]
+
+    def __init__(self, places: Tensor, batch: int, generator: torch.Generator) -> None:
+        self.places = places
+        self.batch = batch
+        self.generator = generator
+        self._order = places[:0]
+        self._used = 0
+
+    def __iter__(self) -> Endless:
+        return self
+
+    def __next__(self) -> Tensor:
+        if self._used + self.batch > len(self._order):
+            self._order = torch.randperm(len(self.places), generator=self.generator)
+            self._used = 0
+        chosen = self._order[self._used : self._used + self.batch]
+        self._used += self.batch
+        return self.places[chosen]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where it is in its round; the generator is not in it."""
+        return {"order": self._order, "used": self._used}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self._order = state["order"]
+        self._used = state["used"]

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from harness import Incompatible, NotInKey, Part, Task
-from plugins.parts.inversion import Controller, Inversion, Rule, endless
+from plugins.parts.inversion import Controller, Endless, Inversion, Rule
 from plugins.parts.patterns import Stamp
 from plugins.parts.per_class import some_of_each
 from plugins.parts.ranges import Count, Positive, Share
@@ -165,16 +165,15 @@ class UniversalTriggers(Part):
         batch = min(self.batch, smallest)
         images = smallest if self.images is None else self.images
         batches = max(1, images // batch)
-        streams: list[Iterator[Tensor]] = []
+        streams: list[Endless] = []
         for number, pool in enumerate(pools):
             order = access.generator(f"order/{number}")
-            streams.append(endless(pool, batch, order))
-        for step in range(self.steps):
+            streams.append(Endless(pool, batch, order))
+        for _ in access.steps(self.steps, {"lanes": inversion, "streams": tuple(streams)}):
             running = inversion.running
             if not running:
                 break
             inversion.step(running, _drawn(streams, running, batches))
-            access.tick(done=step + 1, of=self.steps)
         triggers = Triggers(task.classes, task.image_shape).to(access.device)
         for label in labels:
             found = inversion.found(label)
@@ -221,7 +220,7 @@ class UniversalTriggers(Part):
         return masks, patterns
 
 
-def _drawn(streams: list[Iterator[Tensor]], lanes: list[int], batches: int) -> Iterator[Tensor]:
+def _drawn(streams: list[Endless], lanes: list[int], batches: int) -> Iterator[Tensor]:
     """Yield batches for these lanes, (lanes, b), or (1, b) from a stream that all share."""
     asked = streams
     if len(streams) > 1:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Mapping
 from dataclasses import fields
 
 from harness.learn.hooks import FitSettings, Hooks, HookSettings
@@ -16,5 +17,6 @@ def test_settings_of_hooks_are_the_hooks() -> None:
 
 def test_settings_of_fit_are_hooks_and_fields_of_the_recipe() -> None:
     hints = {**typing.get_type_hints(RecipeFields), **typing.get_type_hints(HookSettings)}
+    hints["keep"] = Mapping[str, object]
     assert typing.get_type_hints(FitSettings) == hints
     assert len(hints) == len(RecipeFields.__annotations__) + len(HookSettings.__annotations__)
