@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,6 +205,33 @@ def steps(scratch: Path, payload: Mapping[str, Any]) -> None:
     derive(scratch, payload)
 
 
+def chain(scratch: Path, payload: Mapping[str, Any]) -> None:
+    """Hash the name again and again, and leave a checkpoint after each time."""
+    text, done = payload["name"], 0
+    if (scratch / "resume").is_dir():
+        text, done = json.loads((scratch / "resume" / "state.json").read_bytes())
+        assert (scratch / "resume" / "0.safetensors").read_text() == text * 10_000
+    about = {"environment": {}, "opened": [], "cpu_seconds": 0.0}
+    for number in range(done + 1, payload["times"] + 1):
+        text = hashlib.sha256(text.encode()).hexdigest()
+        place = scratch / "checkpoint" / f"{number}.tmp"
+        place.mkdir(parents=True)
+        (place / "0.safetensors").write_text(text * 10_000)
+        (place / "state.json").write_text(json.dumps([text, number]))
+        (place / "about.json").write_text(json.dumps({**about, "place": f"step {number}"}))
+        place.rename(scratch / "checkpoint" / str(number))
+        shutil.rmtree(scratch / "checkpoint" / str(number - 2), ignore_errors=True)
+    (scratch / "out" / "result.txt").write_text(text)
+
+
+def chained(name: str, times: int) -> str:
+    """Return what `chain` leaves."""
+    text = name
+    for _ in range(times):
+        text = hashlib.sha256(text.encode()).hexdigest()
+    return text
+
+
 def do(scratch: Path, payload: Mapping[str, Any]) -> None:
     """Run the text `code`, which finds the modules that it needs and `scratch`."""
     names = {"scratch": scratch, "Path": Path, "json": json, "os": os, "signal": signal}
@@ -211,6 +239,7 @@ def do(scratch: Path, payload: Mapping[str, Any]) -> None:
 
 
 BODIES: dict[str, Callable[[Path, Mapping[str, Any]], None]] = {
+    "chain": chain,
     "derive": derive,
     "do": do,
     "exit": exit_early,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from harness.access.granted import Access
-from plugins.parts.inversion import BETAS, Controller, Inversion, Rule, blend, endless
+from plugins.parts.inversion import BETAS, Controller, Endless, Inversion, Rule, blend
 from plugins.parts.squashing import squash, unsquash
 from tests.kit.learned import Tiny, access_to, pictures
 from tests.kit.oracles import oracle
@@ -281,7 +281,7 @@ def test_the_model_and_torch_are_left_as_found() -> None:
 def test_streams_go_round_and_round(count: int, batch: int, seed: int) -> None:
     batch = min(batch, count)
     places = torch.arange(100, 100 + count)
-    stream = endless(places, batch, torch.Generator().manual_seed(seed))
+    stream = Endless(places, batch, torch.Generator().manual_seed(seed))
     for _ in range(3):
         seen = torch.cat([next(stream) for _ in range(count // batch)])
         assert len(set(seen.tolist())) == len(seen) == count // batch * batch
