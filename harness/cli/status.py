@@ -147,7 +147,7 @@ def _print_paused(
     kept = set(store.checkpoints.held())
     manifests = []
     for key in keys:
-        if key in kept and key not in running:
+        if key in kept and key not in running and not store.has(key):
             manifest = store.checkpoints.manifest(key)
             if manifest is not None:
                 manifests.append(manifest)

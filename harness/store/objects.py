@@ -371,7 +371,9 @@ class Store(Notes):
         )
 
     def tidy(self) -> None:
-        """Remove from `tmp/` and `live/` what dead processes of this machine left there."""
+        """Remove from `tmp/` and `live/` what dead processes of this machine left there, and
+        checkpoints of work that is done.
+        """
         for path in (self.root / "tmp").glob("*"):
             if disk.abandoned(path.name):
                 shutil.rmtree(path, ignore_errors=True)
@@ -380,3 +382,6 @@ class Store(Notes):
         for key, status in self.lives().items():
             if disk.abandoned_status(status):
                 self.live(key, None)
+        for key in self.checkpoints.held():
+            if self.has(key):  # the run was killed between the commit and the removal
+                self.checkpoints.drop(key)

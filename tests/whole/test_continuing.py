@@ -73,7 +73,8 @@ NOT_YET = {
 }
 """Modules with loops of their own, which show progress by `tick` and keep nothing."""
 
-JUDGING = ("evaluate", "score", "measure")
+MAKING = ("data", "poison", "victim", "export", "part", "grant", "defend")
+"""Stage kinds that make something; the others judge it."""
 
 
 def grid_of(method: str) -> str:
@@ -98,7 +99,7 @@ class Bench:
         """
         stopped = 0
         for stage in self.planner.stages(grid_of(method)):
-            if stage.kind in JUDGING or stage.key in self.made:
+            if stage.kind not in MAKING or stage.key in self.made:
                 continue
             folder = self.folder / f"{len(self.made)}-{stage.kind}"
             undisturbed = folder / "undisturbed"

@@ -17,7 +17,7 @@ from harness.run.execute import execute
 from harness.run.state import Options
 from harness.store.objects import Store
 from tests.kit.chaos_run import STAGES, random_plan
-from tests.kit.engine_stages import ENTRY
+from tests.kit.engine_stages import ENTRY, marked
 
 KILLS = 15
 """With one run at a time; and as many with two runs on one store."""
@@ -99,21 +99,6 @@ class Chaos:
                 }[aim]
             time.sleep(0.01)
         return []
-
-
-def marked(folder: Path) -> dict[int, bool]:
-    """Processes that work in scratch folders below `folder`; whether each is a fork server."""
-    found = {}
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            command = (process / "cmdline").read_bytes()
-            if str((process / "cwd").readlink()).startswith(f"{folder}/"):
-                found[int(process.name)] = False
-            elif str(folder).encode() in command and b"harness.run.forkserver" in command:
-                found[int(process.name)] = True
-        except OSError:
-            continue
-    return found
 
 
 def digests(store: Store) -> dict[str, str]:

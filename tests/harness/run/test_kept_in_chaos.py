@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from harness.store.objects import Store
-from tests.harness.run.test_chaos import marked
 from tests.kit.chain_run import TIMES, chains
-from tests.kit.engine_stages import chained
+from tests.kit.engine_stages import chained, marked
 
 
 class Chains:

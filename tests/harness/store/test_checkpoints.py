@@ -65,6 +65,18 @@ def test_a_commit_removes_it(store: Store, tmp_path: Path) -> None:
     assert store.has(KEY)
 
 
+def test_one_that_a_killed_run_left_beside_its_object_is_tidied_away(
+    store: Store, tmp_path: Path
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "result.txt").write_text("done")
+    store.commit(KEY, tmp_path / "out", spec={}, code={}, parents={}, record={})
+    for key in (KEY, OTHER):
+        keep(store, tmp_path / "work", key=key)
+    store.tidy()
+    assert store.checkpoints.held() == [OTHER]
+
+
 HARMS: dict[str, Callable[[Path], object]] = {
     "altered": lambda at: (at / "0.safetensors").write_bytes(b"TENSORS" * 100),
     "cut off": lambda at: (at / "0.safetensors").write_bytes(b"tensors"),
