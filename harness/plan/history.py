@@ -36,6 +36,7 @@ class PastStages:
 
     def __init__(self, store: Store, most: int | None = SAMPLE) -> None:
         self._store = store
+        self._kept = store.checkpoints.seconds()
         self._seconds: dict[Hashable, list[float]] = defaultdict(list)
         self._alike: dict[Hashable, deque[str]] = defaultdict(partial(deque, maxlen=_CANDIDATES))
         for key in islice(store.keys(), most):
@@ -53,15 +54,15 @@ class PastStages:
         self._alike[spec["stage"]].append(key)
 
     def expected(self, stage: Stage) -> float | None:
-        """Return the seconds that `stage` may take: the mean of the stored ones most like it. None
-        if none is of its kind.
+        """Return the seconds that `stage` may take: the mean of the stored ones most like it, less
+        what is kept of it. None if none is of its kind.
         """
         if stage.kind not in self._seconds:
             return None
         for likeness in _likenesses(stage.spec):
             seconds = self._seconds.get(likeness)
             if seconds:
-                return fmean(seconds)
+                return max(0.0, fmean(seconds) - self._kept.get(stage.key, 0.0))
         return None
 
     def nearest(self, stage: Stage) -> Manifest | None:

@@ -156,18 +156,3 @@ class Keeper:
             "kept": self.place,
             "note": self.note,
         }
-
-
-def seconds_kept(store: Store, keys: Iterable[str]) -> dict[str, float]:
-    """Return the seconds of work that the store's checkpoints hold of these keys, where it is
-    any.
-    """
-    wanted = set(keys)
-    seconds = {}
-    for key in store.checkpoints.held():
-        if key not in wanted:
-            continue
-        manifest = store.checkpoints.manifest(key)
-        if manifest is not None:
-            seconds[key] = float(manifest.record["seconds"])
-    return seconds

@@ -23,7 +23,6 @@ from types import FrameType
 from typing import Any
 
 from harness.outcomes import Outcome
-from harness.run.checkpoints import seconds_kept
 from harness.run.children import PAUSE_PATIENCE
 from harness.run.engine import Engine, start
 from harness.run.host import SPOILT, Attempt, Busy, Missing, Stopped
@@ -90,7 +89,7 @@ class _Execution:
         self.observers = observers
         wanted = [key for key in plan.stages if plan.outcome.get(key) is Outcome.TO_RUN]
         self.queue = ReadyQueue(plan.stages, wanted)
-        kept = seconds_kept(store, wanted)
+        kept = store.checkpoints.seconds()
         self.run = Run(plan, store, options, wanted=len(wanted), kept=kept)
         self.events: _Events = queue.SimpleQueue()
         self.free: list[Slot] = []

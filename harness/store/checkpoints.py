@@ -105,6 +105,15 @@ class Checkpoints:
         names = disk.names(f"{self.root}/checkpoints")
         return sorted(name for name in names if disk.KEY.fullmatch(name))
 
+    def seconds(self) -> dict[str, float]:
+        """Return the seconds of work that are kept, by key."""
+        kept = {}
+        for key in self.held():
+            manifest = self.manifest(key)
+            if manifest is not None:
+                kept[key] = float(manifest.record["seconds"])
+        return kept
+
     def _newest(self, key: str) -> tuple[Path, Manifest] | None:
         for number in sorted(self._numbers(key), reverse=True):
             place = self._folder(key) / str(number)

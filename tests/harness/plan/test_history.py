@@ -42,6 +42,23 @@ def test_the_likest_say_how_long_it_takes(store: Store) -> None:
     assert history.expected(stage(1, kind="victim")) is None
 
 
+@pytest.mark.parametrize(("kept", "left"), [(0.5, 1.5), (60.0, 0.0)])
+def test_what_is_kept_need_not_be_done_again(
+    kept: float, left: float, store: Store, tmp_path: Path
+) -> None:
+    store.checkpoints.keep(
+        stage(1).key,
+        {"a.bin": tmp_path / "work" / "a.bin"},
+        spec={},
+        code={},
+        parents={},
+        record={"seconds": kept},
+    )
+    history = PastStages(store)
+    assert history.expected(stage(1)) == left
+    assert history.expected(stage(1, 4)) == 2.0
+
+
 def test_a_part_of_a_large_store_is_enough_for_an_estimate(store: Store) -> None:
     first, *_ = store.keys()
     only = store.manifest(first)
