@@ -19,4 +19,5 @@ def test_settings_of_fit_are_hooks_and_fields_of_the_recipe() -> None:
     hints = {**typing.get_type_hints(RecipeFields), **typing.get_type_hints(HookSettings)}
     hints["keep"] = Mapping[str, object]
     assert typing.get_type_hints(FitSettings) == hints
-    assert len(hints) == len(RecipeFields.__annotations__) + len(HookSettings.__annotations__)
+    of_others = len(RecipeFields.__annotations__) + len(HookSettings.__annotations__)
+    assert len(hints) == of_others + 1, "a hook is named like a field of the recipe"
