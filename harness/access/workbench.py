@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Unpack, cast
 
 from harness.access.context import Deadline, StageContext
 from harness.errors import Undeclared
-from harness.keeping.loops import Kept, KeptLoop, left_by_break
+from harness.keeping.loops import Kept, KeptLoop
+from harness.keeping.steps import Steps
 from harness.learn.anatomy import Anatomy, Architecture, Unit
 from harness.learn.task import Task
 
@@ -160,34 +160,24 @@ class Workbench:
         self._stepping = history.stepping
         return history
 
-    def steps(self, count: int, keep: Mapping[str, object] | None = None) -> Iterator[int]:
-        """Yield 0 to `count` - 1, for a loop that goes on where it stopped, to the same bits.
+    def steps(self, count: int, keep: Mapping[str, object] | None = None) -> Steps:
+        """Return the numbers 0 to `count` - 1, for a loop that goes on where it stopped, to the
+        same bits.
 
         `keep` names all that iterations change and later code reads: modules, optimisers, tensors
         and generators are put back in place, as are lists and tables of numbers, texts and
         tensors, tuples of such objects, and objects with `state_dict` and `load_state_dict`.
         Generators from `generator`, global ones, `record` and the images counted are kept anyway.
         A loop that had ended yields nothing, so code after it must not read the loop's variables,
-        unless they are kept. `break` ends it for good. Shows progress, and raises OutOfTime once
-        the deadline has passed. Raises TypeError for what cannot be kept.
+        unless they are kept. `end()` makes a step the last one; a loop that `break` or an exception
+        leaves is run again from what was kept of it last, and left again. Shows progress, and
+        raises OutOfTime once the deadline has passed. Raises TypeError for what cannot be kept.
         """
-        loop = self._loop("steps", keep or {})
-        try:
-            loop.restore()
-            if not loop.finished:
-                for step in range(loop.done, count):
-                    loop.boundary(step, f"step {step + 1:,} of {count:,}", _nothing)
-                    self.deadline.check()
-                    yield step
-                    self._context.progress(step + 1, count, None)
-        except GeneratorExit:
-            if left_by_break(sys._getframe(1)):
-                loop.finish(_nothing)
-            raise
-        else:
-            loop.finish(_nothing)
-        finally:
-            loop.abandon()
+
+        def begin() -> KeptLoop:
+            return self._loop("steps", keep or {})
+
+        return Steps(count, begin, self.deadline.check, self._context.progress)
 
     def account(self) -> dict[str, Any]:
         """Return the manifest's account of the work: images processed; precision of the last `fit`,
@@ -283,7 +273,3 @@ def cpu_generator(start: int) -> torch.Generator:
     import torch  # children alone call this
 
     return torch.Generator().manual_seed(start)
-
-
-def _nothing() -> None:
-    """Return the state of a loop that has none of its own."""

@@ -15,7 +15,6 @@ file of tensors for each loop. It appears with one rename.
 
 from __future__ import annotations
 
-import dis
 import json
 import os
 import shutil
@@ -28,8 +27,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from harness.errors import Paused, Unfit
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from harness.keeping.states import Packed
 
 ABOUT = "about.json"
@@ -56,9 +53,6 @@ QUICK = 0.1
 """Seconds of a loop that is run again rather than kept once it has ended."""
 SHARE = 200
 """A checkpoint is written at most once in so many times the time that writing one takes."""
-
-LEFT = frozenset({"POP_TOP", "POP_ITER"})
-"""Instructions at which Python lets go of a loop's iterator for `break` and `return`."""
 
 
 class Loop(Protocol):
@@ -88,7 +82,7 @@ class Loop(Protocol):
         ...
 
     def abandon(self) -> None:
-        """Say that the loop was left by an exception."""
+        """Say that the loop was left before its end, by an exception or `break`."""
         ...
 
 
@@ -493,18 +487,5 @@ class KeptLoop:
         self.stage.leave(self)
 
     def abandon(self) -> None:
-        """See `Loop`. What was kept of it last stays: it leads to the same
-        exception.
-        """
+        """See `Loop`. What was kept of it last stays: it leads to the same end."""
         self.stage.leave(self)
-
-
-def left_by_break(frame: FrameType) -> bool:
-    """Tell whether the code that lets go of a loop's iterator left it by `break` or `return`, not
-    by an exception. Where that cannot be told, the answer is no.
-
-    Python closes a generator in both cases, and before anybody could see the exception. But only
-    in the first one does an instruction of its own take the iterator off the stack.
-    """
-    code = frame.f_code.co_code
-    return 0 <= frame.f_lasti < len(code) and dis.opname[code[frame.f_lasti]] in LEFT

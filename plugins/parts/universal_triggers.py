@@ -169,11 +169,12 @@ class UniversalTriggers(Part):
         for number, pool in enumerate(pools):
             order = access.generator(f"order/{number}")
             streams.append(Endless(pool, batch, order))
-        for _ in access.steps(self.steps, {"lanes": inversion, "streams": tuple(streams)}):
+        steps = access.steps(self.steps, {"lanes": inversion, "streams": tuple(streams)})
+        for _ in steps:
             running = inversion.running
-            if not running:
-                break
             inversion.step(running, _drawn(streams, running, batches))
+            if not inversion.running:
+                steps.end()
         triggers = Triggers(task.classes, task.image_shape).to(access.device)
         for label in labels:
             found = inversion.found(label)

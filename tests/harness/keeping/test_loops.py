@@ -112,7 +112,7 @@ LEFT = (by_break, by_return, out_of_a_block, after_an_exception, beside_others)
 
 
 @pytest.mark.parametrize("leave", LEFT)
-def test_a_loop_that_was_left_early_has_ended(
+def test_a_loop_that_was_left_early_is_left_again(
     leave: Callable[[Access, list[int]], None], tmp_path: Path
 ) -> None:
     def work(access: Access) -> Any:
@@ -124,19 +124,28 @@ def test_a_loop_that_was_left_early_has_ended(
         return books, after
 
     assert everywhere(work, tmp_path) == 6
-    # The second loop finds the first one ended: none of its iterations is run again.
+
+
+def test_a_loop_may_say_that_a_step_is_its_last(tmp_path: Path) -> None:
     ran: list[int] = []
 
-    def watched(continuing: Continuing) -> Any:
-        access = access_with(continuing)
-        for step in access.steps(6):
+    def work(access: Access) -> Any:
+        books: list[int] = []
+        steps = access.steps(6, keep={"books": books})
+        for step in steps:
             ran.append(step)
+            books.append(step)
             if step == 2:
-                break
-        for _ in access.steps(3):
-            pass
+                steps.end()
+        after: list[int] = [len(books)]
+        for step in access.steps(3, keep={"after": after}):
+            after.append(step * 2)
+        return books, after
 
-    disturbed(watched, tmp_path / "watched", [5])
+    assert everywhere(work, tmp_path) == 6
+    # The second loop finds the first one ended: none of its iterations is run again.
+    ran.clear()
+    disturbed(lambda continuing: work(access_with(continuing)), tmp_path / "watched", [5])
     assert ran == [0, 1, 2]
 
 
@@ -274,7 +283,7 @@ def test_fits_one_after_another_and_in_a_loop(tmp_path: Path) -> None:
 def test_what_cannot_be_kept_is_said_when_the_loop_begins(tmp_path: Path) -> None:
     access = access_with(Continuing())
     with pytest.raises(TypeError, match=r'keep\["best"\]: a set cannot be kept'):
-        next(access.steps(3, keep={"best": {"labels": {1, 2}}}))
+        next(iter(access.steps(3, keep={"best": {"labels": {1, 2}}})))
 
 
 def test_nothing_is_written_where_nothing_is_to_be_kept(tmp_path: Path) -> None:
