@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.kit.command import GRID, Bench, Ran
-from tests.kit.fake_plugins import install
-from tests.kit.places import ROOT, TESTS
+from tests.kit.command import GRID, Bench, Ran, user_environment
+from tests.kit.fake_plugins import install_probes
 
 
 @pytest.fixture
@@ -29,24 +27,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the probes are installed, as a distribution of their own."""
-    modules = {
-        f"bench_probes/{path.stem}": path.read_text()
-        for path in sorted((TESTS / "probes").glob("*.py"))
-    }
-    return install(tmp_path_factory.mktemp("site"), "bench-probes", modules, entry="bench_probes")
+    return install_probes(tmp_path_factory.mktemp("site"))
 
 
 @pytest.fixture(scope="session")
 def environment(site: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
     """The environment of a user who has the probes installed and has never run `bench`."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("BENCH_", "PYTEST"))
-    }
-    cache = str(tmp_path_factory.mktemp("cache"))
-    path = os.pathsep.join([str(ROOT), str(site), *filter(None, [kept.get("PYTHONPATH")])])
-    return {**kept, "PYTHONPATH": path, "BENCH_CACHE": cache, "COLUMNS": "200", "NO_COLOR": "1"}
+    return user_environment(site, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

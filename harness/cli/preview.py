@@ -9,7 +9,6 @@ import os
 import shlex
 import subprocess
 import sys
-import tempfile
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +29,7 @@ from harness.run.server_process import environment
 from harness.run.state import Ended
 from harness.stages.artefacts import PANEL_FACTS_FILE, PANEL_FILE
 from harness.store.objects import Store
+from harness.store.scratch import short_lived
 
 MOST = 100
 """Images of a row at most."""
@@ -183,8 +183,7 @@ def _draw(subjects: Sequence[Subject], store: Store, amplify: float | None) -> t
     on it. Raises BenchError where the child is killed or takes too long, OSError where its folder
     is full.
     """
-    with tempfile.TemporaryDirectory(prefix="doorbench-preview-") as name:
-        folder = Path(name)
+    with short_lived("preview") as folder:
         panels = []
         for number, subject in enumerate(subjects):
             assert subject.stage is not None

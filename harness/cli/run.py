@@ -19,6 +19,7 @@ from harness.plan.plan import Plan
 from harness.registry.names import Registry, collision
 from harness.report import results
 from harness.stages.payloads import DataPayload
+from harness.store import scratch
 from harness.store.objects import Store
 
 if TYPE_CHECKING:
@@ -68,6 +69,9 @@ def _make(planned: planning.Planned, args: argparse.Namespace) -> int:
     cached = outcomes.count(Outcome.CACHED)
     print(f"{len(plan.cells)} cells, {to_run} to run, {cached} cached", file=sys.stderr)
     if not to_run:
+        # A run that has work to do begins with this.
+        planned.store.tidy()
+        scratch.sweep()
         return 0
     summary = carry_out(plan, planned.store, args, _command(args))
     plan.refresh(planned.store)

@@ -20,7 +20,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from typing import Any
 
 from harness.environment import is_full
 from harness.store import plain
+from harness.store.scratch import short_lived
 
 TIMEOUT = 60.0
 """Seconds that a child may take for all its questions."""
@@ -191,8 +191,7 @@ def _ask_child(
     """Ask one child, whose process group is in `running` as long as it lives. Raises OSError where
     it cannot be started, or has no room for its answers.
     """
-    with tempfile.TemporaryDirectory(prefix="doorbench-ask-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with short_lived("ask") as folder:
         (folder / "request.json").write_text(json.dumps(list(questions)), encoding="utf-8")
         status = _run(folder, timeout, running)
         answers = _read_replies(folder / "reply.jsonl")

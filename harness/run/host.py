@@ -25,13 +25,13 @@ from harness.run.checkpoints import Keeper
 from harness.run.children import PAUSE_PATIENCE, Children
 from harness.run.company import Company, Presence
 from harness.run.records import bad_record
-from harness.run.scratch import Scratch
 from harness.run.slots import Slot
 from harness.run.state import Ended, Options
 from harness.run.wall import Trespass, Wall
 from harness.stages.stage import Stage
 from harness.store import disk, plain
 from harness.store.objects import Damaged, DiskFull, Store
+from harness.store.scratch import Scratch
 
 ATTEMPTS = 3
 """Times that a stage is tried whose process is killed from outside, or with a fork server of its

@@ -9,11 +9,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from harness.run.children import Children
 from harness.run.host import Attempt, Host, Notify
-from harness.run.scratch import Scratch
 from harness.run.slots import Slot, slots
 from harness.run.state import Options
 from harness.stages.stage import Stage
 from harness.store.objects import Store
+from harness.store.scratch import Scratch
 
 
 class LocalEngine:

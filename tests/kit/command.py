@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from tests.kit.places import ROOT
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -91,3 +94,17 @@ class Ran:
     grid: Path
     store: Path
     result: subprocess.CompletedProcess[str]
+
+
+def user_environment(site: Path, cache: Path) -> dict[str, str]:
+    """Return the environment of a user who has what is in `site` installed and has never run
+    `bench`.
+    """
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("BENCH_", "PYTEST"))
+    }
+    path = os.pathsep.join([str(ROOT), str(site), *filter(None, [kept.get("PYTHONPATH")])])
+    more = {"PYTHONPATH": path, "BENCH_CACHE": str(cache), "COLUMNS": "200", "NO_COLOR": "1"}
+    return {**kept, **more}

@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.kit.places import TESTS
+
 REGISTERS = """
 from harness import hookimpl
 
@@ -36,6 +38,15 @@ def install(
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(textwrap.dedent(text))
     return folder
+
+
+def install_probes(folder: Path) -> Path:
+    """Write the plugins of `tests/probes` as a distribution of their own."""
+    modules = {
+        f"bench_probes/{path.stem}": path.read_text()
+        for path in sorted((TESTS / "probes").glob("*.py"))
+    }
+    return install(folder, "bench-probes", modules, entry="bench_probes")
 
 
 def registering(body: str) -> str:

@@ -17,7 +17,8 @@ from harness.run.execute import execute
 from harness.run.state import Options
 from harness.store.objects import Store
 from tests.kit.chaos_run import STAGES, random_plan
-from tests.kit.engine_stages import ENTRY, marked
+from tests.kit.engine_stages import ENTRY
+from tests.kit.processes import marked
 
 KILLS = 15
 """With one run at a time; and as many with two runs on one store."""

@@ -3,8 +3,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -15,15 +13,14 @@ import pytest
 
 from harness.errors import StoreError
 from harness.outcomes import Outcome
-from harness.run import scratch
 from harness.run.children import Children
 from harness.run.host import Attempt, Busy, Host, Missing
-from harness.run.scratch import Scratch
 from harness.run.slots import Slot
 from harness.run.state import Ended, Options
 from harness.stages.stage import Stage
 from harness.store import disk
 from harness.store.objects import DiskFull, Store
+from harness.store.scratch import Scratch
 from tests.kit.engine_stages import ENTRY, make
 
 SLOT = Slot("cpu.0", "cpu", 1, {"CUDA_VISIBLE_DEVICES": ""})
@@ -363,50 +360,3 @@ def test_what_runs_can_be_seen_from_another_terminal(host: Host, store: Store) -
     )
     assert seen[-1][1]["progress"] == seen[-1][0] == {"step": 3, "total": 10, "loss": 0.5}
     assert store.lives() == {}
-
-
-# --- scratch --------------------------------------------------------------------------------------
-
-
-def test_scratch_of_a_dead_run_is_removed_and_of_a_living_one_is_not(temporary: Path) -> None:
-    script = (
-        "from harness.run.scratch import Scratch; s = Scratch(); print(s.base, flush=True); input()"
-    )
-    environment = {**os.environ, "TMPDIR": str(temporary)}
-    with subprocess.Popen(
-        [sys.executable, "-c", script],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=environment,
-    ) as process:
-        assert process.stdout is not None
-        base = Path(process.stdout.readline().strip())
-        (base / "stage").mkdir()
-        scratch.sweep()
-        assert base.is_dir()
-        process.kill()
-        process.wait()
-        scratch.sweep()
-        assert not base.exists()
-
-
-def test_foreign_folders_are_left_alone(temporary: Path) -> None:
-    other = temporary / "doorbench-of-somebody"
-    other.mkdir()
-    (temporary / f"doorbench-{os.getuid()}-link").symlink_to(other)
-    scratch.sweep()
-    assert other.is_dir()
-    assert len(list(temporary.iterdir())) == 2
-
-
-def test_a_stage_cannot_keep_its_folder_by_taking_rights_away(temporary: Path) -> None:
-    base = Scratch()
-    with base.folder("a" * 64) as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep" / "file").write_text("x")
-        (folder / "deep").chmod(0)
-        assert folder.parent == base.base
-    assert not folder.exists()
-    base.close()
-    assert list(temporary.iterdir()) == []

@@ -23,6 +23,7 @@ from harness.errors import StoreError
 from harness.store import disk
 from harness.store.manifest import FileEntry, Manifest, Parent, dump
 from harness.store.objects import Damaged, DiskFull, Store
+from tests.kit.damage import as_folder, empty, endless, flip, moved_and_linked, pipe, truncate
 from tests.kit.places import ROOT
 
 MEMBERS = {"code", "files", "key", "parents", "record", "spec"}
@@ -261,49 +262,15 @@ def test_a_folder_that_cannot_be_stored_is_refused(
 # --- damage ---------------------------------------------------------------------------------------
 
 
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size // 2)
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def pipe(path: Path) -> None:
-    path.unlink()
-    os.mkfifo(path)
-
-
-def endless(path: Path) -> None:
-    path.unlink()
-    path.symlink_to("/dev/zero")
-
-
-def moved_and_linked(path: Path) -> None:
-    path.rename(path.parent.parent / path.name)
-    path.symlink_to(path.parent.parent / path.name)
-
-
-def folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
 SAID_AT_ONCE = [
     ("manifest.json", pipe, "manifest.json is no plain file"),
     ("manifest.json", endless, "manifest.json is a link"),
     ("manifest.json", moved_and_linked, "manifest.json is a link"),
-    ("manifest.json", folder, "manifest.json is no plain file"),
+    ("manifest.json", as_folder, "manifest.json is no plain file"),
     ("a.bin", pipe, "a.bin is no plain file"),
     ("a.bin", endless, "a.bin is no plain file"),
     ("a.bin", moved_and_linked, "a.bin is no plain file"),
-    ("a.bin", folder, "a.bin is no plain file"),
+    ("a.bin", as_folder, "a.bin is no plain file"),
     ("manifest.json", truncate, "truncated or altered"),
     ("manifest.json", flip, "truncated or altered"),
     ("manifest.json", empty, "truncated or altered"),

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import os
-import socket
 import time
 from pathlib import Path
 
@@ -10,25 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.store import disk, plain
-
-
-def make_special(path: Path, what: str) -> None:
-    """Put something in the place of a file that is none."""
-    if what == "fifo":
-        os.mkfifo(path)
-    elif what == "folder":
-        path.mkdir()
-    elif what == "socket":
-        with socket.socket(socket.AF_UNIX) as server:
-            before = Path.cwd()
-            os.chdir(path.parent)  # the name of a socket has 107 bytes at most
-            try:
-                server.bind(path.name)
-            finally:
-                os.chdir(before)
-    else:
-        path.symlink_to(what)
-
+from tests.kit.damage import make_special
 
 SPECIAL = ("fifo", "folder", "socket", "/dev/zero", "/etc/hostname", "/nowhere")
 

@@ -1,8 +1,9 @@
 """Folders for work in progress, outside the store: `<temporary
-folder>/doorbench-<uid>-<pid>-<random>/`, one for each run.
+folder>/doorbench-<uid>-<pid>-<random>/`, one for each run and for each child that a command starts
+beside runs.
 
-A run holds a lock on its folder's owner file, which the kernel drops however the run ends: so a
-later run knows what is left over from a dead one, and removes it.
+A command holds a lock on its folder's owner file, which the kernel drops however the command ends:
+so a later one knows what is left over from a dead one, and removes it.
 """
 
 from __future__ import annotations
@@ -49,6 +50,19 @@ class Scratch:
         """Remove everything. Called once, when nothing runs any more."""
         remove(self.base)
         os.close(self._owner)
+
+
+@contextlib.contextmanager
+def short_lived(name: str) -> Iterator[Path]:
+    """Make an empty folder for one piece of work of a command, and remove it at the end; where the
+    command is killed before, the next that makes one removes it.
+    """
+    scratch = Scratch()
+    try:
+        with scratch.folder(name) as folder:
+            yield folder
+    finally:
+        scratch.close()
 
 
 def sweep() -> None:
