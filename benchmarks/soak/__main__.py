@@ -53,6 +53,8 @@ def main() -> int:
         folder = Path(tempfile.mkdtemp(prefix="doorbench-soak-"))
     else:
         folder = chosen.folder.absolute()
+        if folder.exists():
+            sys.exit(f"{folder}: is there already; name a new folder")
         folder.mkdir(parents=True)
     ground = Ground(folder)
     share = 60 * chosen.minutes / len(names)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -32,6 +33,9 @@ PATIENCE = 300
 """Seconds after which a command counts as hung, on a machine that may be busy."""
 ORPHANS = 30
 """Seconds that processes of a run may outlive it."""
+
+PROBE = re.compile(r"[a-z0-9_]{8}")
+"""The name of a file by which Python's `tempfile` tries a folder."""
 
 Table = list[dict[str, str]]
 """The rows of a report without what may differ between two runs that give the same numbers."""
@@ -189,13 +193,25 @@ def check_nothing_left(store: Path, temporary: Path, undisturbed: Path) -> None:
     """Raise Broken where a run that came to its end left something of dead runs, in their folder
     for temporary files or in the store: more than an undisturbed run leaves there.
     """
-    check_orphans(temporary)
-    left = sorted(path.name for path in temporary.iterdir())
-    demand(not left, f"left in the folder for temporary files: {left}")
+    check_temporary(temporary)
     for folder in ("tmp", "live", "failures"):
         # Stages that make no sense are noted among the failures, in any run.
         left = sorted(disk.names(f"{store}/{folder}") - disk.names(f"{undisturbed}/{folder}"))
         demand(not left, f"left in {folder}/ of the store: {left}")
+
+
+def check_temporary(temporary: Path) -> None:
+    """Raise Broken where processes outlive their run, or leave something in their folder for
+    temporary files.
+    """
+    check_orphans(temporary)
+    left = []
+    for path in temporary.iterdir():
+        # Python looks whether it can write there, with a file that is gone at once; a process that
+        # is killed in that moment leaves it.
+        if not (PROBE.fullmatch(path.name) and path.is_file()):
+            left.append(path.name)
+    demand(not left, f"left in the folder for temporary files: {sorted(left)}")
 
 
 def check_orphans(temporary: Path, patience: float = ORPHANS) -> None:

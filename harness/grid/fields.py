@@ -34,10 +34,17 @@ _GRANT = f'{_AMOUNT}, or {{dataset = "gtsrb", count = 2500}}'
 
 
 def training(report: Report, node: Node | None) -> dict[str, Any]:
-    """Return a training table: `recipe` is a string, everything else is kept raw."""
+    """Return a training table: `recipe` is a string, or left out where it is none; everything else
+    is kept raw.
+    """
     settings = table(report, node, hint='write training.recipe = "..." or training.epochs = 20')
-    string(report, settings.get("recipe"), "name a recipe; `bench list recipes` shows them")
-    return raws(report, settings)
+    recipe = string(
+        report, settings.get("recipe"), "name a recipe; `bench list recipes` shows them"
+    )
+    kept = raws(report, settings)
+    if recipe is None:
+        kept.pop("recipe", None)
+    return kept
 
 
 def established(report: Report, node: Node | None) -> dict[str, float]:
@@ -126,53 +133,59 @@ def _so_many(value: Any) -> str:
 
 def grant(report: Report, node: Node | None) -> dict[str, Any]:
     """Return what a defender gets of each sort of clean images: a count, a fraction, or images of
-    another dataset.
+    another dataset. What is wrong is left out, since nobody can be asked about it.
     """
     amounts = table(report, node, GRANTS, hint="write grant.clean = 2500")
-    for amount in amounts.values():
+    granted = {}
+    for key, amount in amounts.items():
         if isinstance(amount.value, dict):
-            _check_foreign(report, amount)
+            sound = _check_foreign(report, amount)
         else:
-            _check_amount(report, amount, _GRANT)
-    return {key: amount.plain() for key, amount in amounts.items()}
+            sound = _check_amount(report, amount, _GRANT)
+        if sound:
+            granted[key] = amount.plain()
+    return granted
 
 
-def _check_foreign(report: Report, node: Node) -> None:
-    """Check a grant of images of another dataset."""
+def _check_foreign(report: Report, node: Node) -> bool:
+    """Check a grant of images of another dataset; return whether it can be used."""
     known = table(report, node, ("dataset", "count"))
+    sound = len(known) == len(node.table)
     for key in ("dataset", "count"):
         if key not in known:
             report.add(node.place, f"{key} is missing", 'write {dataset = "gtsrb", count = 2500}')
+            sound = False
     if "count" in known:
-        _check_amount(report, known["count"], _AMOUNT)
+        sound &= _check_amount(report, known["count"], _AMOUNT)
     if "dataset" in known:
-        _check_dataset(report, known["dataset"])
+        sound &= _check_dataset(report, known["dataset"])
+    return sound
 
 
-def _check_dataset(report: Report, node: Node) -> None:
+def _check_dataset(report: Report, node: Node) -> bool:
     hint = 'write "gtsrb", or {name = "gtsrb", ...} with parameters'
     if not isinstance(node.value, dict):
-        string(report, node, hint)
-        return
+        return string(report, node, hint) is not None
     if "name" not in node.table:
         report.add(node.place, "name is missing", hint)
-        return
-    string(report, node.table["name"], hint)
+        return False
     raws(report, node.table)
+    return string(report, node.table["name"], hint) is not None
 
 
-def _check_amount(report: Report, node: Node, hint: str) -> None:
-    """Check a count of images, or a fraction above 0 and up to 1."""
+def _check_amount(report: Report, node: Node, hint: str) -> bool:
+    """Check a count of images, or a fraction above 0 and up to 1; return whether it is one."""
     value = node.value
     if not is_number(value):
         wrong_type(report, node, "a count or a fraction", hint)
-        return
+        return False
     if isinstance(value, int):
         in_range = value >= 1
     else:
         in_range = 0 < value <= 1
     if in_range:
-        return
+        return True
     if isinstance(value, float) and value > 1 and value.is_integer():
         hint = f"write {int(value)} for a count"
     report.add(node.place, f"{value} is out of range", hint)
+    return False

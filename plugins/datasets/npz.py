@@ -86,8 +86,11 @@ class Npz(Dataset):
             )
         try:
             archive = zipfile.ZipFile(self.path)
-        except zipfile.BadZipFile:
-            raise self._wrong(f"not an .npz file; write one with numpy.savez: {ARRAYS}") from None
+        except Exception as error:
+            # Some damage to an archive is no BadZipFile.
+            raise self._wrong(
+                f"not an .npz file ({error}); write one with numpy.savez: {ARRAYS}"
+            ) from None
         names = sorted(name.removesuffix(".npy") for name in archive.namelist())
         missing = self._missing(names)
         if missing is not None:
@@ -123,16 +126,16 @@ class Npz(Dataset):
         self, archive: zipfile.ZipFile, name: str
     ) -> tuple[tuple[int, ...], np.dtype[np.generic]]:
         """Return shape and type of an array, without its content."""
-        with self._open(archive, name) as stream:
-            try:
+        try:
+            with self._open(archive, name) as stream:
                 version = np.lib.format.read_magic(stream)
                 if version == (1, 0):
                     header = np.lib.format.read_array_header_1_0(stream)
                 else:
                     header = np.lib.format.read_array_header_2_0(stream)
-            except Exception as error:
-                # Zlib, zipfile, tokenize and numpy each have their own for a damaged file.
-                raise self._damaged(name, error) from None
+        except Exception as error:
+            # Zlib, zipfile, tokenize and numpy each have their own for a damaged file.
+            raise self._damaged(name, error) from None
         shape, _, kind = header
         if kind.hasobject:
             raise self._wrong(
@@ -141,11 +144,11 @@ class Npz(Dataset):
         return shape, kind
 
     def _array(self, archive: zipfile.ZipFile, name: str) -> NDArray[np.generic]:
-        with self._open(archive, name) as stream:
-            try:
+        try:
+            with self._open(archive, name) as stream:
                 array: NDArray[np.generic] = np.lib.format.read_array(stream, allow_pickle=False)
-            except Exception as error:
-                raise self._damaged(name, error) from None
+        except Exception as error:
+            raise self._damaged(name, error) from None
         return array
 
     @staticmethod

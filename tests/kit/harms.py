@@ -37,6 +37,34 @@ HARMS = {
 
 HARMLESS = ("snoop", "leave-globals")
 
+GREEDY = {
+    "flood": "",
+    "offspring": "",
+    "threads": "",
+    "deaf": "",
+    "closed": "",
+    "no-rights": "",
+    "other-task": "",
+    "many-files": "more than 10,000 files",
+    "deep-folders": "levels deep",
+    "pipe": "only plain files",
+    "strange-file": "control characters",
+    "bytes-file": "",
+    "no-scratch": "",
+    "open-files": "",
+    "memory": "MemoryError",
+    "recursion": "recursion",
+    "system-exit": "",
+    "interrupt": "",
+    "segfault": "signal 11",
+    "kill-group": "(3 times)",
+    "lies": "its record is not as it should be",
+    "long-record": "nested too deeply",
+}
+"""Ways of `tests/probes/greedy.py`, and what the reason must say; where that is empty, the cell may
+have its numbers, or any reason.
+"""
+
 HEAD = """
 [[dataset]]
 name = "signs"
@@ -63,6 +91,7 @@ epochs = 1
 """
 
 
-def hostile(how: str, **more: object) -> str:
-    extra = "".join(f"{name} = {json.dumps(str(value))}\n" for name, value in more.items())
-    return f'[[defense]]\nname = "hostile"\nas = "{how}"\nhow = "{how}"\n{extra}'
+def hostile(how: str, name: str = "hostile", **more: object) -> str:
+    """Write the entry of a defense of the probes in one of its ways."""
+    extra = "".join(f"{key} = {json.dumps(str(value))}\n" for key, value in more.items())
+    return f'[[defense]]\nname = "{name}"\nas = "{how}"\nhow = "{how}"\n{extra}'

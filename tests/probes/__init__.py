@@ -12,5 +12,6 @@ def bench_register(register):
     register.defense("hostile", "bench_probes.hostile:Hostile")
     register.defense("cheat", "bench_probes.cheat:Cheat")
     register.metric("blind", "bench_probes.norm:Blind")
+    register.defense("greedy", "bench_probes.greedy:Greedy")
     register.metric("weight-norm", "bench_probes.norm:WeightNorm")
     register.metric("crooked", "bench_probes.norm:Crooked")

@@ -200,9 +200,8 @@ def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "pictures.npz"
     np.save(path.with_suffix(".npy"), np.zeros(3))
     path.with_suffix(".npy").rename(path)
-    with pytest.raises(
-        ValueError, match=r"not an \.npz file; write one with numpy\.savez: train_images"
-    ):
+    said = r"not an \.npz file \(.*\); write one with numpy\.savez: train_images"
+    with pytest.raises(ValueError, match=said):
         Npz(path=path).facts()
 
 
@@ -219,6 +218,26 @@ def test_damage_is_found_wherever_it_is(tmp_path: Path, compressed: bool) -> Non
         path.write_bytes(content[:offset] + bytes([content[offset] ^ 0xFF]) + content[offset + 1 :])
         with pytest.raises(ValueError, match=r"pictures\.npz: train_images"):
             Npz(path=path).load()
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_whatever_is_damaged_the_file_is_named(tmp_path: Path, compressed: bool) -> None:
+    path = written(tmp_path, compressed, **arrays())
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        starts = [member.header_offset for member in archive.infolist()]
+    # The headers of the members, and the directory at the end.
+    places = [start + offset for start in starts for offset in range(0, 30, 3)]
+    places += range(archive.start_dir, len(content), 5)
+    said = []
+    for place in places:
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        try:
+            Npz(path=path).load()  # nobody reads all that is in a header
+        except ValueError as error:
+            said.append(str(error))
+    assert len(said) > 2 * len(starts)
+    assert all(sentence.startswith(f"{path}: ") for sentence in said)
 
 
 def test_a_member_that_is_no_array(tmp_path: Path) -> None:
