@@ -1,11 +1,12 @@
 # Every target sets up what it needs: one virtual environment, pinned.
 
 PYTHON ?= python3
+MINUTES ?= 10
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint bless speed clean
+.PHONY: quickstart test lint bless speed soak clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/bench run benchmarks/quickstart.toml
@@ -30,6 +31,9 @@ lint: $(INSTALLED)
 speed: $(INSTALLED)
 	$(BIN)/python benchmarks/speed/suite.py
 	$(BIN)/python benchmarks/speed/scale.py
+
+soak: $(INSTALLED)
+	$(BIN)/python -m benchmarks.soak --minutes $(MINUTES)
 
 bless: $(INSTALLED)
 	$(BIN)/python -m harness.sources

@@ -63,6 +63,8 @@ def main() -> int:
         bounds = Bounds(share, chosen.tries, chosen.only)
         tallies.append(campaign.carry_out(name, CAMPAIGNS[name], ground, chosen.seed, bounds))
         print(f"{name} is through; {busy()}", file=sys.stderr, flush=True)
+        if tallies[-1].interrupted:
+            break
     print(campaign.table(tallies))
     if chosen.out is not None:
         numbers = {tally.name: tally.to_json() for tally in tallies}

@@ -42,6 +42,8 @@ class Tally:
     steps: int = 0
     seconds: float = 0.0
     failures: list[Failure] = field(default_factory=list)
+    interrupted: bool = False
+    """Whether somebody pressed Ctrl-C."""
 
     def to_json(self) -> dict[str, Any]:
         """Return all of it, for a file of results."""
@@ -76,8 +78,8 @@ class Bounds:
 
 
 def carry_out(name: str, attempt: Attempt, ground: Ground, seed: int, bounds: Bounds) -> Tally:
-    """Make steps until the bounds are reached. What else than Broken is raised is a fault of the
-    campaign, and ends it.
+    """Make steps until the bounds are reached, or until Ctrl-C. What else than Broken is raised is
+    a fault of the campaign, and ends it.
     """
     tally = Tally(name, seed)
     began = time.monotonic()
@@ -93,6 +95,10 @@ def carry_out(name: str, attempt: Attempt, ground: Ground, seed: int, bounds: Bo
             print(f"{name}, step {step}: {broken}", file=sys.stderr)
             print(f"  again: {again(name, seed, step)}", file=sys.stderr)
             print(f"  what is left of it: {folder}", file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            print(f"{name} is interrupted in step {step}", file=sys.stderr)
+            tally.interrupted = True
+            break
         else:
             shutil.rmtree(folder)
         tally.steps += 1

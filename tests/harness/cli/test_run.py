@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+from harness.store import disk
+from harness.store.objects import Store
 from tests.kit.command import Bench, Ran
 
 
@@ -136,6 +138,25 @@ def test_a_finished_grid_runs_nothing_again(bench: Bench, ran: Ran) -> None:
     assert "0 to run" in again.stderr + again.stdout
     assert before == {path: path.stat().st_mtime_ns for path in (ran.store / "objects").rglob("*")}
     assert seconds < 6  # 2 on an idle machine
+
+
+def test_a_run_with_nothing_to_do_cleans_up_after_dead_ones(
+    bench: Bench, ran: Ran, tmp_path: Path
+) -> None:
+    """They may have been killed when all was done, and no run may ever have work again."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    scratch = tmp_path / f"doorbench-{os.getuid()}-{dead.pid}-abcdefgh"
+    scratch.mkdir()
+    store = Store(shutil.copytree(ran.store, tmp_path / "store"))
+    store.live("0" * 64, {"host": disk.host(), "pid": dead.pid})
+    unfinished = store.root / "tmp" / f"a.{disk.host()}.{dead.pid}.0"
+    unfinished.mkdir()
+    again = bench("run", ran.grid, "--store", store.root, env={"TMPDIR": str(tmp_path)})
+    assert " 0 to run" in again.stderr
+    assert store.lives() == {}
+    assert not scratch.exists()
+    assert not unfinished.exists()
 
 
 def test_the_teacher_is_the_column_beside_it(bench: Bench, ran: Ran) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +73,21 @@ def test_of_a_module_that_hangs_one_question_is_waited_for(monkeypatch: pytest.M
     answers = ask.ask_apart(questions("a", "a", "a", "b", "b"), 1)
     assert answers == [LATE, LATE, LATE, KILLED, KILLED]
     assert [names for names, timeout in machine.asked if timeout == 3] == [["a"], ["b"], ["b"]]
+
+
+def test_a_child_works_where_later_commands_clean_up_after_dead_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A command that is killed while it asks removes nothing itself."""
+    places = []
+
+    def run(folder: Path, timeout: float, running: set[int]) -> int:
+        places.append(folder)
+        return 0
+
+    monkeypatch.setattr(ask, "_run", run)
+    ask.ask(questions("a"), 1)
+    for place in places:
+        assert place.parent.name.startswith(f"doorbench-{os.getuid()}-{os.getpid()}-")
+        assert not place.parent.exists()
+    assert len(places) == 2
