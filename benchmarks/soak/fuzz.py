@@ -161,8 +161,8 @@ def try_files(draw: Random, ground: Ground, folder: Path, tries: Counter[str]) -
     demand(result.returncode in (0, 1), f"run: exit code {result.returncode}: {told(result)}")
     # A stage's failure is told without one; its log has it.
     demand("Traceback" not in result.stderr, f"run: a traceback: {told(result)}")
-    words = ("report", grid, "--store", folder / "store", "--format", "csv")
-    report = ground.bench(REAL, *words, env=environment, cwd=folder)
+    asked = ("report", grid, "--store", folder / "store", "--format", "csv")
+    report = ground.bench(REAL, *asked, env=environment, cwd=folder)
     rows = list(csv.DictReader(io.StringIO(report.stdout)))
     demand(bool(rows), f"report: {told(report)}")
     for row in rows:

@@ -21,6 +21,7 @@ from typing import IO
 
 from benchmarks.soak.ground import (
     LIGHT,
+    PATIENCE,
     REAL,
     Expected,
     Ground,
@@ -116,12 +117,15 @@ class Run:
     def close(self) -> None:
         """Wait for the end, and check how it ended. Raises Broken."""
         try:
-            code = self.process.wait(60)
+            code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             code = None
         self._stream.close()
         said = self.output.read_text("utf-8", "replace")
-        demand(code is not None, f"a run did not end within 60 s of {self.sent}:\n{said[-2000:]}")
+        demand(
+            code is not None,
+            f"a run did not end within {PATIENCE} s of {self.sent}:\n{said[-2000:]}",
+        )
         allowed = {0}
         for number in self.sent:
             allowed |= STATUS[number]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 
@@ -134,7 +136,7 @@ def sound_files() -> dict[str, bytes]:
     }
 
 
-def _archive(arrays: dict[str, np.ndarray]) -> bytes:
+def _archive(arrays: Mapping[str, Any]) -> bytes:
     stream = io.BytesIO()
     np.savez(stream, **arrays)
     return stream.getvalue()

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         light_options = replace(options, entry=f"{MODULE}:work", preload=(MODULE,))
         return real(plan, store, light_options, observers)
 
-    execution.execute = light
+    execution.execute = light  # type: ignore[assignment]
     return cli.main(arguments)
 
 
@@ -81,7 +81,7 @@ def _content(name: str, digest: str, number: int) -> str:
         rows = {"acc": {"": number % 10_000 / 100}, "asr": {"": number // 10_000 % 10_000 / 100}}
         return json.dumps(rows)
     if name == "result.json":
-        result = {"flagged": None, "score": None, "targets": [], "suspects": []}
+        result: dict[str, Any] = {"flagged": None, "score": None, "targets": [], "suspects": []}
         return json.dumps({**result, "record": {"images": number % 1000, "seconds": 0.5}})
     if name == "truth.json":
         return json.dumps({"rate": number % 100 / 100})
