@@ -17,7 +17,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks.soak.ground import Broken, Ground
+from benchmarks.soak.ground import Broken, Ground, end_all
 
 Attempt = Callable[[Random, Ground, Path, Counter[str]], None]
 """One step, in an empty folder: makes tries and counts them by kind. Raises Broken."""
@@ -91,6 +91,7 @@ def carry_out(name: str, attempt: Attempt, ground: Ground, seed: int, bounds: Bo
             attempt(Random(f"{seed} {name} {step}"), ground, folder, tally.tries)
         except Broken as broken:
             tally.failures.append(Failure(step, str(broken), folder))
+            end_all(folder / "temporary")
             (folder / "broken.txt").write_text(traceback.format_exc(), "utf-8", "replace")
             print(f"{name}, step {step}: {broken}", file=sys.stderr)
             print(f"  again: {again(name, seed, step)}", file=sys.stderr)

@@ -11,10 +11,12 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -232,6 +234,13 @@ def alive(temporary: Path) -> dict[int, str]:
             continue
         found[pid] = command.replace(b"\0", b" ").decode("utf-8", "replace")[:200]
     return found
+
+
+def end_all(temporary: Path) -> None:
+    """Kill every process that works below a folder."""
+    for pid in alive(temporary):
+        with suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def entries(names: Sequence[str], kind: str) -> str:

@@ -25,12 +25,12 @@ from benchmarks.soak.ground import (
     REAL,
     Expected,
     Ground,
-    alive,
     check_nothing_left,
     check_orphans,
     check_table,
     contents,
     demand,
+    end_all,
     entries,
     line,
     told,
@@ -337,6 +337,4 @@ def attempt(draw: Random, ground: Ground, folder: Path, tries: Counter[str]) -> 
     finally:
         for run in siege.runs:
             run.process.kill()
-        for pid in alive(siege.temporary):
-            with suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        end_all(siege.temporary)

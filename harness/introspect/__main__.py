@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from harness.introspect import guard
 from harness.introspect.problems import ParameterError
 
 OPERATIONS = {
@@ -32,6 +33,7 @@ def main(arguments: list[str]) -> None:
     started.
     """
     request, reply, seconds = arguments
+    guard.stay_behind()
     # The parent keeps the time. If it is gone, the alarm ends this process.
     signal.alarm(int(float(seconds)) + _GRACE)
     questions = json.loads(Path(request).read_bytes())

@@ -42,6 +42,8 @@ _TAIL = 4000
 """Bytes of what a silent child printed that are kept."""
 _LONGEST = 500
 """Characters of a message that fit in a line."""
+_MOMENT = 5.0
+"""Seconds that a child may take to end what plugins have started."""
 _AT_ONCE = 4
 """Children that run side by side."""
 
@@ -222,6 +224,10 @@ def _run(folder: Path, timeout: float, running: set[int]) -> int | None:
         try:
             return child.wait(timeout)
         except subprocess.TimeoutExpired:
+            # It kills what has left its group, which takes a moment.
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_MOMENT)
             return None
         finally:
             # Its whole group, so that nothing it started outlives it; Ctrl-C of the terminal does

@@ -227,12 +227,16 @@ def test_a_plugin_that_writes_its_own_answer(site: Path, memo: Memo) -> None:
     assert "ft" in names(registry, "defense")
 
 
-def test_what_a_hanging_plugin_started_is_killed_too(site: Path, memo: Memo) -> None:
+@pytest.mark.parametrize("own_session", [False, True])
+@pytest.mark.parametrize("end", ["time.sleep(600)", "raise ValueError"])
+def test_what_a_broken_plugin_started_is_killed_too(
+    site: Path, memo: Memo, end: str, own_session: bool
+) -> None:
     text = f"""
         import subprocess, time
-        child = subprocess.Popen(["sleep", "600"])
+        child = subprocess.Popen(["sleep", "600"], start_new_session={own_session})
         open({str(site / "pid")!r}, "w").write(str(child.pid))
-        time.sleep(600)
+        {end}
     """
     install(site, "nest", {"nest_plug": text})
     assert len(discover(memo, timeout=2).broken) == 1

@@ -1,0 +1,54 @@
+"""A process that sees to the end of all that plugins start while they are asked, also in sessions
+of their own, which no signal to a group reaches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def stay_behind() -> None:
+    """Return in a child of this process, which answers; stay behind as the guard, and end as the
+    child ends, or on SIGTERM, once all that it started is dead.
+    """
+    # Orphans come to this process then, not to that of the system.
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    child = os.fork()
+    if child == 0:
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+
+    signal.signal(signal.SIGTERM, end)
+    _, status = os.waitpid(child, 0)
+    _kill_all()
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        if -code not in (signal.SIGKILL, signal.SIGSTOP):
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(code)
+
+
+def _kill_all() -> None:
+    """Kill every child, and what comes here as an orphan when its parent dies, until there is
+    none.
+    """
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    while True:
+        try:
+            for pid in listed.read_text("ascii").split():
+                with contextlib.suppress(OSError):
+                    os.kill(int(pid), signal.SIGKILL)
+            os.waitpid(-1, 0)
+        except OSError:  # no child is left, or the kernel lists none
+            return
