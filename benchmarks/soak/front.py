@@ -23,7 +23,7 @@ PATIENCE = 240
 """Seconds that it may take on a machine that may be busy."""
 MEMORY = 3 << 30
 """Bytes of address space that it may take beyond what it starts with."""
-CRASHED = 71
+CRASHED = 99
 """Exit code of a command that raised: `main` never should."""
 
 

@@ -199,7 +199,7 @@ def _ask_child(
         answers = _read_replies(folder / "reply.jsonl")
         if len(answers) < len(questions) and status is not None and is_full(folder):
             # Nothing is wrong with the plugins: the child could not write what they answered.
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
         trouble = _why_silent(status, timeout, folder / "log.txt")
     return [answers.get(number, trouble) for number in range(len(questions))]
 
