@@ -16,11 +16,11 @@ from harness.outcomes import Outcome
 from harness.run import checkpoints, children
 from harness.run.children import Children
 from harness.run.host import Attempt, Host, Stopped
-from harness.run.scratch import Scratch
 from harness.run.slots import Slot
 from harness.run.state import Ended, Options
 from harness.stages.stage import Stage
 from harness.store.objects import Store
+from harness.store.scratch import Scratch
 from tests.kit.engine_stages import ENTRY, make
 
 SLOT = Slot("cpu.0", "cpu", 1, {})

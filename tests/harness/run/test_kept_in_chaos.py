@@ -16,7 +16,8 @@ import pytest
 
 from harness.store.objects import Store
 from tests.kit.chain_run import TIMES, chains
-from tests.kit.engine_stages import chained, marked
+from tests.kit.engine_stages import chained
+from tests.kit.processes import marked
 
 
 class Chains:
