@@ -17,35 +17,15 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from tests.kit import tiny
 from tests.kit.command import Bench
 from tests.kit.fake_plugins import install, registering
 from tests.kit.one_child import answering
 
-GRID = """
-[[dataset]]
-name = "signs"
-train = 200
-test = 60
-pool = 40
-[[model]]
-name = "small-cnn"
-width = 4
-[[attack]]
-name = "badnets"
-[[defense]]
-name = "none"
-[[defense]]
-name = "ft"
-epochs = 1
+GRID = f"""
+{tiny.GRID}
 [[defense]]
 name = "widen"
-[training]
-recipe = "signs"
-epochs = 1
-[[metric]]
-name = "acc"
-[[metric]]
-name = "asr"
 [[metric]]
 name = "weight-norm"
 """
