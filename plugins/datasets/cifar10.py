@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from plugins.datasets.published import Arrays, Published, torchvision_datasets
+from plugins.datasets.placed import Arrays
+from plugins.datasets.published import Published, torchvision_datasets
 
 
 class Cifar10(Published):

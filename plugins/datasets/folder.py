@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,11 +9,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from harness import Facts, Folder, Pictures
-from plugins.datasets.pictures import SUFFIXES, Labelled, Resized
-from plugins.datasets.published import Arrays, fingerprint
+from plugins.datasets.listing import SUFFIXES, pictures_alone, shown, suffix
+from plugins.datasets.pictures import Labelled, Resized
+from plugins.datasets.placed import Arrays, fingerprint
 
-SYSTEM_FILES = ("desktop.ini", "thumbs.db")
-"""What file managers leave behind, and do not show; like names that begin with a dot."""
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval")
 """Names that folders of whole splits have, in small letters."""
 
@@ -141,22 +139,12 @@ class PictureFolder(Resized):
         return test
 
 
-def _shown(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, sorted by name, without what file managers hide."""
-    with os.scandir(folder) as entries:
-        shown = []
-        for entry in entries:
-            if entry.name[0] != "." and entry.name.lower() not in SYSTEM_FILES:
-                shown.append(entry)
-    return sorted(shown, key=lambda entry: entry.name)
-
-
 def _splits(folder: Path) -> list[str]:
     """Return the names of the folders of splits in another.
 
     Raises ValueError for one beside `train` and `test`, whose pictures nobody would read.
     """
-    names = [entry.name for entry in _shown(folder) if entry.is_dir()]
+    names = [entry.name for entry in shown(folder) if entry.is_dir()]
     splits = [name for name in names if name.lower() in SPLITS]
     for name in splits:
         if name not in ("train", "test") and "train" in splits:
@@ -173,10 +161,10 @@ def _folders(folder: Path, alone: bool) -> list[str]:
     Raises ValueError for a picture beside them, and where they lie `alone` for any other file.
     """
     names = []
-    for entry in _shown(folder):
+    for entry in shown(folder):
         if entry.is_dir():
             names.append(entry.name)
-        elif alone or _suffix(entry.name) in SUFFIXES:
+        elif alone or suffix(entry.name) in SUFFIXES:
             raise ValueError(
                 f"{entry.path} lies beside the folders of the classes and would not be read; put "
                 "it into one of them, or remove it"
@@ -189,34 +177,9 @@ def _labelled(root: Path, classes: list[str]) -> list[Labelled]:
     for label, name in enumerate(classes):
         folder = root / name
         if folder.is_dir():
-            for path in _pictures(folder):
+            for path in pictures_alone(folder):
                 pairs.append((path, label))
     return pairs
-
-
-def _pictures(folder: Path) -> list[Path]:
-    """Return the pictures of a class, sorted by name. Raises ValueError for anything else there."""
-    pictures = []
-    for entry in _shown(folder):
-        if entry.is_dir():
-            raise ValueError(
-                f"{entry.path} is a folder within a class and would not be read; move its pictures "
-                f"to {folder}, or it elsewhere"
-            )
-        if _suffix(entry.name) not in SUFFIXES:
-            known = ", ".join(sorted(SUFFIXES))
-            raise ValueError(
-                f"{entry.path} is no picture by its name and would not be read; pictures end with "
-                f"{known}: convert, rename or remove it"
-            )
-        if not entry.is_file():
-            raise ValueError(f"{entry.path} is no file that can be read; remove it")
-        pictures.append(Path(entry.path))
-    return pictures
-
-
-def _suffix(name: str) -> str:
-    return Path(name).suffix.lower()
 
 
 def _refuse_empty(root: Path, classes: list[str], pairs: list[Labelled], split: str) -> None:

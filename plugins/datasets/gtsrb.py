@@ -6,12 +6,11 @@ import csv
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
-
-from plugins.datasets.pictures import Labelled, Resized, listed
-from plugins.datasets.published import Arrays, Published, fingerprint, torchvision_datasets
+from plugins.datasets.listing import listed
+from plugins.datasets.pictures import Labelled, PictureFiles
+from plugins.datasets.published import Published, torchvision_datasets
 
 CLASSES = 43
 ARCHIVE = (
@@ -22,7 +21,7 @@ PLACES = {"final": "GTSRB/Final_Training/Images", "online": "GTSRB/Training"}
 """folder of the training images of each edition"""
 
 
-class Gtsrb(Published, Resized):
+class Gtsrb(Published, PictureFiles):
     """GTSRB: traffic signs in 43 classes, resized to squares, in torchvision's folders.
 
     The papers train on the 39,209 images of the final training set. torchvision fetches the 26,640
@@ -47,19 +46,19 @@ class Gtsrb(Published, Resized):
 
     edition: Literal["final", "online"] = "final"
     """the training set: all 39,209 images, or the 26,640 that torchvision fetches"""
-    size: Annotated[int, Field(ge=8, le=512)] = 32
-    """height and width in pixels that pictures are resized to"""
 
     @property
     def base(self) -> Path:
         """The folder that torchvision uses."""
         return self.folder / "gtsrb"
 
-    def files(self) -> list[Path]:
-        """Return all pictures, and the labels of the test pictures."""
-        train = [path for path, _ in self._train()]
-        test = [path for path, _ in self._test()]
-        return [*train, self.folder / self.place, *test]
+    def tables(self) -> list[Path]:
+        """Return the labels of the test pictures."""
+        return [self.folder / self.place]
+
+    def count_classes(self) -> int:
+        """Return the number of signs."""
+        return CLASSES
 
     def flags(self) -> tuple[str, ...]:
         """See `Published.flags`."""
@@ -68,25 +67,12 @@ class Gtsrb(Published, Resized):
         return ()
 
     def settings(self) -> str:
-        """See `Published.settings`."""
+        """See `Placed.settings`."""
         return f"{self.edition} {self.size} {self.resample}"
 
-    def measure(self) -> tuple[int, int, int, int, int, int]:
-        """Count by listing folders."""
-        train = len(self._train())
-        test = len(self._test())
-        return CLASSES, self.size, self.size, 3, train, test
-
-    def decode(self) -> Arrays:
-        """Decode pictures in the order of class and name; the test set in that of its table."""
-        return self.kept(self._content, self._decode)
-
-    def _content(self) -> str:
-        content = fingerprint(self.called, self.files(), self.folder, self.settings())
-        return f"gtsrb-{content[:32]}"
-
-    def _decode(self) -> Arrays:
-        return self.decoded_pairs(self._train(), self._test(), self.size, 3)
+    def pairs(self) -> tuple[list[Labelled], list[Labelled]]:
+        """List pictures in the order of class and name; the test set in that of its table."""
+        return self._train(), self._test()
 
     def _train(self) -> list[Labelled]:
         folder = self.base / PLACES[self.edition]

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from plugins.datasets.published import Arrays, Published, torchvision_datasets
+from plugins.datasets.placed import Arrays
+from plugins.datasets.published import Published, torchvision_datasets
 
 STEMS = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
 HEADER = 8

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from plugins.datasets.published import Arrays, Published, torchvision_datasets
+from plugins.datasets.placed import Arrays
+from plugins.datasets.published import Published, torchvision_datasets
 
 SPLITS = ("train", "test")
 

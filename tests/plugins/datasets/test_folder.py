@@ -14,7 +14,7 @@ from PIL import Image
 
 from plugins.datasets import folder as module
 from plugins.datasets.folder import PictureFolder
-from plugins.datasets.pictures import SUFFIXES
+from plugins.datasets.listing import SUFFIXES
 from tests.kit.command import Bench
 
 
