@@ -25,14 +25,18 @@ def bench_register(register: Register) -> None:
 
 def _register_datasets(register: Register) -> None:
     """Register the datasets."""
+    register.dataset("celeba8", "plugins.datasets.celeba8:CelebA8")
     register.dataset("cifar10", "plugins.datasets.cifar10:Cifar10")
     register.dataset("folder", "plugins.datasets.folder:PictureFolder")
     register.dataset("gtsrb", "plugins.datasets.gtsrb:Gtsrb")
+    register.dataset("imagenet-subset", "plugins.datasets.imagenet_subset:ImageNetSubset")
+    register.dataset("lisa", "plugins.datasets.lisa:Lisa")
     register.dataset("mnist", "plugins.datasets.mnist:Mnist")
     register.dataset("npz", "plugins.datasets.npz:Npz")
     register.dataset("signs", "plugins.datasets.signs:Signs")
     register.dataset("stl10", "plugins.datasets.stl10:Stl10")
     register.dataset("svhn", "plugins.datasets.svhn:Svhn")
+    register.dataset("tiny-imagenet", "plugins.datasets.tiny_imagenet:TinyImageNet")
 
 
 def _register_models(register: Register) -> None:

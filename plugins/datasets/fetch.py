@@ -12,6 +12,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from plugins.datasets.celeba8 import CelebA8
 from plugins.datasets.cifar10 import Cifar10
 from plugins.datasets.gtsrb import Gtsrb
 from plugins.datasets.mnist import Mnist
@@ -19,7 +20,7 @@ from plugins.datasets.published import Published
 from plugins.datasets.stl10 import Stl10
 from plugins.datasets.svhn import Svhn
 
-KINDS: tuple[type[Published], ...] = (Cifar10, Gtsrb, Mnist, Stl10, Svhn)
+KINDS: tuple[type[Published], ...] = (CelebA8, Cifar10, Gtsrb, Mnist, Stl10, Svhn)
 SETS = {kind.called: kind for kind in KINDS}
 
 

@@ -49,19 +49,20 @@ def decoded(
 
     images = np.empty((len(paths), size, size, channels), np.uint8)
     for number, path in enumerate(paths):
-        whole = decode(path, "RGB" if channels == 3 else "L")
-        width, height = whole.size
-        box: Box = (0, 0, width, height)
+        picture = decode(path, "RGB" if channels == 3 else "L")
         if cut is not None:
+            width, height = picture.size
             box = cut(number, width, height)
             if box[0] < 0 or box[1] < 0 or box[2] > width or box[3] > height:
                 raise ValueError(
                     f"{path} has {width} x {height} pixels, and the part to be read, {box}, lies "
                     "beyond them"
                 )
-        if box != (0, 0, size, size) or whole.size != (size, size):
-            whole = whole.resize((size, size), Image.Resampling[resample.upper()], box)
-        images[number] = np.asarray(whole).reshape(size, size, channels)
+            # Before it is resized, which would else look at what lies beside the part.
+            picture = picture.crop(box)
+        if picture.size != (size, size):
+            picture = picture.resize((size, size), Image.Resampling[resample.upper()])
+        images[number] = np.asarray(picture).reshape(size, size, channels)
     return images
 
 

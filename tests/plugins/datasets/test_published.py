@@ -24,6 +24,7 @@ from harness.introspect.parameters import resolve
 from harness.introspect.problems import ParameterError
 from harness.stages.splits import sizes
 from plugins.datasets import fetch, published
+from plugins.datasets.celeba8 import CelebA8
 from plugins.datasets.cifar10 import Cifar10
 from plugins.datasets.folder import PictureFolder
 from plugins.datasets.gtsrb import Gtsrb
@@ -31,10 +32,10 @@ from plugins.datasets.mnist import Mnist
 from plugins.datasets.published import Published
 from plugins.datasets.stl10 import Stl10
 from plugins.datasets.svhn import Svhn
+from tests.kit.layouts import Pairs, write_celeba
 from tests.kit.places import ROOT
 
-Pairs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
-SETS: list[type[Published]] = [Cifar10, Gtsrb, Mnist, Stl10, Svhn]
+SETS: list[type[Published]] = [CelebA8, Cifar10, Gtsrb, Mnist, Stl10, Svhn]
 each_set = pytest.mark.parametrize("kind", SETS, ids=lambda kind: kind.called)
 
 
@@ -154,6 +155,7 @@ def write_gtsrb(root: Path, monkeypatch: pytest.MonkeyPatch) -> Pairs:
 
 
 WRITERS: Mapping[type[Published], Callable[[Path, pytest.MonkeyPatch], Pairs]] = {
+    CelebA8: lambda root, _: write_celeba(root),
     Cifar10: write_cifar10,
     Gtsrb: write_gtsrb,
     Mnist: write_mnist,
@@ -174,7 +176,7 @@ def test_what_the_files_hold_is_loaded(
     facts, pictures = dataset.facts(), dataset.load()
     assert (facts.train_count, facts.test_count) == (len(pairs[0]), len(pairs[2]))
     assert (facts.height, facts.width, facts.channels) == pairs[0].shape[1:]
-    assert facts.classes == (43 if kind is Gtsrb else 10)
+    assert facts.classes == {CelebA8: 8, Gtsrb: 43}.get(kind, 10)
     assert np.array_equal(pictures.train_images, pairs[0])
     assert np.array_equal(pictures.train_labels, pairs[1])
     assert np.array_equal(pictures.test_images, pairs[2])
@@ -394,6 +396,7 @@ def test_a_set_that_is_there_is_not_fetched_again(
 # --- presets --------------------------------------------------------------------------------------
 
 COUNTS = {
+    "celeba8": (162_770, 19_962),
     "cifar10": (50_000, 10_000),
     "gtsrb": (39_209, 12_630),
     "mnist": (60_000, 10_000),
@@ -401,6 +404,7 @@ COUNTS = {
     "svhn": (73_257, 26_032),
 }
 SPLITS = {
+    ("celeba8", "deck"): (162_770, 8138, 0, 19_962),
     ("cifar10", "anp"): (45_000, 5000, 0, 10_000),
     ("cifar10", "bcu"): (50_000, 5000, 0, 5000),
     ("cifar10", "bcu-code"): (45_000, 5000, 0, 10_000),
