@@ -48,9 +48,9 @@ class Lisa(PictureFiles):
     of their names.
 
     There is no official test set. As in DECK (5,635, 704 and 704 signs) a tenth is held out, as
-    much of each class. DECK does not say what was drawn, and its counts fit single signs; but signs
-    come from videos, and views of one sign in neighbouring frames are nearly alike. Held out by
-    `track`, no sign of the test set was seen in training, and accuracies are lower and truer.
+    much of each class. DECK does not say how it was drawn; its counts fit a draw of single signs,
+    the default here. But signs come from videos, and views of one sign in neighbouring frames are
+    nearly alike: only if tracks are held out does no sign of the test set appear in training.
     """
 
     citation = (
