@@ -190,6 +190,22 @@ def test_rounding_is_no_dependence() -> None:
     check_independence(torch.cat([first, rest]), torch.cat([tied, rest]))
 
 
+def test_logits_are_known_no_better_than_their_own_size_allows() -> None:
+    single = LOGITS[:, :1]
+    check_independence(single, single * (1 + 2e-7))
+    for far in (-3e4, 3e4):
+        close = LOGITS * 1e-3 + far
+        beside = torch.nextafter(close, torch.zeros(()))
+        assert not torch.equal(close, beside)
+        check_independence(close, beside)
+
+
+def test_a_single_logit_that_is_another_is_told() -> None:
+    single = LOGITS[:, :1]
+    with pytest.raises(NotIndependent, match="200 got other logits and 0 another label"):
+        check_independence(single, single * 1.001)
+
+
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
 def test_other_logits_for_one_image_are_told(scale: float) -> None:
     other = LOGITS.clone()
