@@ -31,7 +31,9 @@ AT_LEAST = 256
 IN_PAIRS = 64
 """Images among them that are asked two at a time."""
 GROUP = 32
-"""Images that the others are asked together with."""
+"""Images of the others that are asked together; of large ones as many as go through at a time, but
+two at least.
+"""
 
 
 def run(job: Job[EvaluatePayload]) -> None:
@@ -61,7 +63,11 @@ def _ask_again(job: Job[EvaluatePayload], stream: Tensor, logits: Tensor) -> Non
     others = chosen[IN_PAIRS:]
     others = others[logits[others].argmax(1).argsort()]
     model = _fresh(job)
-    again = [_ask(job, model, stream[pairs], 2), _ask(job, model, stream[others], GROUP)]
+    again = [_ask(job, model, stream[pairs], 2)]
+    group = min(GROUP, max(2, together(stream, job.device)))
+    # Some at a time: a sixteenth of a stream may be larger than memory too.
+    for part in torch.split(others, AT_LEAST):
+        again.append(_ask(job, model, stream[part], group))
     check_independence(logits[torch.cat([pairs, others])], torch.cat(again))
 
 
