@@ -118,3 +118,16 @@ def suggest(name: str, known: Sequence[str]) -> str:
     if close:
         advice = f"Did you mean: {', '.join(close)}? {advice}"
     return advice
+
+
+def said(error: BaseException) -> str:
+    """Return an exception's text as a reason that makes sense alone: with the exception's name
+    where the text is no sentence, such as the key of a KeyError or the code of a `sys.exit`.
+    """
+    name = type(error).__name__
+    text = str(error)
+    if not text:
+        return name
+    if isinstance(error, KeyError | SystemExit | StopIteration):
+        return f"{name}: {text}"
+    return text

@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.access.context import Deadline
 from harness.environment import snapshot
-from harness.errors import Incompatible, OutOfTime, Paused, Unfit
+from harness.errors import Incompatible, OutOfTime, Paused, Unfit, said
 from harness.keeping.loops import Continuing
 from harness.run.watch import watching
 from harness.stages.job import Job
@@ -165,7 +165,7 @@ def _set_threads(count: int) -> None:
 def _described(error: BaseException) -> dict[str, str]:
     return {
         "type": type(error).__name__,
-        "message": str(error)[:MESSAGE] or type(error).__name__,
+        "message": said(error)[:MESSAGE],
         "traceback": "".join(traceback.format_exception(error))[-TRACEBACK:],
     }
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from harness.components import Metric, Predictions, load_component
 from harness.components.spec import ComponentSpec
-from harness.errors import Incompatible
+from harness.errors import Incompatible, said
 from harness.stages.answers import open_predictions
 from harness.stages.artefacts import ROWS_FILE
 from harness.stages.job import Job
@@ -41,9 +41,7 @@ def run(job: Job[ScorePayload]) -> None:
             failures[name] = error
     if failures:
         job.record["rows"] = rows
-        job.record["failures"] = {
-            name: clean(str(error) or type(error).__name__) for name, error in failures.items()
-        }
+        job.record["failures"] = {name: clean(said(error)) for name, error in failures.items()}
         first, *_ = failures.values()
         raise first
     (job.out / ROWS_FILE).write_text(json.dumps(rows))
