@@ -142,19 +142,19 @@ class ABS(Unlearning):
         shown = images[order[:count].to(images.device)]
         starts = access.generator("start")
         together = max(1, self.at_once // len(shown))
-        corners = self._corners()
-        done = 0
-        total = len(corners) * len(neurons) * self.steps
         inverted = []
-        for corner in corners:
+        for corner in self._corners():
             for first in range(0, len(neurons), together):
                 part = neurons[first : first + together]
                 form = self._form(corner, len(part), images, starts)
+                parameters = []
                 groups = []
                 for parameter, rate in form.groups():
+                    parameters.append(parameter)
                     groups.append({"params": [parameter], "lr": rate})
                 optimiser = torch.optim.Adam(groups)
-                for _ in range(self.steps):
+                keep = {"form": tuple(parameters), "adam": optimiser}
+                for _ in access.steps(self.steps, keep=keep):
                     stamped = form.stamped(shown)
                     own, others = activations(model, stamped, part)
                     optimiser.zero_grad(set_to_none=True)
@@ -162,8 +162,7 @@ class ABS(Unlearning):
                     losses.sum().backward()  # type: ignore[no-untyped-call]
                     optimiser.step()
                     form.project()
-                    done += len(part)
-                    access.tick(len(part) * len(shown), done, total)
+                    access.tick(len(part) * len(shown))
                 for number, neuron in enumerate(part):
                     inverted.append((form.trigger(number), neuron))
         return inverted

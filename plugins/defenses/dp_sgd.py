@@ -130,11 +130,14 @@ class DPSGD(Augmented):
             noise = opacus.noise(self.epsilon, rate, steps)
 
         expected = rate * len(data)
-        private = Private(self, noise, expected, recipe.label_smoothing, drawing(access))
+        # On the device where it is used: a step needs as many normal numbers as there are weights.
+        normals = torch.Generator(access.device).manual_seed(access.seed("noise"))
+        private = Private(self, noise, expected, recipe.label_smoothing, drawing(normals))
         drawn = opacus.draws(len(data), rate, steps, access.generator("sample"))
         draw = poisson(data, drawn)
         model = self.rebuild(access.fresh_model())
-        access.fit(model, data, recipe, before_augment=draw, loss=private.loss)
+        keep = {"private": private, "normals": normals}
+        access.fit(model, data, recipe, before_augment=draw, loss=private.loss, keep=keep)
 
         record = {"noise": noise, "clipped": private.clipped}
         spent = opacus.epsilon(noise, rate, steps)
@@ -178,13 +181,25 @@ class Private:
         self.smoothing = smoothing
         self.normal = normal
         self.together = True
-        self.cut: list[Tensor] = []
+        self.cut = torch.zeros((), dtype=torch.int64)
+        """Gradients so far that were longer than the bound."""
         self.seen = 0
+        """Gradients so far."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that steps change, for `fit` to keep."""
+        return {"together": self.together, "cut": self.cut, "seen": self.seen}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.together = state["together"]
+        self.cut = state["cut"]
+        self.seen = state["seen"]
 
     @property
     def clipped(self) -> float:
         """Share of the gradients so far that were longer than the bound."""
-        return float(sum(self.cut)) / max(1, self.seen)
+        return float(self.cut) / max(1, self.seen)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the batch's mean cross-entropy, whose gradient is the private one.
@@ -236,7 +251,7 @@ class Private:
         for name, gradient in gradients.items():
             total[name] += torch.tensordot(scales, gradient, dims=1)
         longer = norms > self.settings.clip
-        self.cut.append(longer.sum())
+        self.cut = self.cut + longer.sum()
         self.seen += len(images)
         summed: Tensor = losses.sum()
         return summed
@@ -282,12 +297,8 @@ def norms_of(gradients: Mapping[str, Tensor]) -> Tensor:
     return norms
 
 
-def drawing(access: Access) -> Callable[[Tensor], Tensor]:
-    """Return a function that draws a standard normal tensor like another.
-
-    It is drawn on the device where it is used: a step needs as many numbers as there are weights.
-    """
-    generator = torch.Generator(access.device).manual_seed(access.seed("noise"))
+def drawing(generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+    """Return a function that draws a standard normal tensor like another, on its device."""
     return lambda like: torch.randn(like.shape, generator=generator, device=like.device)
 
 
@@ -317,7 +328,10 @@ class Opacus:
     def draws(
         self, count: int, rate: float, steps: int, generator: torch.Generator
     ) -> Iterator[list[int]]:
-        """Draw the images of each step: every one of `count` with probability `rate`."""
+        """Draw the images of each step: every one of `count` with probability `rate`.
+
+        Nothing but the generator's state decides what comes next, until there were `steps`.
+        """
         return iter(
             self.sampler(num_samples=count, sample_rate=rate, generator=generator, steps=steps)
         )

@@ -134,18 +134,20 @@ class IBAU(Defense):
         optimiser = OPTIMISERS[self.outer](weights, lr=self.outer_lr)
         orders = access.generator("order")
         carriers = access.generator("patches")
-        norm = 0.0
+        record = {"perturbation_norm": 0.0}
+        keep = {"model": model, "optimiser": optimiser, "record": record}
         with evaluating(model), differentiable(access.recipe.deterministic):
             inner = self._inner(model, data.subset(parts[0]))
             blank = torch.zeros(access.task.image_shape, device=access.device)
             require_second_derivatives(inner, blank)
-            for number in range(self.rounds):
+            for number in access.steps(self.rounds, keep=keep):
                 order = torch.arange(len(data))
                 if self.shuffle:
                     order = torch.randperm(len(data), generator=orders)
                 chunks = [data.subset(order[part]) for part in parts]
                 perturbation = self._perturbation(access, model, chunks)
                 norm = float(perturbation.norm())
+                record["perturbation_norm"] = norm
 
                 for part in parts:
                     outer = self._outer(model, data.subset(part), carriers)
@@ -163,9 +165,8 @@ class IBAU(Defense):
                         f"perturbation (norm {norm:g}) or weights are not finite after round "
                         f"{number + 1} of {self.rounds}; try a lower inner_lr or outer_lr"
                     )
-                access.tick(done=number + 1, of=self.rounds)
         model.zero_grad(set_to_none=True)
-        return Result(model=model, record={"perturbation_norm": norm})
+        return Result(model=model, record=record)
 
     @property
     def _products(self) -> int:

@@ -129,8 +129,8 @@ class KArm(Defense):
         if not arms:
             return Result(flagged=False, score=0.0, record={"arms": 0.0, "steps": 0.0})
 
-        bandit, steps = self._scan(access, model, data, arms)
-        record = {"arms": float(len(arms)), "steps": float(steps)}
+        bandit = self._scan(access, model, data, arms)
+        record = {"arms": float(len(arms)), "steps": float(bandit.pulls)}
         arm = arms[bandit.smallest]
         pulls = bandit.arms[bandit.smallest]
         if pulls.best == math.inf:
@@ -184,19 +184,15 @@ class KArm(Defense):
 
     def _scan(
         self, access: Access, model: nn.Module, data: ImageSet, arms: Sequence[Arm]
-    ) -> tuple[Bandit, int]:
-        """Pull the arms until the bandit is over or the steps are used; return it and the steps."""
+    ) -> Bandit:
+        """Pull the arms, and return the bandit."""
         pairs = arms[0].source is not None
         bandit = self._bandit(
             access, len(arms), hopeless if pairs else never, access.generator("choice")
         )
         inversion = self._inversion(access, model, data, arms, bandit, "forward")
-        step = 0
-        while not bandit.over and step < self.steps:
-            self._pull(inversion, data, arms, bandit)
-            step += 1
-            access.tick(done=step, of=self.steps)
-        return bandit, step
+        self._search(access, inversion, data, arms, bandit, self.steps)
+        return bandit
 
     def _way_back(
         self, access: Access, model: nn.Module, data: ImageSet, arm: Arm, steps: int
@@ -211,13 +207,25 @@ class KArm(Defense):
             return None
         bandit = self._bandit(access, 1, hopeless_back, access.generator("choice back"))
         inversion = self._inversion(access, model, data, back, bandit, "back")
-        step = 0
-        while not bandit.over and step < steps:
-            self._pull(inversion, data, back, bandit)
-            step += 1
-            access.tick(done=step, of=steps)
+        self._search(access, inversion, data, back, bandit, steps)
         size = bandit.arms[0].best
         return size if size < math.inf else None
+
+    def _search(
+        self,
+        access: Access,
+        inversion: Inversion,
+        data: ImageSet,
+        arms: Sequence[Arm],
+        bandit: Bandit,
+        count: int,
+    ) -> None:
+        """Pull the arms until the bandit is over or `count` steps are used."""
+        steps = access.steps(count, keep={"lanes": inversion, "bandit": bandit})
+        for _ in steps:
+            self._pull(inversion, data, arms, bandit)
+            if bandit.over:
+                steps.end()
 
     def _pull(
         self, inversion: Inversion, data: ImageSet, arms: Sequence[Arm], bandit: Bandit

@@ -195,17 +195,7 @@ class TrapReplace(Augmented):
                 return entropy + trap
 
             access.fit(model, data, recipe, loss=loss, extra=[Extra(decoder.parameters())])
-            clean = access.clean().to(access.device)
-            error = 0.0
-            with torch.no_grad(), evaluating(model):
-                for images, _ in clean.batches(JUDGED):
-                    model(images)
-                    reconstructed = decoder(outputs[cut.name])
-                    mean = float(functional.mse_loss(reconstructed, images))
-                    error += mean * len(images)
-                    access.tick()
-            access.tick(len(clean) // FORWARD)
-        return {"reconstruction_mse": error / len(clean)}
+        return {"reconstruction_mse": reconstruction_error(access, model, cut.name, decoder)}
 
     def _train_head(self, access: Access, model: nn.Module, cut: Cut, first: Recipe) -> None:
         """Train the second phase, in place: what follows the stem learns.
@@ -352,6 +342,24 @@ class Decoder(nn.Module):
         if images.shape[2:] != self.size:
             images = functional.interpolate(images, self.size, mode="bilinear")
         return torch.sigmoid(images)
+
+
+@torch.no_grad()
+def reconstruction_error(
+    access: Access, model: nn.Module, stem_end: str, decoder: nn.Module
+) -> float:
+    """Return the mean squared error of clean images that are reconstructed from the stem."""
+    clean = access.clean().to(access.device)
+    error = 0.0
+    with evaluating(model), watched(model, [stem_end]) as outputs:
+        for images, _ in clean.batches(JUDGED):
+            model(images)
+            reconstructed = decoder(outputs[stem_end])
+            mean = float(functional.mse_loss(reconstructed, images))
+            error += mean * len(images)
+            access.tick()
+    access.tick(len(clean) // FORWARD)
+    return error / len(clean)
 
 
 def trap_loss(reconstructed: Tensor, images: Tensor, lambda1: float, lambda2: float) -> Tensor:

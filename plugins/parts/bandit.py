@@ -11,7 +11,8 @@ This module knows arms by what their pulls bring, and nothing of images or netwo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -122,6 +123,28 @@ class Bandit:
         self.generator = generator
         self._begun = False
         """All arms have been warm, and the bandit has chosen: from then on arms can settle."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that pulls change; the generator is not in it."""
+        return {
+            "arms": [arm.state_dict() for arm in self.arms],
+            "next": self.next,
+            "over": self.over,
+            "begun": self._begun,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        for arm, kept in zip(self.arms, state["arms"], strict=True):
+            arm.load_state_dict(kept)
+        self.next = state["next"]
+        self.over = state["over"]
+        self._begun = state["begun"]
+
+    @property
+    def pulls(self) -> int:
+        """Pulls of all arms so far."""
+        return sum(arm.steps for arm in self.arms)
 
     @property
     def smallest(self) -> int:

@@ -64,18 +64,21 @@ def elevated(
     cuts = _cuts(access, model, images, units)
     true_labels = labels.cpu()
     together = max(1, at_once // (LEVELS * len(images)))
-    candidates: list[Candidate] = []
-    for done, unit in enumerate(units, start=1):
-        step = peaks[unit.module] * REACH / LEVELS
+    pieces: list[tuple[Unit, Tensor]] = []
+    for unit in units:
         for channels in torch.split(torch.arange(unit.count), together):
-            logits = _stimulated(model, images, unit, channels, step, cuts[unit]).cpu()
-            access.tick(len(channels) * LEVELS * len(images) // FORWARD)
-            for place, channel in enumerate(channels.tolist()):
-                vote = election(logits[place], true_labels, dissent)
-                if vote is not None:
-                    label, score = vote
-                    candidates.append(Candidate(unit.module, channel, unit.count, label, score))
-        access.tick(done=done, of=len(units))
+            pieces.append((unit, channels))
+    raised: list[tuple[str, int, int, int, float]] = []
+    for number in access.steps(len(pieces), keep={"raised": raised}):
+        unit, channels = pieces[number]
+        step = peaks[unit.module] * REACH / LEVELS
+        logits = _stimulated(model, images, unit, channels, step, cuts[unit]).cpu()
+        access.tick(len(channels) * LEVELS * len(images) // FORWARD)
+        for place, channel in enumerate(channels.tolist()):
+            vote = election(logits[place], true_labels, dissent)
+            if vote is not None:
+                raised.append((unit.module, channel, unit.count, *vote))
+    candidates = [Candidate(*each) for each in raised]
     return sorted(candidates, key=lambda candidate: -candidate.score)
 
 
