@@ -68,7 +68,7 @@ METHODS = {
     ),
     "defense anp": 'iterations = 6\nbatch = 16\nprune = "accuracy"',
     "defense bcu": "epochs = 3\nbatch = 16",
-    "defense dp-sgd": "epochs = 2\nbatch = 75\nat_once = 50\nclip = 6.0",
+    "defense dp-sgd": "epochs = 2\nbatch = 75\nat_once = 50\nnoise = 0.01\nclip = 8.0",
     "defense fine-pruning": "epochs = 3\nbatch = 16",
     "defense i-bau": "rounds = 5\nbatch = 10\nportion = 0.1\nshuffle = true",
     "defense k-arm": (
