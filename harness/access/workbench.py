@@ -165,8 +165,8 @@ class Workbench:
         same bits.
 
         `keep` names all that iterations change and later code reads: modules, optimisers, tensors
-        and generators are put back in place, as are lists and tables of numbers, texts and
-        tensors, tuples of such objects, and objects with `state_dict` and `load_state_dict`.
+        and generators are put back in place, as are lists, tables and dataclasses of numbers, texts
+        and tensors, tuples of such objects, and objects with `state_dict` and `load_state_dict`.
         Generators from `generator`, global ones, `record` and the images counted are kept anyway.
         A loop that had ended yields nothing, so code after it must not read the loop's variables,
         unless they are kept. `end()` makes a step the last one; a loop that `break` or an exception

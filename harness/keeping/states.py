@@ -7,6 +7,7 @@ nothing is ever unpickled.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ PLAIN = (bool, int, float, str)
 
 _KEEPABLE = (
     "modules, optimisers, generators, tensors, objects with state_dict and load_state_dict, and "
-    "lists and tables of numbers, texts and tensors can be kept"
+    "lists, tables and dataclasses of numbers, texts and tensors can be kept"
 )
 
 
@@ -42,8 +43,6 @@ def state_of(thing: object) -> Any:
     """
     if isinstance(thing, nn.Module):
         return _module_state(thing)
-    if isinstance(thing, torch.optim.Optimizer):
-        return thing.state_dict()
     if isinstance(thing, torch.Generator):
         return thing.get_state()
     if isinstance(thing, Tensor):
@@ -58,6 +57,8 @@ def state_of(thing: object) -> Any:
         return thing
     if hasattr(thing, "state_dict") and hasattr(thing, "load_state_dict"):
         return thing.state_dict()
+    if _is_record(thing):
+        return _fields(thing)
     raise TypeError(f"a {type(thing).__name__} cannot be kept: {_KEEPABLE}")
 
 
@@ -86,8 +87,28 @@ def _restore(thing: Any, state: Any) -> None:
         thing.bit_generator.state = state
     elif isinstance(thing, tuple | dict | list):
         _restore_collection(thing, state)
-    else:
+    elif hasattr(thing, "load_state_dict"):
         thing.load_state_dict(state)
+    else:
+        _restore_fields(thing, state)
+
+
+def _is_record(thing: object) -> bool:
+    """Tell whether an object is of a dataclass, and its fields may change."""
+    settings = getattr(thing, "__dataclass_params__", None)
+    return settings is not None and not settings.frozen and not isinstance(thing, type)
+
+
+def _fields(thing: Any) -> dict[str, Any]:
+    """Return the values of the fields of a dataclass's object."""
+    return {field.name: getattr(thing, field.name) for field in dataclasses.fields(thing)}
+
+
+def _restore_fields(thing: Any, state: Mapping[str, Any]) -> None:
+    if state.keys() != _fields(thing).keys():
+        raise ValueError(f"it has other fields than were kept: {', '.join(state)}")
+    for name, value in state.items():
+        setattr(thing, name, value)
 
 
 def _restore_collection(thing: Any, state: Any) -> None:

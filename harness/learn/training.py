@@ -159,7 +159,7 @@ class _Training:
         self.forward: nn.Module | Compiled = model
         self.replayed: Replayed | None = None
         self.way = "eager"
-        """How steps were carried out, for the manifest."""
+        """How steps were carried out, for the manifest; at work, how those before were."""
         self.drawn: _Drawn | None = None
         self.drawn_from: list[Tensor] = []
         """States of the generators before the epoch was drawn that is under way or comes next."""
@@ -234,6 +234,7 @@ class _Training:
             "step": self.step,
             "images": self.images,
             "losses": self.losses,
+            "way": self.stepping(),
         }
 
     def restore(self, kept: Mapping[str, Any]) -> None:
@@ -245,6 +246,7 @@ class _Training:
         self.losses = kept["losses"]
         self.total = kept["total"]
         self.seen = kept["seen"]
+        self.way = kept["way"]
         # Nothing has been drawn before the first step of all.
         if kept["drawn_from"]:
             self._set_draws(kept["drawn_from"])
@@ -303,6 +305,8 @@ class _Training:
         if self.replayed is None:
             return "eager"
         if not self.replayed.recorded:
+            if self.replayed.problem is None:
+                return self.way  # too few steps were left to record one
             return _with_problem("eager", self.replayed.problem)
         if not isinstance(self.forward, Compiled):
             return "graph"

@@ -190,7 +190,8 @@ class IAB(TargetedAttack):
             sameness = diversity(normalised, other_normalised, masks, other_masks)
             return self.density_weight * density + self.diversity_weight * sameness
 
-        access.fit(trigger.mask_net, access.train, recipe, loss=loss)
+        keep = {"strangers": strangers}
+        access.fit(trigger.mask_net, access.train, recipe, loss=loss, keep=keep)
         with torch.no_grad():
             masks = trigger.masks(to_float(images[:JUDGED]))
             access.record["mask_density"] = float(masks.mean())
@@ -227,7 +228,9 @@ class IAB(TargetedAttack):
             zero_grad=not self.accumulate,
         )
         model = access.fresh_model()
-        access.fit(model, access.train, loss=mixer.loss, extra=[learning])
+        # the generator besides its weights, which `learning` has: its BatchNorm's averages
+        keep = {"trigger": trigger, "strangers": mixer.strangers}
+        access.fit(model, access.train, loss=mixer.loss, extra=[learning], keep=keep)
         trigger.eval()
         return model
 

@@ -155,7 +155,8 @@ class LBA(PoisoningAttack):
         free = unsquash(drawn).to(access.device).requires_grad_()
         optimiser = torch.optim.Adam([free], lr=self.pattern_lr, betas=BETAS)
         with watched(model, [self._point(access, model)]) as seen:
-            for step in range(self.steps):
+            keep = {"pattern": free, "adam": optimiser}
+            for step in access.steps(self.steps, keep=keep):
                 chosen = torch.randint(len(bodies), (self.images,), generator=generator)
                 aimed = torch.randint(len(features), (self.images,), generator=generator)
                 aims = features[aimed.to(access.device)]
@@ -167,7 +168,7 @@ class LBA(PoisoningAttack):
                 (free.grad,) = torch.autograd.grad(distance, [free])
                 optimiser.step()
 
-                access.tick(self.images, step + 1, self.steps)
+                access.tick(self.images)
                 if step == 0:
                     access.record["distance_before"] = float(distance.detach())
                 if step == self.steps - 1:

@@ -9,6 +9,7 @@ small coloured patch, which DECK uses.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -150,14 +151,14 @@ class LC(PoisoningAttack):
         eps = self.eps / LEVELS
         step = self.step / LEVELS
         perturbed: list[Tensor] = []
-        count = 0
-        for start in range(0, len(images), BATCH):
+        batches = math.ceil(len(images) / BATCH)
+        for number in access.steps(batches, keep={"perturbed": perturbed}):
+            start = number * BATCH
             part = images[start : start + BATCH].to(access.device)
             true_labels = labels[start : start + BATCH].to(access.device)
             moved = pgd(robust, to_float(part), true_labels, eps=eps, step=step, steps=self.steps)
             perturbed.append(self._levels(moved).to(images.device))
-            count += len(part)
-            access.tick(len(part) * self.steps, count, len(images))
+            access.tick(len(part) * self.steps)
         return torch.cat(perturbed)
 
     def _levels(self, pixels: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ the result.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -70,28 +71,25 @@ class Smooth(FoundTrigger):
         images = some_images(access, self.pictures)
         generator = access.generator("order")
         clean_answers = network(images).detach().argmax(1)
-        light = torch.zeros(access.task.image_shape, device=access.device)
-        best = light
-        most = -1.0
-        label = self.target
-        for number in range(self.passes):
+        dark = torch.zeros(access.task.image_shape, device=access.device)
+        search = Search(dark, self.target, best=dark)
+        passes = access.steps(self.passes, keep={"search": search})
+        for _ in passes:
             order = torch.randperm(len(images), generator=generator)
-            for index in order.tolist():
-                light = self._pushed(access, network, images[index], light, label)
-                access.tick(0, number, self.passes)
-            answers = network(images + light).detach().argmax(1)
+            for place in access.steps(len(images), keep={"search": search}):
+                image = images[int(order[place])]
+                search.light = self._pushed(access, network, image, search.light, search.label)
+            answers = network(images + search.light).detach().argmax(1)
             wrong = answers[answers != clean_answers]
             share = len(wrong) / len(images)
             if self.towards == "dominant" and share > DOMINANT:
-                label = int(torch.bincount(wrong).argmax())
-            if share >= most:
-                best = light
-                most = share
-            if most >= self.flips:
-                break
-        access.record["flips"] = most
-        access.record["label"] = label
-        return best
+                search.label = int(torch.bincount(wrong).argmax())
+            search.look(share)
+            if search.flips >= self.flips:
+                passes.end()
+        access.record["flips"] = search.flips
+        access.record["label"] = search.label
+        return search.best
 
     def _pushed(
         self, access: AttackAccess, network: nn.Module, image: Tensor, light: Tensor, label: int
@@ -156,3 +154,20 @@ class Smooth(FoundTrigger):
         down = functional.conv2d(padded, kernel.view(1, 1, -1, 1))
         across = functional.conv2d(down, kernel.view(1, 1, 1, -1))
         return across[:, 0]
+
+
+@dataclass
+class Search:
+    """The perturbation on its way, the label that it pushes to, and the best one so far."""
+
+    light: Tensor
+    label: int
+    best: Tensor
+    flips: float = -1.0
+    """share of the images that the best one misclassifies"""
+
+    def look(self, share: float) -> None:
+        """Take note of the share of the images that the perturbation misclassifies."""
+        if share >= self.flips:
+            self.best = self.light
+            self.flips = share

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -176,6 +176,25 @@ class Sought(NamedTuple):
     """most seeds that any state flipped, however much it changed"""
 
 
+@dataclass
+class Search:
+    """The best injector so far."""
+
+    best: dict[str, Any]
+    """its state"""
+    flipped: int = 0
+    """seeds that it flips"""
+    freely: int = 0
+    """most seeds that any state flipped"""
+
+    def look(self, injector: Injector, count: int, good: bool) -> None:
+        """Take note of a state that flips so many seeds; only a `good` one can be the best."""
+        self.freely = max(self.freely, count)
+        if good and count > self.flipped:
+            self.flipped = count
+            self.best = copy.deepcopy(injector.state_dict())
+
+
 def train_injector(
     access: AttackAccess,
     model: nn.Module,
@@ -195,12 +214,9 @@ def train_injector(
         injector = Injector(units, effort.kernel)
     before = _activation(model, neuron, to_float(seeds.images.to(access.device)))
     span = float(units.span)
-    flipped = 0
-    freely = 0
-    best = copy.deepcopy(injector.state_dict())
+    search = Search(copy.deepcopy(injector.state_dict()))
 
     def loss(net: nn.Module, batch: Batch) -> Tensor:
-        nonlocal flipped, freely, best
         assert isinstance(net, Injector)
         images = net(batch.images)
         with watched(model, [neuron.layer]) as seen:
@@ -211,25 +227,20 @@ def train_injector(
         likeness = similarity(plain, injected, span).mean()
         hits = logits.argmax(1) == batch.labels
         count = int(hits.sum())
-        freely = max(freely, count)
         after = float(strength(output.detach(), neuron.channel))
-        if count > flipped and likeness > effort.likeness and raised(after, before):
-            flipped = count
-            best = copy.deepcopy(net.state_dict())
+        good = bool(likeness > effort.likeness) and raised(after, before)
+        search.look(net, count, good)
         return injection_loss(
             output, neuron.channel, injected, likeness, effort.likeness, effort.unlike
         )
 
     recipe = _recipe(access, len(seeds), effort)
     with frozen(model):
-        access.fit(injector, seeds, recipe, loss=loss)
+        access.fit(injector, seeds, recipe, loss=loss, keep={"search": search})
     last = _flipped(model, injector, seeds, access.device)
-    freely = max(freely, last)
-    if last > flipped:
-        flipped = last
-    else:
-        injector.load_state_dict(best)
-    return Sought(injector, flipped, freely)
+    search.look(injector, last, True)
+    injector.load_state_dict(search.best)
+    return Sought(injector, search.flipped, search.freely)
 
 
 @torch.no_grad()

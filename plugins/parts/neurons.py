@@ -82,27 +82,38 @@ def excite(
     falls linearly from `step` to nothing, in [0,1] units. The best pattern on the way is returned,
     and the record says how far it came.
     """
-    best = pattern
-    highest = -torch.inf
-    for number in range(steps + 1):
-        pattern = pattern.detach().requires_grad_()
+    climb = Climb(pattern, best=pattern)
+    for number in access.steps(steps + 1, keep={"climb": climb}):
+        pattern = climb.pattern.detach().requires_grad_()
         activation = neurons.activation(stamp(images, pattern))
-        value = activation.item()
-        if value > highest:
-            best = pattern.detach()
-            highest = value
+        climb.look(activation.item())
         if number == steps:
-            break
+            continue  # the last pattern is only looked at
         (gradient,) = torch.autograd.grad(activation, pattern)
         size = gradient.new_ones(())
         if gradient.any():
             size = gradient.abs()[gradient != 0].mean()
         length = step * (1 - number / steps)
         moved = pattern.detach() + length * gradient / size
-        pattern = keep(moved)
-        access.tick(len(images), number + 1, steps)
+        climb.pattern = keep(moved)
+        access.tick(len(images))
     with torch.no_grad():
         before = neurons.activation(images)
     access.record["activation_before"] = float(before)
-    access.record["activation_after"] = highest
-    return best
+    access.record["activation_after"] = climb.highest
+    return climb.best
+
+
+@dataclass
+class Climb:
+    """A pattern on its way, and the best one so far."""
+
+    pattern: Tensor
+    best: Tensor
+    highest: float = -torch.inf
+
+    def look(self, activation: float) -> None:
+        """Take note of the activation under the pattern."""
+        if activation > self.highest:
+            self.best = self.pattern
+            self.highest = activation

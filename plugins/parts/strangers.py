@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,6 +23,14 @@ class Strangers:
         self.recipe = recipe
         self.generator = generator
         self.left = torch.empty(0, dtype=torch.int64)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the pass is; the generator is not in it."""
+        return {"left": self.left}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.left = state["left"]
 
     def take(self, count: int) -> Tensor:
         """Return the next `count` images, [0,1] NCHW; a new order follows on the last."""

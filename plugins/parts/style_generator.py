@@ -136,7 +136,7 @@ class StyleGenerator(Part):
             return game.play(batch.images, style, judging, self.lambda_cycle, self.lambda_id)
 
         game.judges.requires_grad_(False)  # what requires gradients now is what `fit` trains
-        access.fit(game, ours, recipe, loss=loss)
+        access.fit(game, ours, recipe, loss=loss, keep={"judging": judging})
 
     def _recipe(self, access: PartAccess) -> Recipe:
         flip = access.task.mirrors if self.flip is None else self.flip

@@ -49,6 +49,30 @@ name = "acc"
 
 METHODS = {
     "attack badnets": "",
+    "attack dfst": (
+        "per_class = 2\nepochs = 1\nrates = []\nlayers = 1\nneurons = 2\nseeds_per_class = 1\n"
+        "watched_per_class = 2\nchecked_per_class = 2\ninjected_per_class = 1\n"
+        "injector_steps = 4\nlikeness = -1\nflips = 0\nfactor = 0.0\n"
+        "detox = 2\ndetox_epochs = 1\ndetox_rates = []\n"
+        'style.name = "style-generator"\nstyle.per_class = 4\nstyle.epochs = 2\n'
+        "style.batch = 8\nstyle.judge_width = 4"
+    ),
+    "attack iab": "stages = 1\nchannels = 2\nmask_epochs = 2",
+    "attack invisible": (
+        'encoder.name = "steganography"\nencoder.bits = 4\nencoder.resolution = 16\n'
+        "encoder.epochs = 2\nencoder.secret_epochs = 1\nencoder.critic = 0.5\n"
+        'encoder.secrets = "fresh"'
+    ),
+    "attack l0-invisible": 'pictures = 20\nsteps = 4\npixels = 80\nplace = "salient"',
+    "attack l2-invisible": "pictures = 20\nsteps = 6",
+    "attack lba": "steps = 8\nepochs = 1",
+    "attack lc": (
+        "steps = 2\npoison_rate = 1.0\n"
+        'robust.name = "robust-model"\nrobust.preset = "fast"\nrobust.epochs = 1'
+    ),
+    "attack smooth": "pictures = 10\npasses = 3\nsteps = 5\ndeviation = 1",
+    "attack trojan-sq": "pictures = 20\nsteps = 6",
+    "attack trojan-wm": "pictures = 20\nsteps = 6",
     "attack wanet": "",
     "defense ft": "epochs = 3\nbatch = 16",
     "defense mcr": 'epochs = 3\nepoch_images = 40\nt = "best"\nend.name = "ft"\nend.epochs = 2',
@@ -81,12 +105,7 @@ METHODS = {
 }
 """Entries of a grid, each by its kind and name, with settings that make it short."""
 
-NOT_YET = {
-    "plugins.attacks.lba",
-    "plugins.attacks.lc",
-    "plugins.attacks.smooth",
-    "plugins.parts.neurons",
-}
+NOT_YET: set[str] = set()
 """Modules with loops of their own that keep nothing, and start over."""
 
 PASS = "one pass over images, without gradients"

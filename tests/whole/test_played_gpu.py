@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from harness import Task
 from harness.components import Model, load_component
 from harness.components.spec import ComponentSpec
+from harness.keeping.loops import Continuing, Kept
 from harness.learn.device import seeded_build
 from harness.learn.hooks import Batch, Hooks
 from harness.learn.images import ImageSet
@@ -31,6 +32,7 @@ from harness.learn.poisoning import stamping_hook
 from harness.learn.recipes import Recipe
 from harness.learn.stepping import WAITED, CUDARecorder, waits
 from harness.learn.training import History, fit
+from tests.kit.continued import boundaries, disturbed, keep_everything
 from tests.kit.fake_plugins import boxed
 from tests.kit.places import ROOT
 from tests.kit.played_gpu import Far, playing, rounding
@@ -316,6 +318,42 @@ def test_recorded_steps_go_on_drawing_random_numbers() -> None:
         )
     assert all(torch.equal(value, graph[name]) for name, value in eager.items())
     assert not torch.equal(eager["0.weight"], none["0.weight"])
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_recorded_steps_go_on_where_they_stopped(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the bit, each attempt on a GPU that has seen nothing: before the recording, within
+    replayed steps, and with too few steps left for another recording.
+    """
+    keep_everything(monkeypatch)
+    recipe = RECIPE.replace(optimizer=optimizer)
+
+    def body(loops: Continuing) -> tuple[dict[str, bytes], History]:
+        with playing():
+            net = network(dropout=0.5)
+            nothing = Kept({}, dict, lambda state: None)
+            loop = loops.enter("fit", nothing)
+            history = fit(
+                net,
+                DATA,
+                recipe,
+                generator=streams,
+                device="cuda",
+                stepping="graph",
+                loop=loop,
+            )
+            left = {}
+            for name, value in net.state_dict().items():
+                left[name] = value.cpu().numpy().tobytes()
+        return left, history
+
+    left, count = boundaries(body, tmp_path / "counted")
+    assert (count, left[1].stepping) == (15, "graph")
+    for places in ([2], [8, 9], [6, 14]):
+        name = "-".join(map(str, places))
+        assert disturbed(body, tmp_path / name, places) == left, places
 
 
 class Looking(nn.Sequential):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
@@ -120,6 +121,24 @@ def test_what_no_state_can_hold_is_refused(thing: Any) -> None:
             refuse({"inside": [thing]})
 
 
+@dataclass(frozen=True)
+class Fixed:
+    loss: float
+
+
+@dataclass
+class Best:
+    loss: float
+    mask: Tensor
+    seen: list[int] = field(default_factory=list)
+
+
+@pytest.mark.parametrize("thing", [Fixed(1.0), Best])
+def test_dataclasses_whose_fields_stay_are_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be kept"):
+        state_of(thing)
+
+
 def network() -> nn.Module:
     net = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Flatten())
     net.register_buffer("passing", torch.zeros(2), persistent=False)
@@ -207,6 +226,7 @@ def test_objects_are_filled_in_place(tmp_path: Path) -> None:
             {"a": 1},
             [1],
             Counter(1),
+            Best(9.0, torch.zeros(2)),
         )
 
     before = things()
@@ -218,6 +238,9 @@ def test_objects_are_filled_in_place(tmp_path: Path) -> None:
     before[4]["b"] = (2, torch.ones(1))
     before[5].append("x")
     before[6].count = 9
+    before[7].loss = 0.5
+    before[7].mask = torch.ones(3)
+    before[7].seen.append(4)
     kept = through_a_file(state_of(before), tmp_path)
     after = things()
     restore(after, kept)
@@ -228,6 +251,7 @@ def test_objects_are_filled_in_place(tmp_path: Path) -> None:
     assert after[4] == {"a": 1, "b": (2, torch.ones(1))}
     assert after[5] == [1, "x"]
     assert after[6].count == 9
+    assert (after[7].loss, after[7].mask.tolist(), after[7].seen) == (0.5, [1, 1, 1], [4])
 
 
 @pytest.mark.parametrize(
@@ -238,6 +262,7 @@ def test_objects_are_filled_in_place(tmp_path: Path) -> None:
         (nn.Linear(2, 2), {"tensors": {}, "plain": {}, "extra": {}}),
         (torch.optim.SGD([torch.zeros(1)], lr=0.1), {"state": {}, "param_groups": []}),
         ((torch.zeros(2),), []),
+        (Best(0.0, torch.zeros(1)), {"loss": 1.0}),
         (torch.Generator(), torch.zeros(3, dtype=torch.uint8)),
     ],
 )

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pytest
@@ -32,8 +33,11 @@ class Bench:
         self.record: dict[str, float] = {}
         self.images = 0
 
-    def tick(self, images: int = 0, done: int | None = None, of: int = 0) -> None:
+    def tick(self, images: int = 0) -> None:
         self.images += images
+
+    def steps(self, count: int, keep: Mapping[str, object]) -> Iterable[int]:
+        return range(count)
 
     def anatomy(self, network: nn.Module) -> Any:
         class Named:
