@@ -67,10 +67,10 @@ METHODS = {
     "attack l2-invisible": "pictures = 20\nsteps = 6",
     "attack lba": "steps = 8\nepochs = 1",
     "attack lc": (
-        "steps = 2\npoison_rate = 1.0\n"
+        'steps = 2\npoison_rate = 1.0\neligible = "all"\n'
         'robust.name = "robust-model"\nrobust.preset = "fast"\nrobust.epochs = 1'
     ),
-    "attack smooth": "pictures = 10\npasses = 3\nsteps = 5\ndeviation = 1",
+    "attack smooth": "pictures = 10\npasses = 3\nsteps = 40\ndeviation = 1\nflips = 1.0",
     "attack trojan-sq": "pictures = 20\nsteps = 6",
     "attack trojan-wm": "pictures = 20\nsteps = 6",
     "attack wanet": "",
