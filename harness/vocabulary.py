@@ -27,6 +27,9 @@ RESERVED: Mapping[str, tuple[str, ...]] = {
 }
 """Keys of a grid entry that are not parameters, and the kinds of entry that have them."""
 
+STAND_IN = "stand-in"
+"""The mark of rows that rest on a part which was trained in place of published weights."""
+
 KEBAB = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 """The form of a component's or a recipe's name."""
 

@@ -108,6 +108,7 @@ def _register_metrics(register: Register) -> None:
     """Register the metrics."""
     register.metric("acc", "plugins.metrics.acc:Acc")
     register.metric("asr", "plugins.metrics.asr:ASR")
+    register.metric("class-distance", "plugins.metrics.class_distance:ClassDistance")
     register.metric("fpr", "plugins.metrics.detection:FPR")
     register.metric("images", "plugins.metrics.images:Images")
     register.metric("isolation", "plugins.metrics.isolation:Isolation")
@@ -121,6 +122,7 @@ def _register_metrics(register: Register) -> None:
 def _register_parts(register: Register) -> None:
     """Register the parts that fill parameters of the others."""
     register.part("clean-model", "plugins.parts.clean_model:CleanModel")
+    register.part("deck-decoder", "plugins.parts.deck_decoder:DeckDecoder")
     register.part("robust-model", "plugins.parts.robust_model:RobustModel")
     register.part("steganography", "plugins.parts.steganography:Steganography")
     register.part("style-generator", "plugins.parts.style_generator:StyleGenerator")

@@ -84,7 +84,9 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class PartFacts:
-    """Facts of a part: there are none."""
+    """Facts of a part: `stand_in` is `Part.stand_in`."""
+
+    stand_in: bool = False
 
 
 AnyFacts = AttackFacts | ModelFacts | DatasetFacts | DefenseFacts | MetricFacts | PartFacts

@@ -25,6 +25,14 @@ class Part(Component):
     size and class count.
     """
 
+    @property
+    def stand_in(self) -> bool:
+        """True where it makes something itself in place of published weights that were not given.
+
+        Every row that stands on it is marked.
+        """
+        return False
+
     def build(self, task: Task, model: nn.Module | None) -> nn.Module:
         """Build the structure that the stored state is loaded into; `model` is a network of the
         cell, if `needs` names it.

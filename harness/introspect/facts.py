@@ -19,6 +19,7 @@ from harness.components import (
     MetricFacts,
     Model,
     ModelFacts,
+    Part,
     PartFacts,
 )
 from harness.errors import PluginError
@@ -56,7 +57,9 @@ def facts_of(instance: Component) -> AnyFacts:
         return DefenseFacts(
             rebuilds=overrides(own, "rebuild", Defense), gives_model=instance.gives_model
         )
-    return PartFacts()
+    if isinstance(instance, Part):
+        return PartFacts(stand_in=instance.stand_in)
+    raise TypeError(f"{type(instance).__name__} is of no kind that has facts")
 
 
 def _label_map(attack: Attack) -> LabelMap | None:

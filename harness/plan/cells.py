@@ -16,6 +16,7 @@ from harness.plan.judging import evaluate, measure, score
 from harness.plan.titles import SEPARATOR
 from harness.registry.resolved import Resolved
 from harness.stages.stage import Stage
+from harness.vocabulary import STAND_IN
 
 if TYPE_CHECKING:
     from harness.grid import Cell, Entry
@@ -155,15 +156,22 @@ def _combination(graph: Graph, at: Setting, cell: Cell, against: Objections) -> 
 
 
 def _marks(at: Setting, defenses: Sequence[Resolved[DefenseFacts]]) -> tuple[str, ...]:
-    """Return what a reader must know of the row: a leak, or a training set stamped afterwards."""
+    """Return what a reader must know of each row of the cell.
+
+    That is a leak, a training set stamped afterwards, or a part in place of published weights.
+    """
     needs: set[str] = set()
+    stands_in = at.attack.stands_in
     for defense in defenses:
         needs.update(defense.needs)
+        stands_in = stands_in or defense.stands_in
     marks = []
     if "oracle" in needs:
         marks.append("oracle")
     if "training-set" in needs and at.attack.facts.training_controlled:
         marks.append("static")
+    if stands_in:
+        marks.append(STAND_IN)
     return tuple(marks)
 
 

@@ -12,7 +12,7 @@ from typing import Any, Generic
 # In `typing` from Python 3.13 on; pydantic, which `harness.components` needs, brings it.
 from typing_extensions import TypeVar
 
-from harness.components.facts import AnyFacts
+from harness.components.facts import AnyFacts, PartFacts
 from harness.components.spec import IN_PLACE, ComponentSpec
 from harness.keys import Shared
 
@@ -85,6 +85,15 @@ class Resolved(Generic[F]):
     def key_entry(self) -> Shared:
         """The component's entry in a key."""
         return Shared(kind=self.kind, name=self.name, version=self.version, params=self.identity)
+
+    @cached_property
+    def stands_in(self) -> bool:
+        """True where it, or what fills its parameters, replaces published weights (`stand_in` of a
+        part).
+        """
+        if isinstance(self.facts, PartFacts) and self.facts.stand_in:
+            return True
+        return any(used.stands_in for used in self.uses.values())
 
     @cached_property
     def body(self) -> ComponentSpec:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from harness.outcomes import Outcome
 from harness.report.provenance import Place
 from harness.report.results import Row
+from harness.vocabulary import STAND_IN
 
 SIGNS = {
     "not established": (
@@ -17,6 +18,7 @@ SIGNS = {
     "collapsed": ("¶", "collapsed: the model gives one label to nearly all clean test images"),
     "oracle": ("‡", "oracle: the defense was given the trigger and test data"),
     "static": ("§", "static: the training set was stamped after the attack had trained"),
+    STAND_IN: ("◊", "stand-in: rests on what was trained here in place of published weights"),
 }
 """Sign and footnote of each mark that a row may have."""
 

@@ -18,6 +18,7 @@ from harness.report.standings import Standing, Standings
 from harness.run import claims
 from harness.stages.artefacts import RESULT_FILE, ROWS_FILE
 from harness.store.objects import Damaged, Store
+from harness.vocabulary import STAND_IN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +49,9 @@ class Row:
     (`attack.delta`); `on` is the label of the defense it starts from, or "". `part` names one of
     several numbers of a metric. `source` is "metric", or "defense" for what a defense recorded
     itself (`metric` is then the record's name). `value` is None unless `status` is DONE; TO_RUN
-    means not run yet. `marks` are among "not established", "collapsed", "oracle", "static".
-    `poisoned` is the share of the training set that the attack poisoned, where it did so before
-    training; `shortfall` says that this is less than was asked for, or is "".
+    means not run yet. `marks` are among "not established", "collapsed", "oracle", "static",
+    "stand-in". `poisoned` is the share of the training set that the attack poisoned, where it did
+    so before training; `shortfall` says that this is less than was asked for, or is "".
 
     `settings` (JSON) holds name and parameters of each component, recipe and grants; `versions` and
     `sources` (digests) are by role; `victim`, `defended`, `stage` are keys; `environment` and
@@ -185,6 +186,8 @@ class _RowReader:
         members = {**shared, **self.settings.of(planned, want.metric)}
         members["metric"] = want.label
         members["unit"] = want.metric.facts.unit
+        if want.metric.stands_in and STAND_IN not in planned.marks:
+            members["marks"] = (*members["marks"], STAND_IN)
         entry = self._metric_entries.get(want.label)
         if entry is not None:
             members["bases"] = {**shared["bases"], "metric": entry.base}
