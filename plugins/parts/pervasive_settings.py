@@ -23,7 +23,6 @@ AUTHOR: Mapping[str, Any] = {
     "bias": True,
     "normalised": True,
     "dropout": 0.1,
-    "clip": "hard",
     "kernel_rate": 0.01,
     "level_rate": 2.55,
 }
@@ -54,11 +53,11 @@ class PervasiveSettings(Component):
     """bring each channel of a feature map to mean 0 and deviation 1 before the transformation"""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """share of channels that are dropped behind the transformation while it is optimised"""
-    clip: Literal["straight", "hard", "none"] = "straight"
-    """what keeps decoded pictures within 0..255: a cut that gradients pass unchanged, one that
-    stops them where it cuts, or nothing
+    clip: Literal["hard", "straight", "none"] = "hard"
+    """what keeps decoded pictures within 0..255: a cut that stops gradients where it cuts, one that
+    they pass unchanged, or nothing
     """
-    kernel_rate: Positive = 1e-3
+    kernel_rate: Positive = 3e-4
     """learning rate of Adam for kernels and their bias"""
     level_rate: Positive = 1.0
     """the same for the mean and deviation of channels, in grey levels"""

@@ -16,14 +16,16 @@ from plugins.parts.deck_decoder import DeckDecoder
 from plugins.parts.pervasive_backdoors import Pervasive, Toned
 from plugins.parts.pervasive_search import Lot, Search
 from plugins.parts.pervasive_settings import PervasiveSettings
-from tests.kit.learned import pictures, stage_context, trained
+from tests.kit.learned import pictures, stage_context, task_of, trained
 
 
 def made(part: DeckDecoder, data: ImageSet | None = None) -> tuple[Codec, PartAccess]:
     """Return what a part makes of pictures of 8 x 8 pixels, and its access."""
     data = pictures(120) if data is None else data
-    parts = {"pictures": lambda: data}
-    access = PartAccess(replace(stage_context(stage="part"), parts=parts), frozenset(), {})
+    around = replace(
+        stage_context(stage="part"), task=task_of(data), parts={"pictures": lambda: data}
+    )
+    access = PartAccess(around, frozenset(), {})
     module = part.make(access)
     assert isinstance(module, Codec)
     return module, access
@@ -32,7 +34,7 @@ def made(part: DeckDecoder, data: ImageSet | None = None) -> tuple[Codec, PartAc
 @cache
 def tiny_codec(**settings: Any) -> Codec:
     """Return an encoder with a decoder that has learned the pictures."""
-    part = DeckDecoder(count=100, epochs=15, encoder_epochs=3, **settings)
+    part = DeckDecoder(count=100, batch=20, epochs=15, lr=5e-3, encoder_epochs=2, **settings)
     codec, _ = made(part)
     return codec
 
@@ -67,5 +69,3 @@ def tiny_lot(codec: Codec, count: int, first: int = 0) -> Lot:
     assert data.labels is not None
     images = [data.images[data.labels == label][first : first + count] for label in range(3)]
     return Lot.of(torch.stack(images), codec.encoder, 1000)
-
-

@@ -22,7 +22,7 @@ PAIRS = [(0, 1), (1, 2), (2, 0)]
 
 
 def settings(**changes: Any) -> PervasiveSettings:
-    return PervasiveSettings(**{"z": 2, "m": 3, "batch": 4, "clip": "hard", **changes})
+    return PervasiveSettings(**{"z": 2, "m": 3, "batch": 4, **changes})
 
 
 def state(made: Search, lane: int) -> Tensor:
@@ -64,7 +64,7 @@ def test_a_step_goes_down_the_loss_restated() -> None:
     )
     (error + 0.02 * terms).backward()  # type: ignore[no-untyped-call]
     adam = torch.optim.Adam(
-        [{"params": [mean, deviation], "lr": 1.0}, {"params": [kernels], "lr": 1e-3}],
+        [{"params": [mean, deviation], "lr": 1.0}, {"params": [kernels], "lr": 3e-4}],
         betas=(0.5, 0.9),
     )
     adam.step()

@@ -47,7 +47,9 @@ def restated(levels: Tensor, state: dict[str, Tensor], names: tuple[str, ...]) -
 
 @pytest.mark.parametrize("layer", ["pool1", "pool2"])
 @pytest.mark.parametrize(("names", "times"), [(ORIGINAL, 1.0), (TORCHVISION, SCALE)])
-def test_features_are_those_of_the_release(layer: str, names: tuple[str, ...], times: float) -> None:
+def test_features_are_those_of_the_release(
+    layer: str, names: tuple[str, ...], times: float
+) -> None:
     state = drawn(names)
     encoder = Encoder(layer)  # type: ignore[arg-type]
     fill_encoder(encoder, {**state, "classifier.0.weight": torch.ones(1)}, "a file")
