@@ -88,7 +88,7 @@ def test_torchvisions_weights_that_cannot_be_had_are_missed_with_a_remedy(
 
     monkeypatch.setattr("torch.hub.load_state_dict_from_url", offline)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", offline)
-    with pytest.raises(ValueError, match="no route to the server.*give a file of it as `weights`"):
+    with pytest.raises(ValueError, match=r"no route to the server.*give a file of it as `weights`"):
         made(DeckDecoder(encoder="torchvision"))
 
 
