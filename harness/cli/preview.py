@@ -1,4 +1,4 @@
-"""`bench preview`: a picture of what attacks do to images. Draws in a child; trains no victim."""
+"""`bench preview`: a picture of what attacks and parts do. Draws in a child; trains no victim."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from harness.errors import BenchError, GridError, NothingSelected, Problem
 from harness.outcomes import Outcome
 from harness.plan.graph import Graph
 from harness.plan.plan import Plan
-from harness.preview.subjects import Subject, choose, lay_out, panel_of
+from harness.preview.subjects import AnySubject, choose, lay_out, panel_of
 from harness.registry.names import Registry
 from harness.run.account import first_line
 from harness.run.server_process import environment
@@ -99,7 +99,7 @@ def _check_output(path: Path) -> None:
             raise BenchError(f"--output {path}: {fault}")
 
 
-def _asked(args: argparse.Namespace) -> tuple[Graph, list[Subject]]:
+def _asked(args: argparse.Namespace) -> tuple[Graph, list[AnySubject]]:
     """Resolve the attacks that are asked for. Raises BenchError."""
     resolver = planning.resolver()
     if args.what.endswith(".toml") or "/" in args.what or Path(args.what).is_file():
@@ -163,7 +163,7 @@ def _settings(words: Sequence[str]) -> dict[str, Any]:
 # --- drawing --------------------------------------------------------------------------------------
 
 
-def _reason_against(subject: Subject, plan: Plan, ended: Mapping[str, Ended]) -> str:
+def _reason_against(subject: AnySubject, plan: Plan, ended: Mapping[str, Ended]) -> str:
     """Say why nothing is drawn of a subject; "" if it can be drawn."""
     if subject.stage is None:
         return f"skipped: {subject.skipped}"
@@ -178,7 +178,7 @@ def _reason_against(subject: Subject, plan: Plan, ended: Mapping[str, Ended]) ->
     return f"{outcome.value}: {first_line(message)}"
 
 
-def _draw(subjects: Sequence[Subject], store: Store, amplify: float | None) -> tuple[bytes, str]:
+def _draw(subjects: Sequence[AnySubject], store: Store, amplify: float | None) -> tuple[bytes, str]:
     """Return the PNG file, drawn in a child from objects of the store, and lines that say what is
     on it. Raises BenchError where the child is killed or takes too long, OSError where its folder
     is full.

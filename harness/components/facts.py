@@ -84,9 +84,10 @@ class MetricFacts:
 
 @dataclass(frozen=True)
 class PartFacts:
-    """Facts of a part: `stand_in` is `Part.stand_in`."""
+    """Facts of a part: `stand_in` is `Part.stand_in`; whether its class overrides `Part.shown`."""
 
     stand_in: bool = False
+    shown: bool = False
 
 
 AnyFacts = AttackFacts | ModelFacts | DatasetFacts | DefenseFacts | MetricFacts | PartFacts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import TYPE_CHECKING, ClassVar
 
@@ -9,7 +10,7 @@ from harness.components.base import Component
 from harness.learn.task import Task
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from harness.access.granted import PartAccess
 
@@ -42,3 +43,9 @@ class Part(Component):
     def make(self, access: PartAccess) -> nn.Module:
         """Return the finished module."""
         raise NotImplementedError
+
+    def shown(self, module: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
+        """Return what `bench preview` shows of the finished module beside [0,1] test images (n, c,
+        h, w): other such images by caption. Default: nothing.
+        """
+        return {}

@@ -58,7 +58,7 @@ def facts_of(instance: Component) -> AnyFacts:
             rebuilds=overrides(own, "rebuild", Defense), gives_model=instance.gives_model
         )
     if isinstance(instance, Part):
-        return PartFacts(stand_in=instance.stand_in)
+        return PartFacts(stand_in=instance.stand_in, shown=overrides(own, "shown", Part))
     raise TypeError(f"{type(instance).__name__} is of no kind that has facts")
 
 

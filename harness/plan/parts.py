@@ -68,7 +68,7 @@ def fill(graph: Graph, owner: Owner, at: Setting) -> Filled:
         elif used.kind == "model":
             components.append(used)
         elif used.kind == "part":
-            stage = _part(graph, used, name, owner, at)
+            stage = part_stage(graph, used, name, owner, at)
             inputs.append(Input(role, stage.key, DEFENDED))
         elif used.kind == "defense" and owner.defend is not None:
             _check(used, owner.component, owner.component.needs)
@@ -84,8 +84,10 @@ def fill(graph: Graph, owner: Owner, at: Setting) -> Filled:
     return Filled(tuple(inputs), opened, tuple(components))
 
 
-def _part(graph: Graph, part: Resolved, name: str, owner: Owner, at: Setting) -> Stage:
-    """Lay out the stage of a part, made from at most what its owner is granted."""
+def part_stage(graph: Graph, part: Resolved, name: str, owner: Owner, at: Setting) -> Stage:
+    """Lay out the stage of a part that fills the parameter `name` of its owner, made from at most
+    what that is granted. Raises PluginError where the part asks for more.
+    """
     _check(part, owner.component, {"model", *owner.granted})
     taken = [owner.granted[need] for need in part.needs if need in owner.granted]
     components = [part]

@@ -50,6 +50,7 @@ MUST_LEAVE: Mapping[str, tuple[str, ...]] = {
     "score": (ROWS_FILE,),
     "measure": (ROWS_FILE,),
     "preview": (PANEL_FILE, PANEL_FACTS_FILE),
+    "show": (PANEL_FILE, PANEL_FACTS_FILE),
 }
 """By stage kind, files without which what a stage left is no result. A stage of any other kind must
 leave a file of some name.

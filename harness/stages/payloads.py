@@ -263,6 +263,14 @@ class PreviewPayload(WithContext):
     images: int
 
 
+@dataclass(frozen=True)
+class ShowPayload(WithContext):
+    """`component`: the part, which needs nothing; `images`: how many to show."""
+
+    kind: ClassVar[str] = "show"
+    images: int
+
+
 PAYLOADS: Mapping[str, type[Payload]] = {
     payload.kind: payload
     for payload in (
@@ -278,6 +286,7 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         ScorePayload,
         MeasurePayload,
         PreviewPayload,
+        ShowPayload,
     )
 }
 """The payload class of each stage kind."""

@@ -93,11 +93,14 @@ class ClassDistance(PervasiveSettings, Metric):
         codec.to(memory_format=torch.channels_last)
         pairs = self._pairs(access)
         found = Found(access.task.classes, self.searches, pairs, self.epochs)
-        groups = self._groups(data, pairs)
+        rounds: list[tuple[int, list[Pair]]] = []
         for number in range(self.searches):
+            for group in self._groups(data, pairs):
+                rounds.append((number, group))
+        for place in access.steps(len(rounds), keep={"found": found}):
+            number, group = rounds[place]
             order = torch.randperm(len(data), generator=access.generator(f"pictures/{number}"))
-            for group in groups:
-                self._search(access, model, codec, data, order, group, number, found)
+            self._search(access, model, codec, data, order, group, number, found)
         access.save(**found.arrays())
         numbers = found.numbers()
         reference = access.reference()
@@ -161,12 +164,12 @@ class ClassDistance(PervasiveSettings, Metric):
         rows = [(classes.index(row), column) for row, column in pairs]
         kind = self._backdoor(codec, lot)
         search = Search(access, model, codec, self, kind, lot, rows, f"search/{number}")
-        for epoch in range(self.epochs):
-            if not search.running:
-                break
+        steps = access.steps(self.epochs, keep={"search": search, "found": found})
+        for epoch in steps:
             search.epoch()
             found.note(number, pairs, epoch, search.distances)
-            access.tick(done=epoch + 1, of=self.epochs)
+            if not search.running:
+                steps.end()
         lanes = range(len(pairs))
         further = None
         if held:
@@ -198,6 +201,14 @@ class Found:
         self.ssim = np.full(shape, np.nan)
         self.curves = np.full((*shape, epochs), np.nan, dtype=np.float32)
         """The smallest distance so far, after each epoch that was made."""
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Return all of it but the pairs."""
+        return {name: value for name, value in vars(self).items() if name != "pairs"}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray]) -> None:
+        """Take over what `state_dict` returned."""
+        vars(self).update(state)
 
     def note(
         self, number: int, pairs: Sequence[Pair], epoch: int, distances: Sequence[float]

@@ -149,6 +149,15 @@ class DeckDecoder(Part):
         access.record.update(psnr=psnr, ssim=ssim)
         return codec.requires_grad_(False).eval()
 
+    def shown(self, module: nn.Module, images: Tensor) -> Mapping[str, Tensor]:
+        """Return the images decoded from their features, with what was measured on others."""
+        assert isinstance(module, Codec)
+        generator = torch.Generator(images.device).manual_seed(0)
+        with torch.no_grad():
+            decoded = module(images * LEVELS, generator) / LEVELS
+        caption = f"decoded: PSNR {float(module.psnr):.1f} dB, SSIM {float(module.ssim):.3f}"
+        return {caption: decoded.clamp(0, 1)}
+
     def _encoder(self, access: PartAccess, codec: Codec, data: ImageSet) -> None:
         if self.weights is not None:
             read_encoder(codec.encoder, self.weights)

@@ -120,13 +120,12 @@ class Search:
         self._noise = torch.Generator(device).manual_seed(access.seed(f"{streams}/noise"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that epochs change."""
+        """Return all that epochs change, for `access.steps` to keep beside the order's generator."""
         return {
             "parameters": self.parameters,
             "optimiser": self.optimiser.state_dict(),
-            "controllers": [dict(vars(controller), rule=None) for controller in self.controllers],
+            "controllers": [controller.state_dict() for controller in self.controllers],
             "best": self.best,
-            "order": self._order.get_state(),
             "noise": self._noise.get_state(),
             "at_once": self.at_once,
         }
@@ -139,9 +138,8 @@ class Search:
         for here, there in zip(self.best, state["best"], strict=True):
             here.copy_(there)
         self.optimiser.load_state_dict(state["optimiser"])
-        for controller, members in zip(self.controllers, state["controllers"], strict=True):
-            vars(controller).update(members, rule=self.settings.rule())
-        self._order.set_state(state["order"])
+        for controller, kept in zip(self.controllers, state["controllers"], strict=True):
+            controller.load_state_dict(kept)
         self._noise.set_state(state["noise"])
         self.at_once = state["at_once"]
 

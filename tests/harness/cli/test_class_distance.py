@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import load_file
 
 from tests.kit.command import Bench
@@ -86,6 +88,18 @@ def test_distances_are_reported_beside_their_growth(bench: Bench, tmp_path: Path
     growth = 100 * np.mean(after[both] / before[both] - 1)
     assert float(found["ft", metric, "increase"]["value"]) == pytest.approx(growth)
     assert ("none", metric, "increase") not in found
+
+    shown = bench("preview", "grid.toml", "--images", "6", "--store", "store", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    with Image.open(tmp_path / "preview.png") as picture:
+        (panel,) = json.loads(picture.text["doorbench"])
+    assert panel["part"].startswith("deck-decoder")
+    (section,) = panel["sections"]
+    captions = [row["caption"].splitlines()[0] for row in section["rows"]]
+    psnr = float(found["ft", metric, "decoder_psnr"]["value"])
+    assert captions[:2] == ["clean", f"decoded: PSNR {psnr:.1f} dB, " + captions[1].split(", ")[1]]
+    assert captions[2].startswith("difference x")
+    assert [column.split()[0] for column in section["columns"]] == ["class"] * 6
 
 
 def _count(matrix: np.ndarray) -> int:
