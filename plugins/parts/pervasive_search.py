@@ -120,7 +120,7 @@ class Search:
         self._noise = torch.Generator(device).manual_seed(access.seed(f"{streams}/noise"))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that epochs change, for `access.steps` to keep beside the order's generator."""
+        """Return all that epochs change, for `access.steps`, but the order's own generator."""
         return {
             "parameters": self.parameters,
             "optimiser": self.optimiser.state_dict(),

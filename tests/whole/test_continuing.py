@@ -102,6 +102,13 @@ METHODS = {
     "defense long-training": "epochs = 3",
     "defense nad": 'epochs = 3\nbatch = 16\nteacher.name = "ft"\nteacher.epochs = 2',
     "defense trap-replace": "epochs = 2\nhead_epochs = 2\ncutmix = 0.5",
+    # metrics
+    "metric class-distance": (
+        "images = 4\nbatch = 4\nepochs = 4\nsearches = 2\npairs = 2\nlevel_rate = 20.0\n"
+        'decoder.name = "deck-decoder"\ndecoder.count = 32\ndecoder.epochs = 1\n'
+        "decoder.encoder_epochs = 1\n"
+        'decoder.pictures = {name = "signs", train = 80, test = 20}'
+    ),
 }
 """Entries of a grid, each by its kind and name, with settings that make it short."""
 
@@ -123,13 +130,15 @@ AGAIN = {
 }
 """Functions with loops that are short enough to be run again, with the reason."""
 
-MAKING = ("data", "poison", "victim", "export", "part", "grant", "defend")
-"""Stage kinds that make something; the others judge it."""
+MAKING = ("data", "poison", "victim", "export", "part", "grant", "defend", "measure")
+"""Stage kinds that make something, or judge it by long work; the others judge it."""
 
 
 def grid_of(method: str) -> str:
     kind, _, name = method.partition(" ")
     entry = f'[[{kind}]]\nname = "{name}"\n{METHODS[method]}\n'
+    if kind == "metric":
+        return f'{GRID}{entry}[[attack]]\nname = "none"\n[[defense]]\nname = "none"\n'
     if kind == "attack":
         return f'{GRID}{entry}[[defense]]\nname = "none"\n'
     return f'{GRID}[[attack]]\nname = "badnets"\npoison_rate = 0.1\n{entry}'
