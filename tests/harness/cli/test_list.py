@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harness import cli
+from harness.cli.streams import PIPE_CLOSED
 from harness.errors import NothingSelected
 from tests.kit.fake_plugins import install, registering
 from tests.kit.places import ROOT
@@ -292,7 +293,7 @@ def test_a_reader_that_leaves_is_no_error(tmp_path: Path, cache: Path) -> None:
     )
     os.close(write)
     assert done.stderr == b""
-    assert done.returncode == cli.PIPE_CLOSED
+    assert done.returncode == PIPE_CLOSED
 
 
 @pytest.mark.parametrize(
