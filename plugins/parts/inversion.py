@@ -237,15 +237,26 @@ class Inversion:
         """The lanes that have not ended."""
         return [lane for lane, controller in enumerate(self.controllers) if not controller.stopped]
 
-    def step(self, lanes: Sequence[int], batches: Iterable[Tensor]) -> None:
+    def step(self, lanes: Sequence[int], batches: Iterable[Tensor]) -> list[int]:
         """Make one step of the rule for some lanes: descend on every batch, then adapt the costs.
 
         A batch is int64 (lanes, b), places of images; or (1, b) where all lanes see the same.
+        Returns the lanes whose trigger is now the smallest so far.
         """
         lanes = list(lanes)
+        better: list[int] = []
         for lane, (success, size) in zip(lanes, self.descend(lanes, batches), strict=True):
             if self.controllers[lane].update(success, size):
-                self._best[lane] = self._now(lane, True)
+                self._best[lane] = self.now(lane, True)
+                better.append(lane)
+        return better
+
+    @torch.no_grad()
+    def restart(self, lane: int, mask: Tensor, pattern: Tensor) -> None:
+        """Go on from another trigger in [0, 1], and let the optimiser forget the lane's past."""
+        for parameter, pixels in zip(self.free[lane], (mask, pattern), strict=True):
+            parameter.copy_(unsquash(pixels))
+            self.optimiser.state.pop(parameter, None)
 
     def descend(self, lanes: Sequence[int], batches: Iterable[Tensor]) -> list[tuple[float, float]]:
         """Descend on every batch, at the costs as they are.
@@ -266,10 +277,11 @@ class Inversion:
         """Return the smallest trigger of a lane that met the bound, else the last."""
         best = self._best[lane]
         if best is None:
-            return self._now(lane, False)
+            return self.now(lane, False)
         return best
 
-    def _now(self, lane: int, reached: bool) -> Found:
+    def now(self, lane: int, reached: bool) -> Found:
+        """Return the trigger of a lane as it is, and say of it whether it met the bound."""
         free_mask, free_pattern = self.free[lane]
         mask = squash(free_mask.detach())
         pattern = squash(free_pattern.detach())
