@@ -51,6 +51,8 @@ class ANP(Augmented):
         "anp": {},
         "anp-mnist": {"eps": 0.3, "alpha": 0.5},
         "bcu": {"batch": 256, "prune": "accuracy"},
+        # As published, on backdoored networks and on those without a backdoor.
+        "deck": {},
         "trap": {},
         "trap/gtsrb": {"alpha": 0.1},
     }

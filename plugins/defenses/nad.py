@@ -32,6 +32,8 @@ class NAD(FineTuning):
     )
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "nad": {},
+        # As published, on backdoored networks and on those without a backdoor.
+        "deck": {},
         "bcu": {
             "epochs": 100,
             "lr": 0.01,
@@ -65,7 +67,8 @@ class NAD(FineTuning):
     teacher: Use[Defense] = use("ft", preset="nad")
     """defense that makes the teacher from the victim"""
     betas: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] = (500.0, 1000.0, 1000.0)
-    """weight of each stage's attention loss, shallow to deep; the last stages of the net are used
+    """weight of each stage's attention loss, shallow to deep; the last stages of the net are used,
+    and its stem where they are one too few
     """
     power: Positive = 2.0
     """p in the attention map, the sum over channels of |activation|^p"""
@@ -74,9 +77,13 @@ class NAD(FineTuning):
         """Train with the cross-entropy on clean labels plus the weighted attention losses."""
         student = access.victim()
         teacher = access.part("teacher")
-        stages = access.anatomy(student).stages[-len(self.betas) :]
+        anatomy = access.anatomy(student)
+        # Network in Network has three parts that give maps, of which the first is its stem.
+        stages = (anatomy.stem, *anatomy.stages)[-len(self.betas) :]
         if len(stages) < len(self.betas):
-            raise Incompatible(f"{len(self.betas)} betas, but the net has {len(stages)} stages")
+            raise Incompatible(
+                f"{len(self.betas)} betas, but the net has {len(stages)} parts: its stem and stages"
+            )
         teacher.requires_grad_(False)
         with watched(student, stages) as mine, watched(teacher, stages) as theirs:
 
