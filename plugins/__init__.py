@@ -89,6 +89,7 @@ def _register_defenses(register: Register) -> None:
     register.defense("abl", "plugins.defenses.abl:ABL")
     register.defense("abs", "plugins.defenses.abs:ABS")
     register.defense("anp", "plugins.defenses.anp:ANP")
+    register.defense("at", "plugins.defenses.at:AT")
     register.defense("bcu", "plugins.defenses.bcu:BCU")
     register.defense("dp-sgd", "plugins.defenses.dp_sgd:DPSGD")
     register.defense("fine-pruning", "plugins.defenses.fine_pruning:FinePruning")
@@ -97,11 +98,13 @@ def _register_defenses(register: Register) -> None:
     register.defense("k-arm", "plugins.defenses.k_arm:KArm")
     register.defense("long-training", "plugins.defenses.long_training:LongTraining")
     register.defense("mcr", "plugins.defenses.mcr:MCR")
+    register.defense("moth", "plugins.defenses.moth:MOTH")
     register.defense("nad", "plugins.defenses.nad:NAD")
     register.defense("nc", "plugins.defenses.nc:NC")
     register.defense("none", "plugins.defenses.none:NoDefense")
     register.defense("pretrained", "plugins.defenses.pretrained:PretrainedDefense")
     register.defense("trap-replace", "plugins.defenses.trap_replace:TrapReplace")
+    register.defense("uap", "plugins.defenses.uap:UAP")
 
 
 def _register_metrics(register: Register) -> None:
@@ -114,6 +117,7 @@ def _register_metrics(register: Register) -> None:
     register.metric("isolation", "plugins.metrics.isolation:Isolation")
     register.metric("nc1", "plugins.metrics.nc1:NC1")
     register.metric("ra", "plugins.metrics.ra:RA")
+    register.metric("robustness", "plugins.metrics.robustness:Robustness")
     register.metric("time", "plugins.metrics.time:Time")
     register.metric("tpr", "plugins.metrics.detection:TPR")
     register.metric("variants", "plugins.metrics.variants:Variants")

@@ -91,6 +91,7 @@ METHODS = {
         'unlearn = "always"\nbatch = 20'
     ),
     "defense anp": 'iterations = 6\nbatch = 16\nprune = "accuracy"',
+    "defense at": "steps = 2",
     "defense bcu": "epochs = 3\nbatch = 16",
     "defense dp-sgd": "epochs = 2\nbatch = 75\nat_once = 50\nnoise = 0.01\nclip = 8.0",
     "defense fine-pruning": "epochs = 3\nbatch = 16",
@@ -100,8 +101,14 @@ METHODS = {
         "pair = 1.0"
     ),
     "defense long-training": "epochs = 3",
+    "defense moth": (
+        "steps = 15\nbatch = 16\nof_pair = 3\nfirst_steps = 4\nagain_steps = 3\nbound = 0.1\n"
+        'triggers.name = "universal-triggers"\ntriggers.preset = "moth"\ntriggers.steps = 3\n'
+        "triggers.per_class = 2"
+    ),
     "defense nad": 'epochs = 3\nbatch = 16\nteacher.name = "ft"\nteacher.epochs = 2',
     "defense trap-replace": "epochs = 2\nhead_epochs = 2\ncutmix = 0.5",
+    "defense uap": "alternate = true",
     # metrics
     "metric class-distance": (
         "images = 4\nbatch = 4\nepochs = 4\nsearches = 2\npairs = 2\nlevel_rate = 20.0\n"

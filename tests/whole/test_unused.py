@@ -28,6 +28,7 @@ from plugins.defenses.fine_pruning import FinePruning
 from plugins.defenses.ft import FT
 from plugins.defenses.k_arm import KArm
 from plugins.defenses.mcr import MCR
+from plugins.defenses.moth import MOTH
 from plugins.defenses.nad import NAD
 from plugins.defenses.nc import NC
 from plugins.defenses.trap_replace import TrapReplace
@@ -40,6 +41,7 @@ IDLE: list[tuple[type[Component], dict[str, Any], dict[str, Any]]] = [
     (MCR, {"rates": [[0, 0.1]]}, {"lr": 0.01, "horizon": 10.0}),
     (MCR, {}, {"candidates": [0.5], "holdout": 0.2}),
     (MCR, {"crop": 0}, {"crop_probability": 0.5}),
+    (MOTH, {}, {"pgd_step": 1.0, "pgd_steps": 3}),
     (FinePruning, {}, {"count": 3, "share": 0.5}),
     (FinePruning, {"prune": "share"}, {"drop": 0.2, "holdout": 0.2, "count": 3}),
     (ANP, {}, {"number": 3, "drop": 0.2, "holdout": 0.2}),
@@ -72,6 +74,7 @@ ACTING: list[tuple[type[Component], dict[str, Any]]] = [
     (MCR, {"lr": 0.1, "horizon": 10.0, "t": "best", "holdout": 0.2}),
     (ANP, {"prune": "accuracy", "drop": 0.2, "holdout": 0.2}),
     (NC, {"epochs": 3, "lr": 0.1}),
+    (MOTH, {"pgd_eps": 8.0, "pgd_step": 1.0, "pgd_steps": 3}),
     (DPSGD, {"noise": 2.0}),
     (BadNets, {"label_map": "all-to-all", "eligible": "target", "target": 3}),
     (L0Invisible, {"label_map": "all-to-all", "target": 3}),
