@@ -143,6 +143,9 @@ steps = 2
 name = "anp"
 iterations = 3
 [[defense]]
+name = "at"
+steps = 1
+[[defense]]
 name = "bcu"
 epochs = 1
 [[defense]]
@@ -170,6 +173,13 @@ epochs = 2
 name = "mcr"
 epochs = 1
 [[defense]]
+name = "moth"
+steps = 4
+batch = 16
+first_steps = 2
+again_steps = 1
+triggers = {name = "universal-triggers", preset = "moth", steps = 2, per_class = 2}
+[[defense]]
 name = "nad"
 epochs = 1
 [[defense]]
@@ -179,6 +189,8 @@ unlearn = "always"
 triggers = {name = "universal-triggers", steps = 3}
 [[defense]]
 name = "trap-replace"
+[[defense]]
+name = "uap"
 [[metric]]
 name = "acc"
 [[metric]]
@@ -592,6 +604,7 @@ def test_the_grid_leaves_no_method_out(stores: tuple[Path, Path]) -> None:
         ("attack", "pretrained"),
         ("attack", "pretrained-clean"),
         ("defense", "none"),
+        ("defense", "pretrained"),
     }
 
 

