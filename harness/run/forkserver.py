@@ -45,9 +45,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from harness.introspect.guard import adopt_orphans, children
+
 # From linux/prctl.h and malloc.h.
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     channel = socket.socket(fileno=int(descriptor))
     entry_module, _, _ = entry.partition(":")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     _keep_memory()
     try:
         _preload([*modules, entry_module])
@@ -233,7 +234,7 @@ class ForkServer:
         """Kill orphans that a task left outside its group: those that stand in its folder; all,
         when no task runs.
         """
-        for pid in _children() - self.tasks.keys():
+        for pid in children() - self.tasks.keys():
             with contextlib.suppress(OSError):
                 if not self.tasks or _folder(pid).startswith(scratch):
                     os.kill(pid, signal.SIGKILL)
@@ -245,7 +246,7 @@ class ForkServer:
         while True:
             for pid in self.tasks:
                 _kill_group(pid)
-            for pid in _children():
+            for pid in children():
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             try:
@@ -296,7 +297,7 @@ def _tie(lifeline: int) -> None:
     """Let the kernel kill this process group when the server goes away. It needs no thread and
     waits for no lock.
     """
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpid())
     fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
     flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
@@ -308,22 +309,9 @@ def _tie(lifeline: int) -> None:
         os.killpg(0, signal.SIGKILL)
 
 
-def _prctl(option: int, value: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)
-
-
 def _kill_group(pid: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
-
-
-def _children() -> set[int]:
-    """Return the pids of this process's children; none where the kernel does not list them."""
-    try:
-        listed = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii")
-    except OSError:
-        return set()
-    return {int(pid) for pid in listed.split()}
 
 
 def _folder(pid: int) -> str:
