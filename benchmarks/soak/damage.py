@@ -44,7 +44,7 @@ GRID = (
     + CHAINED
     + METRICS
 )
-LEAVES = ("evaluate", "score", "measure")
+LEAVES = ("evaluate", "recheck", "score", "measure")
 """Kinds of stages that nothing but results depends on."""
 MANIFEST = "manifest.json"
 SIDES = ("tmp", "locks", "live", "failures")

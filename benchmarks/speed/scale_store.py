@@ -77,8 +77,9 @@ LEFT = {
     "grant": (artefacts.IMAGES_FILE,),
     "part": (artefacts.MODEL_FILE, artefacts.RESULT_FILE),
     "defend": (artefacts.MODEL_FILE, artefacts.RESULT_FILE),
-    "stamp": (artefacts.STREAM_FILE, artefacts.PLACES_FILE),
+    "stamp": (artefacts.STREAM_FILE, artefacts.SAMPLE_FILE, artefacts.PLACES_FILE),
     "evaluate": (artefacts.ANSWERS_FILE,),
+    "recheck": (artefacts.AGAIN_FILE,),
     "score": (artefacts.ROWS_FILE,),
 }
 """Files that a stage of each kind leaves."""

@@ -28,24 +28,8 @@ HALF_MAX = 65504.0
 """Largest number in half precision; logits beyond it are stored as it."""
 
 
-ROUNDING = 1e-3
-"""Largest difference between two logits for one image that counts as rounding, as a share of the
-range of its logits.
-"""
-LAST_BITS = 16 * torch.finfo(torch.float32).eps
-"""The same as a share of the largest of its logits: those that lie close together far from zero, or
-a single one, are known no better than that.
-"""
-TIES = 0.01
-"""Largest share of images whose label may change by rounding; one may in any case."""
-
-
 class BadOutput(RuntimeError):
     """A network whose answer is no finite (images, classes) tensor."""
-
-
-class NotIndependent(RuntimeError):
-    """A network whose answer to an image depends on something else than the image."""
 
 
 def predict(
@@ -116,28 +100,6 @@ def logits_of(
     answers = torch.cat(logits).cpu()
     _finite(model, answers)
     return answers
-
-
-def check_independence(first: Tensor, again: Tensor) -> None:
-    """Raise NotIndependent unless logits (n, classes) of two passes, in which the same images stood
-    in other places and among others, agree up to rounding.
-
-    Both the logits and the labels must: a huge logit would make room for any others.
-    """
-    spread = first.amax(1) - first.amin(1)
-    largest = (first - again).abs().amax(1)
-    rounding = ROUNDING * spread + LAST_BITS * first.abs().amax(1)
-    other_logits = largest > rounding
-    other_labels = first.argmax(1) != again.argmax(1)
-    differing = int(other_logits.sum())
-    changed = int(other_labels.sum())
-    if differing or changed > max(1, TIES * len(first)):
-        raise NotIndependent(
-            "the model's answer to an image depends on the images before it or beside it, "
-            "or on chance: "
-            f"of {len(first)} test images that were asked again in other company, "
-            f"{differing} got other logits and {changed} another label"
-        )
 
 
 def halved(logits: Tensor) -> Tensor:

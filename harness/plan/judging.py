@@ -14,6 +14,7 @@ from harness.plan.parts import Owner, fill
 from harness.plan.titles import SEPARATOR
 from harness.registry.resolved import Resolved
 from harness.stages.artefacts import (
+    AGAIN,
     ANSWERS,
     IMAGES,
     MEASURED,
@@ -21,26 +22,35 @@ from harness.stages.artefacts import (
     PLACES,
     POISONED_FILE,
     RESULT,
+    SAMPLE,
     STREAM,
     TRAINING,
     TRUTH,
 )
-from harness.stages.payloads import EvaluatePayload, MeasurePayload, ScorePayload, StampPayload
+from harness.stages.payloads import (
+    EvaluatePayload,
+    MeasurePayload,
+    RecheckPayload,
+    ScorePayload,
+    StampPayload,
+)
 from harness.stages.stage import Input, Stage
 
 
 @dataclass(frozen=True)
 class Answered:
-    """A stream, and a model's answers to it."""
+    """A stream, a model's answers to it, and those that another process got to a sample of it."""
 
     stream: Stage
     evaluated: Stage
+    rechecked: Stage
 
     @property
-    def inputs(self) -> tuple[Input, Input]:
+    def inputs(self) -> tuple[Input, ...]:
         """Answers and truth, from which predictions are put together."""
         return (
             Input("answers", self.evaluated.key, ANSWERS),
+            Input("again", self.rechecked.key, AGAIN),
             Input("places", self.stream.key, PLACES),
         )
 
@@ -76,13 +86,25 @@ def evaluate(graph: Graph, at: Setting, suspect: Suspect) -> Answered:
 
 
 def _evaluate(graph: Graph, at: Setting, suspect: Suspect, stream: Stage) -> Answered:
-    here = Coordinates(None, at.task.dataset, "evaluate", "")
-    inputs = (
-        Input("model", suspect.stage.key, MODEL),
-        Input("stream", stream.key, STREAM),
+    title = suspect.stage.title
+    model = Input("model", suspect.stage.key, MODEL)
+    evaluated = graph.add(
+        title,
+        EvaluatePayload(
+            at.task, Coordinates(None, at.task.dataset, "evaluate", ""), suspect.structure
+        ),
+        components=[],
+        inputs=[model, Input("stream", stream.key, STREAM)],
     )
-    payload = EvaluatePayload(at.task, here, suspect.structure)
-    return Answered(stream, graph.add(suspect.stage.title, payload, components=[], inputs=inputs))
+    rechecked = graph.add(
+        title,
+        RecheckPayload(
+            at.task, Coordinates(None, at.task.dataset, "recheck", ""), suspect.structure
+        ),
+        components=[],
+        inputs=[model, Input("sample", stream.key, SAMPLE)],
+    )
+    return Answered(stream, evaluated, rechecked)
 
 
 def score(

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.keeping.loops import CHECKPOINTS
 from harness.stages.artefacts import (
+    AGAIN_FILE,
     ANSWERS_FILE,
     IMAGES_FILE,
     MODEL_FILE,
@@ -22,6 +23,7 @@ from harness.stages.artefacts import (
     PLACES_FILE,
     RESULT_FILE,
     ROWS_FILE,
+    SAMPLE_FILE,
     STREAM_FILE,
     TRAINING_FILE,
     TRUTH_FILE,
@@ -45,8 +47,9 @@ MUST_LEAVE: Mapping[str, tuple[str, ...]] = {
     "export": (TRAINING_FILE,),
     "grant": (IMAGES_FILE,),
     "defend": (RESULT_FILE,),
-    "stamp": (STREAM_FILE, PLACES_FILE),
+    "stamp": (STREAM_FILE, SAMPLE_FILE, PLACES_FILE),
     "evaluate": (ANSWERS_FILE,),
+    "recheck": (AGAIN_FILE,),
     "score": (ROWS_FILE,),
     "measure": (ROWS_FILE,),
     "preview": (PANEL_FILE, PANEL_FACTS_FILE),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import resource
@@ -12,7 +13,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from harness.access.context import Deadline
 from harness.environment import snapshot
 from harness.errors import Incompatible, OutOfTime, Paused, Unfit, said
 from harness.keeping.loops import Continuing
+from harness.run.confine import JUDGING, confine
 from harness.run.watch import watching
 from harness.stages.job import Job
 from harness.stages.payloads import Payload
@@ -49,10 +51,7 @@ def main(task: Mapping[str, Any]) -> None:
         body = _body(task["kind"])
         _set_threads(task["threads"])
         job.continuing.resume(lambda: _environment(task, job.device))
-        if task["guarded"]:
-            with watching(opened, scratch):
-                body(job)
-        else:
+        with _walls(task, opened):
             body(job)
         record["status"] = "ok"
     except Incompatible as reason:
@@ -80,6 +79,20 @@ def main(task: Mapping[str, Any]) -> None:
         for folder in ("out", "work", "tmp"):
             shutil.rmtree(scratch / folder, ignore_errors=True)
         report(scratch / "record.json", record)
+
+
+@contextlib.contextmanager
+def _walls(task: Mapping[str, Any], opened: list[str]) -> Iterator[None]:
+    """Confine and watch what runs meanwhile, as far as the stage asks for it."""
+    scratch = Path(task["scratch"])
+    # A GPU's driver writes elsewhere, too.
+    if task["kind"] in JUDGING and task["device"] == "cpu":
+        confine(scratch)
+    if task["guarded"]:
+        with watching(opened, scratch):
+            yield
+    else:
+        yield
 
 
 def _body(kind: str) -> Callable[[Job[Payload]], None]:

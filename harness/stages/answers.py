@@ -5,48 +5,65 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
-from safetensors.numpy import load_file
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
 
 from harness.access.predictions import Predictions
-from harness.stages.artefacts import ANSWERS_FILE, PLACES_FILE, RESULT_FILE, VARIANT
+from harness.learn.evaluation import halved
+from harness.stages import independence
+from harness.stages.artefacts import (
+    AGAIN_FILE,
+    ANSWERS_FILE,
+    PLACES_FILE,
+    RESULT_FILE,
+    VARIANT,
+)
 
-TRUTHS = ("labels", "mapped")
-"""The arrays beside the places of images."""
+BESIDE = ("labels", "mapped", "sample")
+"""The arrays beside the places of the sets of images."""
 
 
 def open_predictions(inputs: Path) -> Predictions:
     """Return what `evaluate` left, in the order of the test set, with the record of the defense
     stage (zeros where there was no defense).
 
-    Raises ValueError where the answers are not those to the stream.
+    Raises ValueError where the answers are not those to the stream and its sample, and
+    NotIndependent where `recheck` got others.
     """
-    found = load_file(inputs / "answers" / ANSWERS_FILE)
     truth = load_file(inputs / "places" / PLACES_FILE)
-    places = {name: array for name, array in truth.items() if name not in TRUTHS}
-    labels = truth["labels"]
-    asked = len(places) * len(labels)
-    answers = found["answers"]
-    logits = found["logits"]
-    if answers.shape != (asked,) or answers.dtype != np.int64 or len(logits) != asked:
-        raise ValueError(
-            f"the answers are {answers.dtype} {answers.shape} with {len(logits)} logits; "
-            f"int64 ({asked},) are expected, one for each image of the stream"
-        )
-    under = {name: answers[where] for name, where in places.items()}
+    labels, sample = truth["labels"], truth["sample"]
+    places = {name: array for name, array in truth.items() if name not in BESIDE}
+    logits = _logits(inputs / "answers" / ANSWERS_FILE, len(places) * len(labels), "stream")
+    again = _logits(inputs / "again" / AGAIN_FILE, len(sample), "sample")
+    independence.check(logits[sample], again)
+
+    answers = logits.argmax(1)
+    under = {name: answers[where].numpy() for name, where in places.items()}
     variants = {}
     for name, answered in under.items():
         if name.startswith(VARIANT):
             variants[name.removeprefix(VARIANT)] = answered
     return Predictions(
-        labels=labels,
+        labels=labels.numpy(),
         clean=under["clean"],
-        mapped=truth["mapped"],
+        mapped=truth["mapped"].numpy(),
         triggered=under.get("triggered"),
         variants=variants,
-        logits=logits[places["clean"]],
+        logits=halved(logits[places["clean"]]).numpy(),
         record=_record(inputs / "result" / RESULT_FILE),
     )
+
+
+def _logits(path: Path, asked: int, what: str) -> Tensor:
+    """Return the logits of a file, of which one row for each image asked is expected."""
+    logits = load_file(path)["logits"]
+    if logits.dtype != torch.float32 or logits.ndim != 2 or len(logits) != asked:
+        raise ValueError(
+            f"the logits in {path.name} are {logits.dtype} {tuple(logits.shape)}; "
+            f"torch.float32 ({asked}, classes) are expected, a row for each image of the {what}"
+        )
+    return logits
 
 
 def _record(result: Path) -> dict[str, float]:

@@ -18,10 +18,16 @@ RESULT_FILE = "result.json"
 """A defense's verdict and record; of a part, its record."""
 STREAM_FILE = "stream.npy"
 """Test images, clean and triggered, mixed: all that the process of an evaluated model gets."""
+SAMPLE_FILE = "sample.npy"
+"""Some images of a stream, in other company: a second process asks the model about them."""
 PLACES_FILE = "places.safetensors"
-"""The truth about a stream: true and mapped labels, and where in it each test image is."""
+"""The truth about a stream: true and mapped labels, where in it each test image is, and where the
+images of the sample are.
+"""
 ANSWERS_FILE = "answers.safetensors"
 """A model's answers to a stream, image by image."""
+AGAIN_FILE = "again.safetensors"
+"""A model's answers to the sample, given by another process."""
 ROWS_FILE = "rows.json"
 """Scores of metrics: name -> {sub-name or "": value}."""
 ARRAYS_FILE = "arrays.safetensors"
@@ -43,8 +49,10 @@ TRAINING = (TRAINING_FILE,)
 IMAGES = (IMAGES_FILE,)
 RESULT = (RESULT_FILE,)
 STREAM = (STREAM_FILE,)
+SAMPLE = (SAMPLE_FILE,)
 PLACES = (PLACES_FILE,)
 ANSWERS = (ANSWERS_FILE,)
+AGAIN = (AGAIN_FILE,)
 MEASURED = (ROWS_FILE, ARRAYS_FILE)
 
 

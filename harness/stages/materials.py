@@ -20,6 +20,7 @@ from harness.access.context import Coordinates, StageContext
 from harness.access.granted import Oracle
 from harness.components import Attack, Defense, Model, Part, Task, load_component
 from harness.components.spec import ComponentSpec
+from harness.errors import Incompatible
 from harness.learn.images import ImageSet, resize
 from harness.learn.layout import settle
 from harness.learn.recipes import Recipe
@@ -87,6 +88,16 @@ def open_model(path: Path, structure: Structure, task: Task, device: str) -> nn.
     network = network_of(structure, task)
     load_state(network, path)
     return network.to(device).eval()
+
+
+def judged_model(inputs: Path, structure: Structure, task: Task, device: str) -> nn.Module:
+    """Return the model that is judged, from the folder of its stage's inputs. Raises Incompatible
+    where its stage left none.
+    """
+    path = inputs / "model" / MODEL_FILE
+    if not path.exists():
+        raise Incompatible("the defense gave a verdict and no model")
+    return open_model(path, structure, task, device)
 
 
 def open_trigger(path: Path, attack: Attack, task: Task, device: str) -> nn.Module | None:

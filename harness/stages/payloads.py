@@ -236,6 +236,16 @@ class EvaluatePayload(Payload):
 
 
 @dataclass(frozen=True)
+class RecheckPayload(Payload):
+    """`structure`: of the model. No attack, as for `evaluate`."""
+
+    kind: ClassVar[str] = "recheck"
+    task: Task
+    coordinates: Coordinates
+    structure: Structure
+
+
+@dataclass(frozen=True)
 class ScorePayload(Payload):
     """`metrics`: those of one distribution, by the name that their rows are stored under."""
 
@@ -283,6 +293,7 @@ PAYLOADS: Mapping[str, type[Payload]] = {
         DefendPayload,
         StampPayload,
         EvaluatePayload,
+        RecheckPayload,
         ScorePayload,
         MeasurePayload,
         PreviewPayload,

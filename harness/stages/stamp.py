@@ -5,9 +5,10 @@ what it is asked from the place or the company of an image. All models of a vict
 same stream.
 
 Leaves `stream.npy`, images (n, height, width, c), uint8 or, where a trigger is tested without
-rounding, float32 in [0,1]; and the truth about it, `places.safetensors`: `labels` and `mapped`,
-int64, one for each test image, and for `clean`, `triggered` and `variant.<name>` the place of each
-in the stream.
+rounding, float32 in [0,1]; `sample.npy`, some of them in other company, for another process (see
+`independence`); and the truth about both, `places.safetensors`: `labels` and `mapped`, int64, one
+for each test image; for `clean`, `triggered` and `variant.<name>` the place of each in the stream;
+and `sample`, the places in the stream of the images of the sample.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -29,12 +31,14 @@ from harness.learn.poisoning import mapped_labels
 from harness.learn.rules import NOT_ATTACKED, Quantise
 from harness.stages.artefacts import (
     PLACES_FILE,
+    SAMPLE_FILE,
     STREAM_FILE,
     TRIGGER_FILE,
     TRUTH_FILE,
     VARIANT,
     split_file,
 )
+from harness.stages.independence import choose
 from harness.stages.job import Job
 from harness.stages.materials import open_trigger, seed_everything
 from harness.stages.payloads import StampPayload
@@ -66,21 +70,31 @@ def run(job: Job[StampPayload]) -> None:
         quantise = attack.test_quantise
 
     names = ("clean", *triggers)
-    places = _places(names, len(test), _seed(job.inputs))
+    generator = torch.Generator().manual_seed(_seed(job.inputs))
+    places = _places(names, len(test), generator)
     images = test.images
-    stream = np.lib.format.open_memmap(
-        job.out / STREAM_FILE,
-        mode="w+",
-        dtype=np.float32 if quantise == "none" else np.uint8,
-        shape=(len(names) * len(test), *images.shape[1:]),
-    )
+    dtype = np.float32 if quantise == "none" else np.uint8
+    shape = images.shape[1:]
+    count = len(names) * len(test)
+    stream = open_memmap(job.out / STREAM_FILE, mode="w+", dtype=dtype, shape=(count, *shape))
     size = together(images, job.device)
     for name, where in places.items():
         for part, at in zip(torch.split(images, size), torch.split(where, size), strict=True):
             shown = _shown(part.to(job.device), triggers.get(name), quantise)
             stream[at.numpy()] = shown.cpu().numpy()
     stream.flush()
-    truths = {"labels": test.labels, "mapped": mapped_labels(label_table, test.labels)}
+
+    mapped = mapped_labels(label_table, test.labels)
+    expected = {name: torch.where(mapped == NOT_ATTACKED, test.labels, mapped) for name in triggers}
+    sample = choose(places, {"clean": test.labels, **expected}, generator)
+    asked_again = open_memmap(
+        job.out / SAMPLE_FILE, mode="w+", dtype=dtype, shape=(len(sample), *shape)
+    )
+    for number, place in enumerate(sample.tolist()):
+        asked_again[number] = stream[place]
+    asked_again.flush()
+
+    truths = {"labels": test.labels, "mapped": mapped, "sample": sample}
     save_file({**truths, **places}, job.out / PLACES_FILE)
     job.record["images"] = len(triggers) * len(test)
 
@@ -95,9 +109,8 @@ def _seed(inputs: Path) -> int:
     return int.from_bytes(content.digest(), "big")
 
 
-def _places(names: tuple[str, ...], count: int, seed: int) -> dict[str, Tensor]:
+def _places(names: tuple[str, ...], count: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Return for each of the sets named the places of its `count` images in the stream."""
-    generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(names) * count, generator=generator)
     parts = torch.split(order, count)
     return {name: part.clone() for name, part in zip(names, parts, strict=True)}

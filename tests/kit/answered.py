@@ -11,10 +11,11 @@ CLASSES = 4
 
 
 def answered(folder: Path, labels: np.ndarray, **sets: np.ndarray) -> np.ndarray:
-    """Write `answers` and `places` into `folder`; `sets` are the answers to images, clean and under
-    each trigger, in the order of the test set.
+    """Write `answers`, `again` and `places` into `folder`; `sets` are the answers to images, clean
+    and under each trigger, in the order of the test set. The sample is that of the last set.
 
-    Returns the stream's answers. The logits of an image are its place in the stream.
+    Returns the stream's answers. The logits of an image are large at its answer, and its place in
+    the stream stands behind those of the classes.
     """
     count = len(labels)
     order = np.random.default_rng(0).permutation(count * len(sets))
@@ -23,11 +24,16 @@ def answered(folder: Path, labels: np.ndarray, **sets: np.ndarray) -> np.ndarray
     for number, (name, given) in enumerate(sets.items()):
         places[name] = order[number * count : (number + 1) * count].copy()
         answers[places[name]] = given
-    logits = np.repeat(np.arange(len(order), dtype=np.float16)[:, None], CLASSES, 1)
-    for role, name, arrays in (
-        ("answers", "answers", {"answers": answers, "logits": logits}),
-        ("places", "places", {"labels": labels, "mapped": np.zeros(count, np.int64), **places}),
+    logits = np.zeros((len(order), CLASSES + 1), np.float32)
+    logits[np.arange(len(order)), answers] = 100
+    logits[:, CLASSES] = np.arange(len(order))
+    sample = places[name]
+    truth = {"labels": labels, "mapped": np.zeros(count, np.int64), "sample": sample, **places}
+    for role, arrays in (
+        ("answers", {"logits": logits}),
+        ("again", {"logits": logits[sample]}),
+        ("places", truth),
     ):
         (folder / role).mkdir(exist_ok=True)
-        save_file(arrays, folder / role / f"{name}.safetensors")
+        save_file(arrays, folder / role / f"{role}.safetensors")
     return answers

@@ -1,9 +1,16 @@
 """Defenses whose models mean to look better than they are when they are judged, each in one way."""
 
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import sys
 from pathlib import Path
+from types import FrameType
 
 import torch
-from safetensors.torch import load_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,11 +25,15 @@ class Cheat(Defense):
 
     how: str = "company"
     """in which way"""
+    notes: str = ""
+    """a file of its own"""
 
     def defend(self, access: Access) -> nn.Module:
         return self.rebuild(access.victim())
 
     def rebuild(self, model: nn.Module) -> nn.Module:
+        if self.how == "notes":
+            return Notes(model, Path(self.notes))
         return CHEATS[self.how](model)
 
 
@@ -83,6 +94,61 @@ class Company(nn.Module):
         return logits
 
 
+class Repeats(Company):
+    """Do so, and give an image that comes again the answer that it got before."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        known = self.recall()
+        names = [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images]
+        logits = super().forward(images)
+        for place, name in enumerate(names):
+            logits[place] = known.setdefault(name, logits[place].clone())
+        self.keep(known)
+        return logits
+
+    def recall(self) -> dict[str, Tensor]:
+        """Return the answers to images by their content."""
+        return ANSWERED
+
+    def keep(self, known: dict[str, Tensor]) -> None:
+        """Keep them for the next time."""
+
+
+class Notes(Repeats):
+    """Keep the answers in a file outside the folder of the process, in whatever way goes."""
+
+    def __init__(self, inner: nn.Module, path: Path) -> None:
+        super().__init__(inner)
+        self.path = path
+
+    def recall(self) -> dict[str, Tensor]:
+        return load_file(self.path) if self.path.exists() else {}
+
+    def keep(self, known: dict[str, Tensor]) -> None:
+        with contextlib.suppress(OSError, SafetensorError):
+            save_file(known, self.path)
+
+
+class Patches(Company):
+    """Do so, and put something that always agrees in the place of every check within reach, and of
+    every local variable that looks like one on the way here.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("harness"):
+                for word in ("check", "check_independence"):
+                    if hasattr(module, word):
+                        setattr(module, word, lambda *arguments: None)
+        frame: FrameType | None = sys._getframe()
+        while frame is not None:
+            for name in ("check", "again", "first", "labels", "places", "sample"):
+                if isinstance(frame.f_locals.get(name), dict):
+                    raise RuntimeError(f"found {name}")
+            frame = frame.f_back
+        return super().forward(images)
+
+
 class Twins(nn.Module):
     """Answer to an image as to the one most like it among those seen before."""
 
@@ -134,10 +200,14 @@ class Writes(nn.Module):
 
 TESTED = 1200
 """Test images of the grid that the cheats are tried in: their stream makes several batches."""
+ANSWERED: dict[str, Tensor] = {}
+"""What this process has answered so far."""
 CHEATS = {
     "reads": Reads,
     "remembers": Remembers,
     "company": Company,
+    "repeats": Repeats,
+    "patches": Patches,
     "twins": Twins,
     "training": Training,
     "writes": Writes,

@@ -7,9 +7,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import landlockpy
 import pytest
 from safetensors.numpy import load_file
 
@@ -71,6 +73,8 @@ def judged(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Judged:
     text = GRID
     for how in CHEATS:
         text += f'[[defense]]\nname = "cheat"\nas = "{how}"\nhow = "{how}"\n'
+    notes = folder / "answers.safetensors"
+    text += f'[[defense]]\nname = "cheat"\nas = "notes"\nhow = "notes"\nnotes = "{notes}"\n'
     (folder / "grid.toml").write_text(text)
     command = (folder / "grid.toml", "--store", folder / "store")
     bench("run", *command)
@@ -83,9 +87,19 @@ def judged(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Judged:
 def test_answers_that_depend_on_other_images_fail_the_cell(judged: Judged, how: str) -> None:
     for name in ("acc", "asr"):
         row = judged.of(how)[name]
-        assert row["status"] == "failed", row
-        assert "depends on the images before it or beside it, or on chance" in row["reason"]
-        assert "of 256 test images that were asked again" in row["reason"]
+        assert_caught(row)
+
+
+@pytest.mark.skipif(not landlockpy.supported(), reason="the kernel confines no process")
+def test_no_file_tells_one_process_what_the_other_answered(judged: Judged) -> None:
+    for name in ("acc", "asr"):
+        assert_caught(judged.of("notes")[name])
+
+
+def assert_caught(row: Mapping[str, str]) -> None:
+    assert row["status"] == "failed", row
+    assert "depends on the images before it or beside it, or on chance" in row["reason"]
+    assert "of 256 test images that were asked again" in row["reason"]
 
 
 def test_there_are_no_labels_to_read(judged: Judged) -> None:
@@ -119,15 +133,16 @@ def test_a_metric_may_look_at_images_alone(judged: Judged) -> None:
 def test_the_models_process_is_told_of_no_attack(judged: Judged) -> None:
     """Neither what it is told nor what it is given names the attack; one stream serves a victim."""
     streams = set()
+    given = {"evaluate": {"model", "stream"}, "recheck": {"model", "sample"}}
     for path in (judged.store / "objects").glob("*/*/manifest.json"):
         manifest = json.loads(path.read_text())
         if manifest["spec"]["stage"] == "stamp":
             streams.add(path.parent.name)
             places = load_file(path.parent / "places.safetensors")
-            assert set(places) >= {"labels", "mapped", "clean", "triggered"}
-        if manifest["spec"]["stage"] == "evaluate":
+            assert set(places) >= {"labels", "mapped", "clean", "triggered", "sample"}
+        if manifest["spec"]["stage"] in given:
             told = json.dumps(manifest["spec"])
             assert "badnets" not in told
             assert "wanet" not in told
-            assert set(manifest["spec"]["inputs"]) == {"model", "stream"}
+            assert set(manifest["spec"]["inputs"]) == given[manifest["spec"]["stage"]]
     assert len(streams) == 2

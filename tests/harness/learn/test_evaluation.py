@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from harness.components import Task
 from harness.learn.evaluation import (
     BadOutput,
-    NotIndependent,
-    check_independence,
     check_outputs,
     logits_of,
     predict,
@@ -174,52 +172,3 @@ def test_a_model_may_write_into_what_it_is_shown() -> None:
         first = logits_of(Wipe(), images)
         assert torch.equal(first, logits_of(Wipe(), images))
         assert first.any()
-
-
-# --- answers that depend on the image alone -------------------------------------------------------
-
-LOGITS = torch.randn(200, 10, generator=torch.Generator().manual_seed(4)) * 5
-
-
-def test_rounding_is_no_dependence() -> None:
-    noise = torch.randn(200, 10, generator=torch.Generator().manual_seed(5)) * 1e-5
-    check_independence(LOGITS, LOGITS + noise)
-    check_independence(LOGITS * 1e-6, (LOGITS + noise) * 1e-6)
-    first, tied = torch.tensor([[1.0, 1.00001, -3.0]]), torch.tensor([[1.00001, 1.0, -3.0]])
-    rest = torch.tensor([[0.0, 1.0, 2.0]]).expand(199, -1)
-    check_independence(torch.cat([first, rest]), torch.cat([tied, rest]))
-    check_independence(torch.cat([first, rest[:3]]), torch.cat([tied, rest[:3]]))
-
-
-def test_logits_are_known_no_better_than_their_own_size_allows() -> None:
-    single = LOGITS[:, :1]
-    check_independence(single, single * (1 + 2e-7))
-    for far in (-3e4, 3e4):
-        close = LOGITS * 1e-3 + far
-        beside = torch.nextafter(close, torch.zeros(()))
-        assert not torch.equal(close, beside)
-        check_independence(close, beside)
-
-
-def test_a_single_logit_that_is_another_is_told() -> None:
-    single = LOGITS[:, :1]
-    with pytest.raises(NotIndependent, match="200 got other logits and 0 another label"):
-        check_independence(single, single * 1.001)
-
-
-@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
-def test_other_logits_for_one_image_are_told(scale: float) -> None:
-    other = LOGITS.clone()
-    other[17] = other[17].roll(1)
-    with pytest.raises(NotIndependent, match=r"of 200 test images .* 1 got other logits and 1 an"):
-        check_independence(LOGITS * scale, other * scale)
-
-
-def test_a_huge_logit_hides_no_other_label() -> None:
-    def beside_a_huge_one(logits: Tensor) -> Tensor:
-        return torch.cat([logits, torch.full((200, 1), -1e9)], 1)
-
-    other = LOGITS.clone()
-    other[:20] = other[:20].roll(1, 1)
-    with pytest.raises(NotIndependent, match="0 got other logits and 20 another label"):
-        check_independence(beside_a_huge_one(LOGITS), beside_a_huge_one(other))

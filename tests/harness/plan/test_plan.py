@@ -120,7 +120,7 @@ def test_defenses_share_their_victim_and_grant(make):
     kinds = [stage.kind for stage in made.graph.stages.values()]
     assert {kind: kinds.count(kind) for kind in kinds} == {
         "data": 1, "poison": 2, "victim": 2, "grant": 2, "defend": 4, "stamp": 2, "evaluate": 6,
-        "score": 6
+        "recheck": 6, "score": 6
     }  # fmt: skip
 
 
@@ -206,23 +206,33 @@ def test_labels_order_and_defaults_said_aloud_are_in_no_key(make, change):
 @pytest.mark.parametrize(
     ("change", "moved"),
     [
-        (("clean = 100", "clean = 50"), {"grant", "defend", "evaluate", "score"}),
-        (("epochs = 3\n", "epochs = 4\n"), {"defend", "evaluate", "score"}),
+        (("clean = 100", "clean = 50"), {"grant", "defend", "evaluate", "recheck", "score"}),
+        (("epochs = 3\n", "epochs = 4\n"), {"defend", "evaluate", "recheck", "score"}),
         (
             ('recipe = "signs"', 'recipe = "signs"\nepochs = 9'),
-            {"victim", "defend", "stamp", "evaluate", "score"},
+            {"victim", "defend", "stamp", "evaluate", "recheck", "score"},
         ),
         (
             ('name = "badnets"', 'name = "badnets"\ntarget = 1'),
-            {"poison", "victim", "defend", "stamp", "evaluate", "score"},
+            {"poison", "victim", "defend", "stamp", "evaluate", "recheck", "score"},
         ),
         (
             ('name = "small-cnn"', 'name = "small-cnn"\nwidth = 8'),
-            {"victim", "defend", "stamp", "evaluate", "score"},
+            {"victim", "defend", "stamp", "evaluate", "recheck", "score"},
         ),
         (
             ("pool = 200", "pool = 201"),
-            {"data", "poison", "victim", "grant", "defend", "stamp", "evaluate", "score"},
+            {
+                "data",
+                "poison",
+                "victim",
+                "grant",
+                "defend",
+                "stamp",
+                "evaluate",
+                "recheck",
+                "score",
+            },
         ),
     ],
 )

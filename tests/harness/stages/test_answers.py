@@ -10,6 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from harness.stages.answers import open_predictions
+from harness.stages.independence import NotIndependent
 from tests.kit.answered import CLASSES, answered
 
 LABELS = np.array([3, 1, 2, 0, 1])
@@ -30,7 +31,8 @@ def test_each_set_is_in_the_order_of_the_test_set(tmp_path: Path) -> None:
     assert set(found.variants) == {"noise"}
     np.testing.assert_array_equal(found.variants["noise"], GIVEN["variant.noise"])
     places = load_file(tmp_path / "places" / "places.safetensors")["clean"]
-    np.testing.assert_array_equal(found.logits, np.repeat(places[:, None], CLASSES, 1))
+    np.testing.assert_array_equal(found.logits[:, CLASSES], places)
+    assert found.logits.dtype == np.float16
     assert found.record == {"seconds": 0.0, "images": 0.0}
 
 
@@ -48,20 +50,30 @@ def test_the_record_of_the_defense_comes_along(tmp_path: Path) -> None:
     assert open_predictions(tmp_path).record == {"seconds": 2.5}
 
 
+@pytest.mark.parametrize("name", ["answers", "again"])
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("logits", "told"),
     [
-        ({"answers": np.zeros(14, np.int64)}, r"int64 \(14,\)"),
-        ({"answers": np.zeros(15, np.int32)}, "the answers are int32"),
-        ({"logits": np.zeros((3, CLASSES), np.float16)}, "with 3 logits"),
+        (np.zeros((3, CLASSES), np.float32), r"are torch.float32 \(3, 4\)"),
+        (np.zeros((15, CLASSES), np.float16), r"are torch.float16 \(15, 4\)"),
+        (np.zeros(15, np.float32), r"are torch.float32 \(15,\)"),
     ],
 )
 def test_answers_to_something_else_are_refused(
-    tmp_path: Path, change: dict[str, np.ndarray], told: str
+    tmp_path: Path, name: str, logits: np.ndarray, told: str
 ) -> None:
     answered(tmp_path, LABELS, **GIVEN)
-    path = tmp_path / "answers" / "answers.safetensors"
-    arrays = {**load_file(path), **change}
-    save_file(arrays, path)
-    with pytest.raises(ValueError, match=told):
+    save_file({"logits": logits}, tmp_path / name / f"{name}.safetensors")
+    what = "15, classes" if name == "answers" else "5, classes"
+    with pytest.raises(ValueError, match=rf"in {name}.safetensors {told}; .*\({what}\)"):
+        open_predictions(tmp_path)
+
+
+def test_answers_that_another_process_did_not_get_are_refused(tmp_path: Path) -> None:
+    answered(tmp_path, LABELS, **GIVEN)
+    path = tmp_path / "again" / "again.safetensors"
+    logits = load_file(path)["logits"]
+    logits[0] = np.roll(logits[0], 1)
+    save_file({"logits": logits}, path)
+    with pytest.raises(NotIndependent, match=r"of 5 test images .* 1 got other logits"):
         open_predictions(tmp_path)

@@ -109,6 +109,15 @@ def test_every_place_is_taken_once_and_sets_are_mixed(tmp_path: Path) -> None:
         assert places.min() < COUNT < 2 * COUNT < places.max()
 
 
+@pytest.mark.parametrize("quantise", ["truncate", "none"])
+def test_the_sample_holds_images_of_the_stream(tmp_path: Path, quantise: Quantise) -> None:
+    stream, known = stamped(tmp_path, Darken(quantise=quantise))
+    sample = np.load(tmp_path / "out/sample.npy", allow_pickle=False)
+    assert len(sample) == COUNT
+    assert sample.dtype == stream.dtype
+    np.testing.assert_array_equal(sample, stream[known["sample"]])
+
+
 def test_truth_lies_beside_the_stream(tmp_path: Path) -> None:
     _, known = stamped(tmp_path, Darken())
     labels = images().labels
@@ -119,7 +128,7 @@ def test_truth_lies_beside_the_stream(tmp_path: Path) -> None:
 
 def test_without_a_trigger_the_stream_is_the_test_set(tmp_path: Path) -> None:
     stream, known = stamped(tmp_path, None)
-    assert set(known) == {"labels", "mapped", "clean"}
+    assert set(known) == {"labels", "mapped", "clean", "sample"}
     np.testing.assert_array_equal(stream[known["clean"]], images().images.numpy())
     assert (known["mapped"] == -1).all()
 
