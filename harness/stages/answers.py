@@ -63,6 +63,8 @@ def _logits(path: Path, asked: int, what: str) -> Tensor:
             f"the logits in {path.name} are {logits.dtype} {tuple(logits.shape)}; "
             f"torch.float32 ({asked}, classes) are expected, a row for each image of the {what}"
         )
+    if not logits.isfinite().all():
+        raise ValueError(f"the logits in {path.name} are not all finite")
     return logits
 
 

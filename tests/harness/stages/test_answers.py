@@ -69,6 +69,19 @@ def test_answers_to_something_else_are_refused(
         open_predictions(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["answers", "again"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_answers_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    """They would agree with any others."""
+    answered(tmp_path, LABELS, **GIVEN)
+    path = tmp_path / name / f"{name}.safetensors"
+    logits = load_file(path)["logits"]
+    logits[2, 1] = value
+    save_file({"logits": logits}, path)
+    with pytest.raises(ValueError, match=f"{name}.safetensors are not all finite"):
+        open_predictions(tmp_path)
+
+
 def test_answers_that_another_process_did_not_get_are_refused(tmp_path: Path) -> None:
     answered(tmp_path, LABELS, **GIVEN)
     path = tmp_path / "again" / "again.safetensors"
