@@ -28,7 +28,8 @@ from typing import Any
 import torch
 
 from harness import Recipe, Task
-from harness.keeping.loops import Continuing, Kept, KeptLoop
+from harness.keeping.continuing import Continuing
+from harness.keeping.loops import Kept, KeptLoop
 from harness.learn import ImageSet
 from harness.learn.training import fit
 from plugins.models.resnet20 import ResNet20

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.access.seeds import seed
 from harness.errors import OutOfTime
-from harness.keeping.loops import Continuing
+from harness.keeping.continuing import Continuing
 from harness.learn.anatomy import Architecture
 from harness.learn.task import Task
 

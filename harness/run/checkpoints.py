@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from harness.keeping.loops import ABOUT, CHECKPOINTS, LIMIT, RESUME, STATE
+from harness.keeping.continuing import ABOUT, CHECKPOINTS, LIMIT, RESUME, STATE
 from harness.run import claims
 from harness.stages.stage import Stage
 from harness.store import disk

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from harness.keeping.loops import PAUSE
+from harness.keeping.continuing import PAUSE
 from harness.run import claims
 from harness.run.records import bad_record, judge
 from harness.run.server_process import KILL_TIMEOUT, Events, ServerProcess

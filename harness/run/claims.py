@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.keeping.loops import CHECKPOINTS
+from harness.keeping.continuing import CHECKPOINTS
 from harness.stages.artefacts import (
     AGAIN_FILE,
     ANSWERS_FILE,

@@ -20,7 +20,7 @@ from typing import Any
 from harness.access.context import Deadline
 from harness.environment import snapshot
 from harness.errors import Incompatible, OutOfTime, Paused, Unfit, said
-from harness.keeping.loops import Continuing
+from harness.keeping.continuing import Continuing
 from harness.run.confine import JUDGING, confine
 from harness.run.watch import watching
 from harness.stages.job import Job

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from harness.access.context import Deadline
-from harness.keeping.loops import Continuing
+from harness.keeping.continuing import Continuing
 from harness.stages.payloads import Payload
 
 P = TypeVar("P", bound=Payload, covariant=True)

@@ -17,7 +17,7 @@ from harness import grid
 from harness.access.context import Deadline
 from harness.errors import Paused
 from harness.keeping import loops as keeping_loops
-from harness.keeping.loops import CHECKPOINTS, RESUME, Continuing
+from harness.keeping.continuing import CHECKPOINTS, RESUME, Continuing
 from harness.plan import plan
 from harness.registry.discovery import discover
 from harness.registry.memo import Memo

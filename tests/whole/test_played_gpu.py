@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from harness import Task
 from harness.components import Model, load_component
 from harness.components.spec import ComponentSpec
-from harness.keeping.loops import Continuing, Kept
+from harness.keeping.continuing import Continuing
+from harness.keeping.loops import Kept
 from harness.learn.device import seeded_build
 from harness.learn.hooks import Batch, Hooks
 from harness.learn.images import ImageSet

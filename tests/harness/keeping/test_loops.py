@@ -14,8 +14,9 @@ from torch import nn
 
 from harness import Access
 from harness.errors import Paused, Unfit
+from harness.keeping import continuing as stage_loops
 from harness.keeping import loops
-from harness.keeping.loops import CHECKPOINTS, PAUSE, RESUME, Continuing
+from harness.keeping.continuing import CHECKPOINTS, PAUSE, RESUME, Continuing
 from harness.learn import Batch, Extra, ImageSet
 from tests.kit.continued import Stopping, boundaries, disturbed, hand_over, keep_everything
 from tests.kit.learned import CLEAN, Tiny, pictures, stage_context
@@ -317,7 +318,7 @@ def test_a_checkpoint_is_written_when_its_time_has_come(
 ) -> None:
     continuing = Continuing(tmp_path, 50.0)
     clock = continuing._began
-    monkeypatch.setattr(loops.time, "monotonic", lambda: clock)
+    monkeypatch.setattr(stage_loops.time, "monotonic", lambda: clock)
     written = []
     for _ in access_with(continuing).steps(20):
         clock += 20.0
@@ -333,7 +334,7 @@ def newest(folder: Path) -> int:
 def test_a_state_that_is_too_large_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(loops, "LIMIT", 1000)
+    monkeypatch.setattr(stage_loops, "LIMIT", 1000)
     continuing = Stopping(tmp_path, 2)
     access = access_with(continuing)
     assert list(access.steps(5, keep={"large": torch.zeros(10_000)})) == [0, 1, 2, 3, 4]
@@ -347,7 +348,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_stage(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loops.os, "link", full)
+    monkeypatch.setattr(stage_loops.os, "link", full)
     access = access_with(Stopping(tmp_path, 2))
     assert list(access.steps(5)) == [0, 1, 2, 3, 4]
     assert "No space left on device" in capsys.readouterr().out
