@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import sys
 import time
@@ -54,8 +55,8 @@ def work(task: Mapping[str, Any]) -> None:
     number = int.from_bytes(digest.digest()[:4])
     time.sleep(LONGEST * number / 2**32)
     for name in _left(task["kind"]):
-        path = scratch / "out" / name
-        path.write_text(_content(name, digest.hexdigest(), number), "utf-8")
+        content = _content(name, digest.hexdigest(), number, task["payload"])
+        (scratch / "out" / name).write_bytes(content)
     record = scratch / "record.partial"
     record.write_text(json.dumps({"status": "ok", "opened": []}), "utf-8")
     record.replace(scratch / "record.json")
@@ -70,22 +71,69 @@ def _note(scratch: Path) -> None:
 
 
 def _left(kind: str) -> Sequence[str]:
-    from harness.run.claims import MUST_LEAVE
+    from harness.run.outputs import MUST_LEAVE
 
     return MUST_LEAVE[kind]
 
 
-def _content(name: str, digest: str, number: int) -> str:
-    """Return what commands can read where they read it, else text of some length."""
+def _content(name: str, digest: str, number: int, payload: Mapping[str, Any]) -> bytes:
+    """Return what commands can read where they read it, else tensors of the form that a file of the
+    name has, of one image, with metadata of some length.
+    """
     if name == "rows.json":
         rows = {"acc": {"": number % 10_000 / 100}, "asr": {"": number // 10_000 % 10_000 / 100}}
-        return json.dumps(rows)
+        return json.dumps(rows).encode()
     if name == "result.json":
         result: dict[str, Any] = {"flagged": None, "score": None, "targets": [], "suspects": []}
-        return json.dumps({**result, "record": {"images": number % 1000, "seconds": 0.5}})
+        record = {"images": number % 1000, "seconds": 0.5}
+        return json.dumps({**result, "record": record}).encode()
     if name == "truth.json":
-        return json.dumps({"rate": number % 100 / 100})
-    return f"{name} {digest}\n" * (1 + number % 40)
+        return json.dumps({"rate": number % 100 / 100}).encode()
+    text = f"{name} {digest}\n" * (1 + number % 40)
+    if name == "panel.json":
+        return json.dumps(text).encode()
+    if name in ("stream.npy", "sample.npy"):
+        return _stream(digest, payload["task"])
+    return _safetensors(_forms(name, payload), text)
+
+
+def _forms(name: str, payload: Mapping[str, Any]) -> dict[str, tuple[str, list[int]]]:
+    """Return the type and shape of each tensor in a file."""
+    image = ("U8", [1, 1, 1, 1])
+    one = ("I64", [1])
+    if name == "model.safetensors":
+        return {"weight": ("F32", [1])}
+    if name in ("answers.safetensors", "again.safetensors"):
+        return {"logits": ("F32", [1, payload["task"]["classes"]])}
+    if name == "places.safetensors":
+        return {"labels": one, "mapped": one, "clean": one, "sample": one}
+    if name == "panel.safetensors":
+        return {"clean": image}
+    if payload.get("labelled", True):
+        return {"images": image, "labels": one}
+    return {"images": image}
+
+
+def _safetensors(forms: Mapping[str, tuple[str, list[int]]], text: str) -> bytes:
+    """Return a file of zeros, with a text in its metadata."""
+    widths = {"U8": 1, "F32": 4, "I64": 8}
+    header: dict[str, Any] = {"__metadata__": {"text": text}}
+    end = 0
+    for name, (dtype, shape) in forms.items():
+        begin = end
+        end += widths[dtype] * math.prod(shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+    told = json.dumps(header).encode()
+    return len(told).to_bytes(8, "little") + told + bytes(end)
+
+
+def _stream(digest: str, task: Mapping[str, Any]) -> bytes:
+    """Return a .npy file of one image, whose pixels follow from the digest."""
+    shape = (1, task["height"], task["width"], task["channels"])
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    count = math.prod(shape)
+    pixels = (digest.encode() * (1 + count // len(digest)))[:count]
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + pixels
 
 
 if __name__ == "__main__":

@@ -13,22 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.keeping.continuing import CHECKPOINTS
-from harness.stages.artefacts import (
-    AGAIN_FILE,
-    ANSWERS_FILE,
-    IMAGES_FILE,
-    MODEL_FILE,
-    PANEL_FACTS_FILE,
-    PANEL_FILE,
-    PLACES_FILE,
-    RESULT_FILE,
-    ROWS_FILE,
-    SAMPLE_FILE,
-    STREAM_FILE,
-    TRAINING_FILE,
-    TRUTH_FILE,
-    split_file,
-)
+from harness.stages.artefacts import RESULT_FILE, ROWS_FILE
 from harness.store import disk, plain
 
 RECORD = "record.json"
@@ -38,26 +23,6 @@ TRESPASSES = "trespasses.txt"
 
 STATUSES = ("ok", "error", "incompatible", "timeout", "paused", "unfit")
 """Statuses that a worker may give a task in `record.json`. The host adds "died"."""
-
-MUST_LEAVE: Mapping[str, tuple[str, ...]] = {
-    "data": (split_file("train"), split_file("test")),
-    "part": (MODEL_FILE, RESULT_FILE),
-    "poison": (TRUTH_FILE,),
-    "victim": (MODEL_FILE, TRUTH_FILE),
-    "export": (TRAINING_FILE,),
-    "grant": (IMAGES_FILE,),
-    "defend": (RESULT_FILE,),
-    "stamp": (STREAM_FILE, SAMPLE_FILE, PLACES_FILE),
-    "evaluate": (ANSWERS_FILE,),
-    "recheck": (AGAIN_FILE,),
-    "score": (ROWS_FILE,),
-    "measure": (ROWS_FILE,),
-    "preview": (PANEL_FILE, PANEL_FACTS_FILE),
-    "show": (PANEL_FILE, PANEL_FACTS_FILE),
-}
-"""By stage kind, files without which what a stage left is no result. A stage of any other kind must
-leave a file of some name.
-"""
 
 VERDICT = ("flagged", "score")
 """Names of what a defense says beside its record, which no entry of the record may have."""
@@ -267,28 +232,7 @@ def trespasses(scratch: Path) -> list[str]:
     return plain.clean(text).splitlines()
 
 
-# --- what it leaves in `out/` ---------------------------------------------------------------------
-
-
-def check_outputs(kind: str, out: Path) -> None:
-    """Check what a stage of a kind left in its out folder: that there is what there must be, that
-    all of it are plain files, and that its JSON holds what the host reads from it. Raises
-    ValueError.
-    """
-    files = disk.outputs(out)
-    if not files:
-        raise ValueError("the stage ended well but left no file in its out folder")
-    lacking = [name for name in MUST_LEAVE.get(kind, ()) if name not in files]
-    if lacking:
-        raise ValueError(f"the stage ended well but left no {', '.join(lacking)}")
-    for name, path in files.items():
-        if name.endswith(".json"):
-            try:
-                value = read(name, plain.content(path))
-            except OSError as error:
-                raise ValueError(f"its {name} cannot be read: {error.strerror}") from error
-            if name == RESULT_FILE and not {"seconds", "images"} <= value["record"].keys():
-                raise ValueError(f"its {name} does not say what the work cost: seconds and images")
+# --- JSON that it leaves in `out/` ----------------------------------------------------------------
 
 
 def read(name: str, data: bytes) -> Any:

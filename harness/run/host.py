@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.outcomes import Outcome
-from harness.run import claims
+from harness.run import claims, outputs
 from harness.run.checkpoints import Keeper
 from harness.run.children import PAUSE_PATIENCE, Children
 from harness.run.company import Company, Presence
@@ -355,7 +355,7 @@ class Host:
         """Raise ValueError where there is no result, or one that cannot be believed, and where a
         stage looked behind the wall.
         """
-        claims.check_outputs(stage.kind, folder / "out")
+        outputs.check(stage, folder)
         if stage.guarded:
             self._wall.check(stage, folder, record.get("opened", ()))
 

@@ -11,6 +11,7 @@ def bench_register(register):
     register.defense("widen", "bench_probes.widen:Widen")
     register.defense("hostile", "bench_probes.hostile:Hostile")
     register.defense("cheat", "bench_probes.cheat:Cheat")
+    register.defense("forger", "bench_probes.forger:Forger")
     register.metric("blind", "bench_probes.norm:Blind")
     register.defense("greedy", "bench_probes.greedy:Greedy")
     register.metric("weight-norm", "bench_probes.norm:WeightNorm")

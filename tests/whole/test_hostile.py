@@ -40,6 +40,7 @@ def harmed(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Harmed:
     text += hostile("siblings")
     text += hostile("poison-siblings")
     text += hostile("acc-in-record")
+    text += '[[defense]]\nname = "forger"\n'
     text += hostile("open", where=secrets).replace('as = "open"', 'as = "open-data"')
     (folder / "grid.toml").write_text(text)
     command = (folder / "grid.toml", "--store", store)
@@ -72,6 +73,20 @@ def test_a_record_with_the_name_of_a_metric_is_no_metric(harmed: Harmed) -> None
     assert by_source["metric"]["status"] == "done"
     assert by_source["defense"]["status"] == "failed"
     assert "the name of a metric of this grid" in by_source["defense"]["reason"]
+
+
+def test_forged_answers_fail_the_stage_that_left_them(harmed: Harmed) -> None:
+    rows = [row for row in harmed.of("forger") if row["source"] == "metric"]
+    assert len(rows) == 2
+    for row in rows:
+        assert row["status"] == "failed"
+        assert (
+            "its answers.safetensors is not as it should be: it holds no 'logits'" in row["reason"]
+        )
+    notes = [json.loads(path.read_text()) for path in harmed.store.glob("failures/*/record.json")]
+    assert [note["kind"] for note in notes if "answers.safetensors" in note["message"]] == [
+        "evaluate"
+    ]
 
 
 def test_neither_run_nor_report_has_a_bug(harmed: Harmed) -> None:

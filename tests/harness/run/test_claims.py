@@ -138,20 +138,6 @@ def test_files_of_a_stage_come_back() -> None:
     assert claims.read("result.json", json.dumps(RESULT).encode()) == RESULT
 
 
-def test_a_stage_leaves_what_its_kind_must(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="left no file"):
-        claims.check_outputs("score", tmp_path)
-    (tmp_path / "notes.txt").write_text("")
-    claims.check_outputs("of tests", tmp_path)
-    with pytest.raises(ValueError, match=r"left no rows\.json"):
-        claims.check_outputs("score", tmp_path)
-    write(tmp_path, {"record": {}}, "result.json")
-    with pytest.raises(ValueError, match="what the work cost"):
-        claims.check_outputs("defend", tmp_path)
-    write(tmp_path, {"record": {"seconds": 1, "images": 0}}, "result.json")
-    claims.check_outputs("defend", tmp_path)
-
-
 def test_facts_of_another_version_are_not_heard() -> None:
     assert claims.stored_facts({"images": 3, "seconds": 1.5}) == {"images": 3, "seconds": 1.5}
     assert claims.stored_facts({"images": 3, "seconds": "long"}) == {}
