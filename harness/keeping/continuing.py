@@ -249,10 +249,12 @@ class Continuing:
                 "size": entry.size,
             }
         state = {"format": FORMAT, "entries": entries}
+        passed = time.monotonic() - self._began
         about = {
             **self._about(),
             "continued": self.before.continued,
-            "seconds": self.before.seconds + time.monotonic() - self._began,
+            "attempt_seconds": passed,
+            "seconds": self.before.seconds + passed,
             "cpu_seconds": self.before.cpu_seconds + time.process_time() - self._cpu_began,
             "place": self.place,
         }

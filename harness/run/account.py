@@ -101,17 +101,24 @@ def time_left(run: WatchedRun) -> float | None:
         return None
     overall = _mean(all_seconds)
     usual = {kind: _mean(seconds) for kind, seconds in seconds_of.items()}
+    kept = dict(run.kept)
+    running_now = dict(run.running)
+    for key, running in running_now.items():
+        # What a stage went on from is known by now: another run may have kept more of it since
+        # this one began, and what was kept may have turned out to be of no use.
+        if running.progress is not None:
+            kept[key] = running.progress.get("earlier", 0.0)
     to_run = 0
     work = 0.0
     for key, stage in stages.items():
         if run.plan.outcome.get(key) is Outcome.TO_RUN and key not in ended:
             to_run += 1
             expected = usual.get(stage.kind, overall)
-            work += max(0.0, expected - run.kept.get(key, 0.0))
+            work += max(0.0, expected - kept.get(key, 0.0))
     now = time.monotonic()
-    for running in list(run.running.values()):
+    for key, running in running_now.items():
         expected = usual.get(running.stage.kind, overall)
-        left = max(0.0, expected - run.kept.get(running.stage.key, 0.0))
+        left = max(0.0, expected - kept.get(key, 0.0))
         work -= min(now - running.since, left)
     side_by_side = max(1, min(len(run.slots), to_run))
     return max(0.0, work) / side_by_side

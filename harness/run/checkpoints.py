@@ -52,28 +52,39 @@ class Keeper:
         self._check = check
         self._taken = 0
         self._began = time.monotonic()
+        self._looked = 0.0
+        """Seconds of this attempt until the last look for a checkpoint."""
+
+    def begin(self) -> None:
+        """Say that the process begins now: the start of a fork server is no work of the stage."""
+        self._began = time.monotonic()
 
     def resume(self) -> None:
         """Give the process what was kept, where it is of the same sources and inputs. Raises
         OSError where the scratch folder cannot be written.
         """
+        kept = self._store.checkpoints
         key = self._stage.key
-        manifest = self._store.checkpoints.manifest(key)
+        manifest = kept.manifest(key)
         if manifest is None:
             return
         digests = {role: parent["digest"] for role, parent in manifest.parents.items()}
         if manifest.code != dict(self._stage.code):
             self.refuse("it was written by other sources")
-        elif digests != {role: digest for role, (_, digest) in self._parents.items()}:
+            return
+        if digests != {role: digest for role, (_, digest) in self._parents.items()}:
             self.refuse("it was made from other inputs")
-        elif self._store.checkpoints.fetch(key, self._folder / RESUME) is None:
+            return
+        # Perhaps another one than that: the newest may be damaged, with an older one behind it.
+        fetched = kept.fetch(key, self._folder / RESUME)
+        if fetched is None:
             self.note = "what was kept is damaged"
-        else:
-            record = manifest.record
-            self.continued = int(record["continued"]) + 1
-            self.seconds = float(record["seconds"])
-            self.cpu_seconds = float(record["cpu_seconds"])
-            self.place = str(record["place"])
+            return
+        record = fetched.record
+        self.continued = int(record["continued"]) + 1
+        self.seconds = float(record["seconds"])
+        self.cpu_seconds = float(record["cpu_seconds"])
+        self.place = str(record["place"])
 
     def refuse(self, reason: str) -> None:
         """Say that what was kept is not used. It stays until something takes its place."""
@@ -84,13 +95,15 @@ class Keeper:
     def take(self) -> None:
         """Keep the newest checkpoint that the process has written since the last call, if any."""
         for _ in range(LOOKS):
+            before = self._looked
+            self._looked = time.monotonic() - self._began
             number = claims.newest(self._folder / CHECKPOINTS)
             if number <= self._taken:
                 return
             self._taken = number
             place = self._folder / CHECKPOINTS / str(number)
             try:
-                self._take(place)
+                self._take(place, before, self._looked)
             except FileNotFoundError:
                 continue
             except (ValueError, OSError, StoreError) as error:
@@ -100,7 +113,8 @@ class Keeper:
                 _log.warning("no checkpoint of %s (%s): %s", stage.kind, stage.title, error)
                 return
 
-    def _take(self, place: Path) -> None:
+    def _take(self, place: Path, earliest: float, latest: float) -> None:
+        """Keep one checkpoint, which was written between these seconds of the attempt."""
         files = disk.outputs(place)
         if not {ABOUT, STATE} <= files.keys():
             raise ValueError(f"it lacks {ABOUT} or {STATE}")
@@ -110,14 +124,16 @@ class Keeper:
         about = claims.checkpoint(place / ABOUT)
         self._check(about["opened"])
         stage = self._stage
-        passed = time.monotonic() - self._began
+        # What came after it is lost if the process ends now. When it was written the process knows
+        # best, and is believed within what the host has seen.
+        worked = min(max(about["attempt_seconds"], earliest), latest)
         record = {
             "title": stage.title,
             "kind": stage.kind,
             "environment": about["environment"],
             "place": about["place"],
             "continued": self.continued,
-            "seconds": self.seconds + passed,
+            "seconds": self.seconds + worked,
             # Nobody measures the processors' time of a process at work but itself.
             "cpu_seconds": max(0.0, about["cpu_seconds"]),
             "host": disk.host(),

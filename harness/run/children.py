@@ -56,6 +56,10 @@ def _ignore(progress: dict[str, Any] | None) -> None:
     pass
 
 
+def _nothing() -> None:
+    pass
+
+
 class Children:
     """The runner of tasks in child processes; safe to call from several threads.
 
@@ -84,6 +88,7 @@ class Children:
         timeout: float | None = None,
         on_tick: OnTick = _ignore,
         *,
+        on_start: Callable[[], None] = _nothing,
         alone: bool = False,
         pause: bool = False,
     ) -> dict[str, Any]:
@@ -94,15 +99,16 @@ class Children:
         `PAUSE_PATIENCE` later.
 
         `task` is JSON; its `env` is added to the child's environment. After `timeout` seconds the
-        child's process group is killed. `on_tick` gets what `scratch/progress.json` tells, or None,
-        about once a second. The record holds `status` (one of `claims.STATUSES`, or died),
+        child's process group is killed. `on_start` is called when the fork server is there and the
+        child begins; `on_tick` gets what `scratch/progress.json` tells, or None, about once a
+        second. The record holds `status` (one of `claims.STATUSES`, or died),
         `type` and `message` unless ok, `seconds` (wall), `cpu_seconds`, `peak_memory` (bytes) and
         `signal` as the fork server measured them, and what else the worker wrote. "died" is not the
         task's own doing: it is worth another try.
         """
         began = time.monotonic()
         try:
-            record = self._run(task, scratch, timeout, on_tick, alone, pause)
+            record = self._run(task, scratch, timeout, on_start, on_tick, alone, pause)
         except OSError as error:
             message = str(error)
             if error.errno == errno.EAGAIN:
@@ -116,6 +122,7 @@ class Children:
         task: Mapping[str, Any],
         scratch: Path,
         timeout: float | None,
+        on_start: Callable[[], None],
         on_tick: OnTick,
         alone: bool,
         pause: bool,
@@ -135,6 +142,7 @@ class Children:
         try:
             self._running[number] = (server, scratch)
             events = server.start(number, scratch, variables)
+            on_start()
             if self.stopped:
                 server.process.kill()
             elif self.pausing:

@@ -206,20 +206,23 @@ def newest(folder: Path) -> int:
 
 
 def checkpoint(path: Path) -> dict[str, Any]:
-    """Return what a stage says about a checkpoint: `environment`, `opened`, `place`, and
-    `cpu_seconds` so far. Raises ValueError, or OSError.
+    """Return what a stage says about a checkpoint: `environment`, `opened`, `place`, `cpu_seconds`
+    so far, and `attempt_seconds` of this attempt. Raises ValueError, or OSError.
     """
     table = plain.table(plain.content(path, RECORD_LIMIT))
     _check_environment(table.get("environment", {}))
     _check_opened(table.get("opened", []))
-    spent = table.get("cpu_seconds", 0.0)
-    if not _is_number(spent):
-        raise ValueError(f"cpu_seconds is {_short(spent)}; a number is expected")
+    spent = {}
+    for name in ("cpu_seconds", "attempt_seconds"):
+        value = table.get(name, 0.0)
+        if not _is_number(value):
+            raise ValueError(f"{name} is {_short(value)}; a number is expected")
+        spent[name] = float(value)
     return {
         "environment": table.get("environment", {}),
         "opened": table.get("opened", []),
         "place": _place(table),
-        "cpu_seconds": float(spent),
+        **spent,
     }
 
 

@@ -304,7 +304,13 @@ class Host:
         if pause and self.options.timeout is not None:
             task["timeout"] = self.options.timeout + PAUSE_PATIENCE
         record = self.children.run(
-            task, folder, self.options.timeout, tick, alone=alone, pause=pause
+            task,
+            folder,
+            self.options.timeout,
+            tick,
+            on_start=keeper.begin,
+            alone=alone,
+            pause=pause,
         )
         if record["status"] != "ok":
             keeper.take()

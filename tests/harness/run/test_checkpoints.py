@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,11 +28,15 @@ from tests.kit.engine_stages import ENTRY, make
 SLOT = Slot("cpu.0", "cpu", 1, {})
 
 WRITE = """
-def keep(number, opened=(), **more):
+began = time.monotonic()
+
+def keep(number, opened=(), seconds=None, **more):
     place = scratch / "checkpoint" / f"{number}.tmp"
     place.mkdir(parents=True)
     about = {"environment": {}, "opened": list(opened), "place": f"step {number} of 9",
-             "cpu_seconds": 1.5}
+             "cpu_seconds": 1.5, "attempt_seconds": seconds}
+    if seconds is None:
+        about["attempt_seconds"] = time.monotonic() - began
     (place / "about.json").write_text(json.dumps(about))
     (place / "state.json").write_text(str(number))
     for name, text in more.items():
@@ -94,6 +100,63 @@ def test_the_next_attempt_goes_on(host: Host, store: Store) -> None:
     assert manifest.record["cpu_seconds"] >= 1.5
     assert manifest.record["seconds"] == ended.seconds > 0
     assert store.checkpoints.held() == []
+
+
+def kept_seconds(store: Store, stage: Stage) -> float:
+    manifest = store.checkpoints.manifest(stage.key)
+    assert manifest is not None
+    return float(manifest.record["seconds"])
+
+
+def test_seconds_of_lost_work_are_not_counted(
+    host: Host, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor those until there is a fork server."""
+    start = host.children._start
+
+    def late() -> Any:
+        time.sleep(1.5)
+        return start()
+
+    monkeypatch.setattr(host.children, "_start", late)
+    lost = "time.sleep(0.2)\n    keep(1)\n    time.sleep(1.5)\n    raise ValueError"
+    failing = stage(f"if not before:\n    {lost}\n{END}")
+    assert run(host, failing).outcome is Outcome.FAILED  # type: ignore[union-attr]
+    assert 0.2 <= kept_seconds(store, failing) < 1.5
+    assert run(host, failing).outcome is Outcome.DONE  # type: ignore[union-attr]
+    manifest = store.manifest(failing.key)
+    assert manifest is not None
+    assert manifest.record["continued"] == 1
+    assert 0.2 < manifest.record["seconds"] < 1.5
+
+
+@pytest.mark.parametrize("told", [0.0, -5.0, 1e9])
+def test_a_stage_is_believed_when_a_checkpoint_was_written_within_what_was_seen(
+    told: float, host: Host, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(children, "TICK", 0.1)
+    began = time.monotonic()
+    failing = stage(f"time.sleep(0.6)\nkeep(1, seconds={told})\nraise ValueError")
+    assert run(host, failing).outcome is Outcome.FAILED  # type: ignore[union-attr]
+    assert 0.3 < kept_seconds(store, failing) < time.monotonic() - began
+
+
+def test_what_came_back_is_counted_where_the_newest_is_damaged(
+    host: Host, store: Store, tmp_path: Path
+) -> None:
+    failing = f"keep(before + 1)\nif before < 2:\n    raise ValueError('no good')\n{END}"
+    one = stage(failing)
+    run(host, one)
+    folder = store.root / "checkpoints" / one.key
+    shutil.copytree(folder / "1", tmp_path / "first")
+    run(host, one)
+    shutil.copytree(tmp_path / "first", folder / "1")
+    (folder / "2" / "state.json").write_text("7")
+    run(host, one)
+    manifest = store.checkpoints.manifest(one.key)
+    assert manifest is not None
+    assert manifest.record["continued"] == 1
+    assert manifest.record["place"] == "step 2 of 9"
 
 
 def test_the_next_run_goes_on_and_one_with_nothing_to_keep_does_not(

@@ -135,6 +135,22 @@ def test_the_time_left_comes_from_stages_of_the_same_kind(run: Run) -> None:
     assert time_left(run) == pytest.approx((35 + 100) / 2, abs=1)
 
 
+def test_the_time_left_takes_into_account_what_is_kept(run: Run) -> None:
+    keys = list(run.plan.stages)
+    key = end(run, 1, Outcome.DONE)
+    run.ended[key] = replace(run.ended[key], seconds=200.0)
+    end(run, 0, Outcome.DONE)
+    assert time_left(run) == pytest.approx((200 + 200) / 2)
+    run.kept = {keys[2]: 50.0, keys[3]: 500.0}  # the last is about to end
+    assert time_left(run) == pytest.approx(150 / 2)
+    at_work(run, 2)  # for 65 s, and has not said yet what it goes on from
+    assert time_left(run) == pytest.approx((150 - 65) / 2, abs=1)
+    at_work(run, 2, {"step": 1, "total": 2, "earlier": 100.0})
+    assert time_left(run) == pytest.approx((100 - 65) / 2, abs=1)
+    at_work(run, 2, {"step": 1, "total": 2})  # it started over
+    assert time_left(run) == pytest.approx((200 - 65) / 2, abs=1)
+
+
 def test_the_tally_names_every_kind_of_end(run: Run) -> None:
     for number, outcome in enumerate(
         (Outcome.CACHED, Outcome.TIMED_OUT, Outcome.BLOCKED, Outcome.INCOMPATIBLE)
