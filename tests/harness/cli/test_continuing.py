@@ -1,4 +1,4 @@
-"""A training that is interrupted, terminated, killed and paused, and what commands say of it."""
+"""A training that is interrupted, terminated and paused, and what commands say of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRID = """
 seeds = [0]
 [[dataset]]
 name = "signs"
-train = 1500
+train = 1000
 test = 100
 [[model]]
 name = "small-cnn"
@@ -30,7 +30,7 @@ name = "badnets"
 name = "none"
 [training]
 recipe = "signs"
-epochs = 150
+epochs = 120
 [[metric]]
 name = "acc"
 """
@@ -62,8 +62,8 @@ class Runs:
 
     def __init__(self, grid: Path, store: Path, environment: Mapping[str, str]) -> None:
         self.store = store
-        self.command = [sys.executable, "-m", "harness.cli", "run", str(grid)]
-        self.command += ["--store", str(store), "--device", "cpu", "--checkpoint", "0.1"]
+        self.command = ["run", str(grid), "--store", str(store), "--device", "cpu"]
+        self.command += ["--checkpoint", "0.1"]
         self.environment = environment
 
     def stopped(self, number: int) -> tuple[int, str]:
@@ -71,7 +71,10 @@ class Runs:
         exit code and what was printed.
         """
         process = subprocess.Popen(
-            self.command, env=self.environment, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-m", "tests.kit.sitting", "here", "never", *self.command],
+            env=self.environment,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         until = time.monotonic() + 120
         place = self.place()
@@ -107,27 +110,26 @@ def test_a_training_goes_on_after_every_kind_of_end(
     assert runs.stopped(signal.SIGINT)[0] == 130
     told = bench("status", "--store", store).stdout
     assert "paused: 1\n  victim  badnets\n    kept at epoch " in told
-    assert " of 150, " in told
+    assert " of 120, " in told
     assert "nothing has failed" in told
     assert "badnets" in bench("report", grid, "--store", store).stdout
     assert "paused" in bench("report", grid, "--store", store).stdout
 
     assert runs.stopped(signal.SIGTERM)[0] == 143
     assert "continued once" in bench("status", grid, "--store", store).stdout
-    assert runs.stopped(signal.SIGKILL)[0] == -signal.SIGKILL
-    assert "continued twice" in bench("status", "--store", store).stdout
 
-    late = bench(*runs.command[3:], "--timeout", "0.7", "--on-timeout", "pause", env=environment)
+    late = bench(*runs.command, "--timeout", "0.7", "--on-timeout", "pause", env=environment)
     assert late.returncode == 1
     assert "paused" in late.stderr
     assert "its time was up, and its state is kept" in late.stderr
     assert "waits for victim (badnets), which is paused" in late.stderr
+    assert "continued twice" in bench("status", "--store", store).stdout
 
-    assert bench(*runs.command[3:]).returncode == 0
+    assert bench(*runs.command).returncode == 0
     assert digests(store) == digests(tmp_path / "undisturbed")
     assert not list((store / "checkpoints").iterdir())
     undisturbed, continued = victim(tmp_path / "undisturbed"), victim(store)
-    assert continued["continued"] == 4
+    assert continued["continued"] == 3
     assert continued["images"] == undisturbed["images"]
     assert "continued" not in undisturbed
     assert "paused" not in bench("status", grid, "--store", store).stdout

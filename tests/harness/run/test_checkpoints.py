@@ -118,16 +118,27 @@ def test_seconds_of_lost_work_are_not_counted(
         time.sleep(1.5)
         return start()
 
+    run_child = host.children.run
+    parts: list[dict[str, Any]] = []
+
+    def noted(*told: Any, **more: Any) -> dict[str, Any]:
+        record = run_child(*told, **more)
+        parts.append(dict(record))
+        return record
+
     monkeypatch.setattr(host.children, "_start", late)
+    monkeypatch.setattr(host.children, "run", noted)
     lost = "time.sleep(0.2)\n    keep(1)\n    time.sleep(1.5)\n    raise ValueError"
     failing = stage(f"if not before:\n    {lost}\n{END}")
     assert run(host, failing).outcome is Outcome.FAILED  # type: ignore[union-attr]
-    assert 0.2 <= kept_seconds(store, failing) < 1.5
+    kept = kept_seconds(store, failing)
+    assert 0.2 <= kept < 1.5
     assert run(host, failing).outcome is Outcome.DONE  # type: ignore[union-attr]
     manifest = store.manifest(failing.key)
     assert manifest is not None
     assert manifest.record["continued"] == 1
-    assert 0.2 < manifest.record["seconds"] < 1.5
+    assert manifest.record["seconds"] == kept + parts[-1]["seconds"]
+    assert manifest.record["cpu_seconds"] == 1.5 + parts[-1]["cpu_seconds"]
 
 
 @pytest.mark.parametrize("told", [0.0, -5.0, 1e9])
