@@ -178,7 +178,7 @@ def _stamp(left: Left) -> None:
         header = left.headers[PLACES_FILE]
         (count,) = _array(header, "labels", "int64", (None,))
         _array(header, "sample", "int64", (sample,))
-        for name in (header.tensors.keys() | {"mapped", "clean"}) - {"sample"}:
+        for name in sorted((header.tensors.keys() | {"mapped", "clean"}) - {"sample"}):
             _array(header, name, "int64", (count,))
         asked = len(header.tensors.keys() - BESIDE_PLACES) * count
         if asked != stream:

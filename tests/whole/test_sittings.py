@@ -40,7 +40,7 @@ recipe = "signs"
 name = "acc"
 """
 KILLS = 8
-PATIENCE = 120.0
+PATIENCE = 300.0
 """Seconds until something is taken never to happen."""
 
 
@@ -190,7 +190,7 @@ def test_a_training_is_handed_from_sitting_to_sitting_and_counted_once(
 
 @pytest.mark.slow
 def test_sittings_that_are_killed_at_random_count_nothing_twice(sittings: Sittings) -> None:
-    sittings.epochs = 800
+    sittings.epochs = 400
     draw = random.Random(0)
     at_work = 0.0
     continued = 0
