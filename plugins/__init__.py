@@ -91,6 +91,7 @@ def _register_defenses(register: Register) -> None:
     register.defense("anp", "plugins.defenses.anp:ANP")
     register.defense("at", "plugins.defenses.at:AT")
     register.defense("bcu", "plugins.defenses.bcu:BCU")
+    register.defense("deck", "plugins.defenses.deck:DECK")
     register.defense("dp-sgd", "plugins.defenses.dp_sgd:DPSGD")
     register.defense("fine-pruning", "plugins.defenses.fine_pruning:FinePruning")
     register.defense("ft", "plugins.defenses.ft:FT")

@@ -143,6 +143,13 @@ class Search:
         self._noise.set_state(state["noise"])
         self.at_once = state["at_once"]
 
+    @torch.no_grad()
+    def go_on(self, lane: int, parameters: Sequence[Tensor]) -> None:
+        """Start a lane from other parameters, which lack the axis of lanes."""
+        for own, best, given in zip(self.parameters, self.best, parameters, strict=True):
+            own[lane] = given
+            best[lane] = given
+
     @property
     def running(self) -> list[int]:
         """The lanes that have not ended."""

@@ -5,17 +5,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional
+from torch import Tensor, nn
 
-from harness import Context, Incompatible, Result, Task
-from harness.access.granted import Access
+from harness import Result
 from harness.learn.images import ImageSet, to_float
-from harness.learn.layers import NORMS
-from plugins.defenses.moth import MOTH, Hardening
-from plugins.parts.inversion import Found
+from plugins.defenses.moth import MOTH, PatchTriggers
+from plugins.parts.inversion import Found, blend
 from plugins.parts.universal_triggers import Triggers, UniversalTriggers
-from tests.kit.learned import Tiny, pictures
+from tests.kit.learned import pictures
 from tests.kit.scanned import acc, asr, scanning, victim
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -73,56 +70,78 @@ def test_a_natural_network_keeps_its_accuracy(norms: bool) -> None:
     assert found.record["distance"] > 0
 
 
-def hardening(
-    fields: dict[str, Any] | None = None, data: ImageSet | None = None
-) -> tuple[Access, Hardening]:
-    access = scanning(victim(), data or pictures(60))
-    return access, Hardening(
-        MOTH(**{**SMALL, **(fields or {})}), access, access.victim(), access.clean()
-    )
+def patches(net: nn.Module | None = None, **fields: Any) -> PatchTriggers:
+    net = net or victim()
+    access = scanning(net)
+    return PatchTriggers(MOTH(**{**SMALL, **fields}), access, access.victim(), universal(net))
 
 
-def triggers() -> list[Found]:
-    """White on the upper half, and black on all."""
+def of_classes(first: int, second: int, count: int = 8) -> Tensor:
+    data = pictures(60)
+    assert data.labels is not None
+    return torch.stack([data.images[data.labels == label][:count] for label in (first, second)])
+
+
+def test_a_trigger_that_failed_or_is_too_large_is_not_stamped() -> None:
+    work = patches(largest=0.6)
     upper = torch.zeros(1, 8, 8)
     upper[:, :4] = 1
-    return [
-        Found(upper, torch.ones(1, 8, 8), True),
-        Found(torch.ones(1, 8, 8), torch.zeros(1, 8, 8), True),
-    ]
+    white = Found(upper, torch.ones(1, 8, 8), True)
+    way = work._way(white)
+    assert way.distance == 32
+    assert way.stamp is not None
+    plain = to_float(pictures(4).images)
+    assert torch.equal(way.stamp(plain), blend(plain, upper, torch.ones(1, 8, 8)))
+    large = work._way(Found(torch.ones(1, 8, 8), torch.ones(1, 8, 8), True))
+    assert (large.stamp, large.distance) == (None, 64)
+    failed = work._way(Found(upper, torch.ones(1, 8, 8), False))
+    assert (failed.stamp, failed.distance) == (None, None)
 
 
-def trained_on(work: Hardening, found: list[Found]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the batch of a step on the pair (2, 0) of the first images of both classes."""
-    seen: list[Any] = []
-    work._step = lambda images, labels: seen.append((images, labels))  # type: ignore[method-assign]
-    work._train((2, 0), work.pools[2][:8], work.pools[0][:8], found)
-    images, labels = seen[0]
-    return images, labels
+def test_both_ways_of_a_pair_are_found_and_go_on_from_the_period() -> None:
+    """The backdoor's target is class 2."""
+    work = patches(first_steps=60)
+    work.begin((0, 2))
+    forth, back = work.both(of_classes(0, 2))
+    assert forth.stamp is not None
+    assert forth.distance is not None
+    stamped = forth.stamp(to_float(of_classes(0, 2)[0]))
+    with torch.no_grad():
+        assert float((victim()(stamped).argmax(1) == 2).float().mean()) >= 0.9
+    assert work.now["triggers"][0] is not None
+    began = work._begin(0, (0, 2))
+    assert torch.equal(began[0], work.now["triggers"][0][0])
+    work.begin((2, 0))  # another period: from the largest that is stored of the way
+    kept = work.stored.start((0, 2), (torch.empty(0), torch.empty(0)))
+    assert torch.equal(work._begin(1, (0, 2))[0], kept[0])
+    assert (back.stamp is None) == (back.distance is None)
 
 
-def test_both_classes_are_stamped_and_keep_their_labels() -> None:
-    _, work = hardening({"stamped": 0.25})
-    images, labels = trained_on(work, triggers())
-    assert labels.tolist()[:16] == [2] * 8 + [0] * 8
-    # the rest of the batch is of other classes
-    assert labels.tolist()[16:] == [1] * 14
-    plain = to_float(work.images[torch.cat([work.pools[2][:8], work.pools[0][:8]])])
-    changed = [row for row in range(16) if not torch.equal(images[row], plain[row])]
-    assert changed == [0, 1, 8, 9]
-    assert (images[:2, :, :4] == 1).all()
-    assert torch.equal(images[:2, :, 4:], plain[:2, :, 4:])
-    assert (images[8:10] == 0).all()
-    assert work.record["stamped"] == 4
+def test_a_period_begins_with_the_longer_inversion(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, float]] = []
+
+    def watched(*given: Any) -> list[Found]:
+        asked.append((given[5].steps, given[5].cost))
+        return [Found(torch.ones(1, 8, 8), torch.ones(1, 8, 8), False)] * 2
+
+    monkeypatch.setattr("plugins.defenses.moth.two_way", watched)
+    work = patches()
+    for _ in range(2):
+        work.begin((0, 1))
+        work.both(of_classes(0, 1))
+        work.both(of_classes(0, 1))
+    assert asked == [(30, 1e-3), (10, 0.05)] * 2
 
 
-def test_one_image_is_stamped_at_least_and_no_trigger_that_failed_or_is_too_large() -> None:
-    _, work = hardening({"stamped": 0.01, "largest": 0.6})
-    trained_on(work, triggers())
-    assert work.record["stamped"] == 1  # the black one covers all of the image
-    upper, black = triggers()
-    trained_on(work, [Found(upper.mask, upper.pattern, False), black])
-    assert work.record["stamped"] == 1
+def test_the_warm_up_stamps_the_parts_triggers() -> None:
+    stamps = universal(victim())
+    work = patches()
+    plain = to_float(pictures(6).images)
+    for target in range(3):
+        way = work.universal(target)
+        assert way.stamp is not None
+        assert torch.equal(way.stamp(plain), stamps.trigger(target)(plain))
+        assert way.distance == stamps.norms[target]
 
 
 def test_a_rare_class_is_stamped_too() -> None:
@@ -135,97 +154,6 @@ def test_a_rare_class_is_stamped_too() -> None:
     assert found.record["stamped"] > 30
 
 
-def test_where_nothing_is_found_the_network_stays_as_it_is() -> None:
-    net = victim()
-    _, work = hardening({"first_steps": 1, "again_steps": 1, "bound": 1.0, "explore": 1.0})
-    before = [tensor.clone() for tensor in work.model.state_dict().values()]
-    for step in range(3):
-        work.harden(step)
-    assert work.record["skipped_steps"] == 3
-    assert (work.record["periods"], work.record["failed_periods"]) == (1, 1)
-    after = work.model.state_dict().values()
-    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert acc(net) == acc(work.model.eval())
-
-
-def test_a_period_keeps_its_pair_and_records_the_mean_of_its_distances() -> None:
-    _, work = hardening({"first_steps": 30, "again_steps": 5})
-    work.choice.begin(torch.tensor([10.0, 20.0, 5.0]))
-    work.choice.learned[2, 1] = 5.0
-    pairs = []
-    for step in range(3):
-        work.settings = MOTH(**{**SMALL, "explore": 0.0})
-        work.harden(step)
-        pairs.append(tuple(work.now["pair"]))
-    assert len(set(pairs)) == 1
-    assert set(pairs[0]) == {1, 2}
-    source, other = pairs[0]
-    for way, distances in zip(
-        ((source, other), (other, source)), work.now["distances"], strict=True
-    ):
-        assert distances
-        assert float(work.choice.size[way]) == pytest.approx(sum(distances) / len(distances))
-
-
-def test_the_warm_up_records_what_each_class_learned() -> None:
-    """Restated: half of the images of other classes carry the trigger; losses are of these, before
-    and after the step.
-    """
-    access, work = hardening({"batch": 60})
-    stamps = universal(victim())
-    seen: list[Any] = []
-    step = work._step
-
-    def watched(images: torch.Tensor, labels: torch.Tensor) -> None:
-        seen.append((images.clone(), labels.clone()))
-        step(images, labels)
-
-    work._step = watched  # type: ignore[method-assign]
-    work.warm_up(1, stamps)
-    images, labels = seen[0]
-    draw = access.generator("batches")
-    places = torch.randperm(60, generator=draw)
-    plain = to_float(work.images[places])
-    others = torch.nonzero(labels != 1).flatten()[:20]
-    assert torch.equal(images[others], stamps.trigger(1)(plain[others]))
-    untouched = [row for row in range(60) if row not in others.tolist()]
-    assert torch.equal(images[untouched], plain[untouched])
-    for source in (0, 2):
-        rows = others[labels[others] == source]
-        with torch.no_grad():
-            losses = [
-                functional.cross_entropy(net.eval()(images[rows]), labels[rows])
-                for net in (victim(), work.model)
-            ]
-        expected = float((losses[0] - losses[1]) / losses[0])
-        assert float(work.choice.learned[source, 1]) == pytest.approx(expected, rel=1e-3)
-    assert (work.choice.learned[:, [0, 2]] == 0).all()
-
-
-@pytest.mark.parametrize(("bn", "moves"), [("trained", True), ("frozen", False)])
-def test_batchnorm_is_trained_or_frozen(bn: str, moves: bool) -> None:
-    net = victim()
-    found = hardened(net, bn=bn, steps=5, first_steps=2).model
-    assert found is not None
-    old, new = (
-        torch.cat([layer.running_mean for layer in model.modules() if isinstance(layer, NORMS)])
-        for model in (net, found)
-    )
-    assert torch.equal(old, new) != moves
-
-
-def test_adversarial_images_are_stamped_where_the_network_was_trained_on_them() -> None:
-    _, plain = hardening({"of_pair": 8})
-    _, robust = hardening({"of_pair": 8, "pgd_eps": 10.0, "pgd_steps": 3, "pgd_step": 4.0})
-    images, _ = trained_on(plain, triggers())
-    moved, _ = trained_on(robust, triggers())
-    gaps = (images - moved).abs().amax((1, 2, 3))
-    assert float(gaps.max()) <= 10 / 255 + 1e-6
-    # the stamp is on top
-    assert [row for row in range(20) if gaps[row] == 0] == [8, 9, 10, 11]
-    assert torch.equal(images[0, :, :4], moved[0, :, :4])
-
-
 def test_presets_are_valid_and_say_where_versions_differ() -> None:
     found = {
         name: MOTH.model_validate_json(json.dumps(preset)) for name, preset in MOTH.presets.items()
@@ -235,14 +163,3 @@ def test_presets_are_valid_and_say_where_versions_differ() -> None:
     assert (released.lr, released.bn) == (1e-4, "frozen")
     assert (released.again_steps, released.again_cost, released.largest) == (50, 0.01, 0.25)
     assert all(field.description for field in MOTH.model_fields.values())
-
-
-def test_a_class_without_images_is_incompatible() -> None:
-    with pytest.raises(Incompatible, match="class 1"):
-        hardening(data=pictures(30).subset(torch.arange(0, 30, 3)))
-
-
-def test_one_class_is_incompatible() -> None:
-    task = Task("one", classes=1, height=8, width=8, channels=1, train_count=9)
-    assert MOTH().compatible(Context(task=task, recipe=None)) is not None
-    assert MOTH().compatible(Context(task=Tiny.task, recipe=None)) is None
