@@ -93,6 +93,12 @@ METHODS = {
     "defense anp": 'iterations = 6\nbatch = 16\nprune = "accuracy"',
     "defense at": "steps = 2",
     "defense bcu": "epochs = 3\nbatch = 16",
+    "defense deck": (
+        "steps = 14\nbatch = 16\nof_pair = 3\nwarm_per_class = 1\nwarm_epochs = 2\nleast = 0.0\n"
+        'first_epochs = 3\nagain_epochs = 2\ndecoder = {name = "deck-decoder", count = 32, '
+        "epochs = 1, encoder_epochs = 1, "
+        'pictures = {name = "signs", train = 80, test = 20}}'
+    ),
     "defense dp-sgd": "epochs = 2\nbatch = 75\nat_once = 50\nnoise = 0.01\nclip = 8.0",
     "defense fine-pruning": "epochs = 3\nbatch = 16",
     "defense i-bau": "rounds = 5\nbatch = 10\nportion = 0.1\nshuffle = true",

@@ -150,6 +150,17 @@ steps = 1
 name = "bcu"
 epochs = 1
 [[defense]]
+name = "deck"
+steps = 12
+batch = 16
+of_pair = 3
+warm_per_class = 1
+warm_epochs = 1
+first_epochs = 1
+again_epochs = 1
+least = 0.0
+decoder = {name = "deck-decoder", count = 32, epochs = 1, encoder_epochs = 1}
+[[defense]]
 name = "dp-sgd"
 epochs = 1
 [[defense]]

@@ -23,6 +23,7 @@ from plugins.defenses.abl import ABL
 from plugins.defenses.abs import ABS
 from plugins.defenses.anp import ANP
 from plugins.defenses.bcu import BCU
+from plugins.defenses.deck import DECK
 from plugins.defenses.dp_sgd import DPSGD
 from plugins.defenses.fine_pruning import FinePruning
 from plugins.defenses.ft import FT
@@ -42,6 +43,8 @@ IDLE: list[tuple[type[Component], dict[str, Any], dict[str, Any]]] = [
     (MCR, {}, {"candidates": [0.5], "holdout": 0.2}),
     (MCR, {"crop": 0}, {"crop_probability": 0.5}),
     (MOTH, {}, {"pgd_step": 1.0, "pgd_steps": 3}),
+    (DECK, {}, {"pgd_step": 1.0, "pgd_steps": 3}),
+    (DECK, {"start": "drawn"}, {"spread": 0.01}),
     (FinePruning, {}, {"count": 3, "share": 0.5}),
     (FinePruning, {"prune": "share"}, {"drop": 0.2, "holdout": 0.2, "count": 3}),
     (ANP, {}, {"number": 3, "drop": 0.2, "holdout": 0.2}),
