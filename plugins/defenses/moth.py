@@ -23,9 +23,10 @@ from torch import Tensor, nn
 
 from harness import Access, Part, Recipe, Result, Use, use
 from plugins.parts.fine_tuning import Augmented
+from plugins.parts.hardening_settings import HardeningSettings
 from plugins.parts.inversion import Found, blend
 from plugins.parts.pair_choice import Pair, Stored
-from plugins.parts.pair_hardening import HardeningSettings, PairHardening, Way
+from plugins.parts.pair_hardening import PairHardening, Way
 from plugins.parts.pair_inversion import PairSettings, two_way
 from plugins.parts.ranges import Count, Positive, Share
 from plugins.parts.universal_triggers import Triggers

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from harness import Fraction, Recipe, Workbench
 from harness.learn import ImageSet
 from plugins.parts.codec import Codec
+from plugins.parts.hardening_settings import HardeningSettings
 from plugins.parts.pair_choice import Pair
-from plugins.parts.pair_hardening import HardeningSettings, PairHardening, Way
+from plugins.parts.pair_hardening import PairHardening, Way
 from plugins.parts.per_class import some_of_each
 from plugins.parts.pervasive import standardised
 from plugins.parts.pervasive_backdoors import Pervasive

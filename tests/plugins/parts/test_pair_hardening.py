@@ -12,7 +12,8 @@ from harness import Context, Incompatible, Recipe, Task
 from harness.access.granted import Access
 from harness.learn.images import ImageSet, to_float
 from harness.learn.layers import NORMS
-from plugins.parts.pair_hardening import HardeningSettings, PairHardening, Way
+from plugins.parts.hardening_settings import HardeningSettings
+from plugins.parts.pair_hardening import PairHardening, Way
 from tests.kit.learned import Tiny, pictures
 from tests.kit.scanned import scanning, victim
 
