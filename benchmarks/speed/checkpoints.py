@@ -1,25 +1,21 @@
-"""The cost of checkpoints: processor seconds of a training that is kept now and then, against those
-of the same training of which nothing is kept.
+"""The cost of checkpoints: processor seconds of a training of which something is kept now and then,
+beside those of the same training of which nothing is kept.
 
-    BENCH_DATA=/data python benchmarks/speed/checkpoints.py     # /data/cifar10.npz
+    python benchmarks/speed/checkpoints.py
 
-Prints two things. *One checkpoint*: the processor seconds that a step takes at which the state is
-kept and written, and those of other steps, within one training. *Whole runs*: those of `bench run`
-with all its processes, for each interval in turn, so that a machine that others use slows all
-alike; what counts is the median of the ratios of neighbours.
+Prints two things. *One checkpoint*: the processor seconds of a step at which the state is kept and
+written, and of other steps, within one training. *Side by side*: a training for each interval, all
+within one process, which take turns at every step, so that whatever else the machine does slows all
+alike. What counts are the processor seconds of each, over the whole and by parts of a hundred
+steps. With them comes what the run's own process does, which checks and copies what was written.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import resource
-import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,33 +24,16 @@ from typing import Any
 import torch
 
 from harness import Recipe, Task
-from harness.keeping.continuing import Continuing
+from harness.keeping.continuing import CHECKPOINTS, Continuing
 from harness.keeping.loops import Kept, KeptLoop
 from harness.learn import ImageSet
 from harness.learn.training import fit
+from harness.store.checkpoints import Checkpoints
 from plugins.models.resnet20 import ResNet20
 
-GRID = """
-seeds = [0]
-[[dataset]]
-name = "npz"
-path = "{path}"
-take = {images}
-take_test = 200
-[[model]]
-name = "resnet20"
-[[attack]]
-name = "none"
-[[defense]]
-name = "none"
-[training]
-recipe = "cifar-fast"
-epochs = {epochs}
-batch = {batch}
-[[metric]]
-name = "acc"
-"""
 BATCH = 128
+PART = 100
+"""Steps whose processor seconds are compared."""
 
 
 class Timed(KeptLoop):
@@ -84,105 +63,156 @@ def one_checkpoint(steps: int) -> tuple[list[float], list[float], float, int]:
     """Train; return the processor seconds of boundaries that write, of the others, those of a whole
     step without either, and the bytes kept.
     """
-    generator = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (2000, 32, 32, 3), dtype=torch.uint8, generator=generator)
-    data = ImageSet(pictures, torch.arange(2000) % 10)
-    network = ResNet20().build(Task("noise", 10, 32, 32, 3, 2000))
     with tempfile.TemporaryDirectory() as folder:
-        stage = Every(Path(folder), 1.0, lambda: {"environment": {}, "opened": []})
+        (Path(folder) / CHECKPOINTS).mkdir()
+        stage = Every(Path(folder), 1.0, _about)
         loop = Timed(stage, "fit", Kept({}, dict, lambda state: None), None, tracked=True)
         loop.spent = []
-        (Path(folder) / "checkpoint").mkdir()
-        recipe = Recipe(steps=steps, batch=BATCH, lr=0.05, crop=4, flip=True, precision="fp32")
         began = time.process_time()
-        fit(network, data, recipe, generator=lambda name: generator, loop=loop)
+        train(loop, steps)
         total = time.process_time() - began
-        entries = list((Path(folder) / "checkpoint").glob("*/*"))
-        newest = max((path.parent for path in entries), key=lambda path: path.stat().st_mtime)
+        newest = max(_written(Path(folder)), key=lambda path: int(path.name))
         size = sum(path.stat().st_size for path in newest.iterdir())
     writing = loop.spent[9::10]
     other = [seconds for place, seconds in enumerate(loop.spent) if place % 10 != 9]
     return writing, other, (total - sum(loop.spent)) / steps, size
 
 
-def run(folder: Path, interval: float) -> tuple[float, float, float]:
-    """Run the grid from nothing; return processor seconds of all its processes, those of its
-    longest stage, the victim's, and the seconds of that stage on the clock.
+class Turns:
+    """Lets threads run one at a time, in a fixed order."""
+
+    def __init__(self, count: int) -> None:
+        self._changed = threading.Condition()
+        self._waiting = list(range(count))
+
+    def take(self, number: int) -> None:
+        """Wait until it is a thread's turn."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == number)
+
+    def give(self, *, for_good: bool = False) -> None:
+        """Let the next one run; a thread that has ended does so for good."""
+        with self._changed:
+            number = self._waiting.pop(0)
+            if not for_good:
+                self._waiting.append(number)
+            self._changed.notify_all()
+
+
+class Beside(KeptLoop):
+    """Has what was written copied into a store, as a run does, and gives the turn away at every
+    boundary. `spent`: processor seconds of the thread at each; `kept`: checkpoints so far.
     """
-    store = folder / "store"
-    words = ["run", folder / "grid.toml", "--store", store, "--jobs", "1", "--threads", "1"]
-    words += ["--device", "cpu", "--checkpoint", f"{interval:g}"]
-    before = _spent()
-    subprocess.run(
-        [sys.executable, "-m", "harness.cli", *map(str, words)], check=True, capture_output=True
+
+    turns: Turns
+    number: int
+    scratch: Path
+    checkpoints: Checkpoints
+    spent: list[float]
+    kept: int
+
+    def boundary(self, done: int, place: str, state: Callable[[], Any]) -> None:
+        """See `Loop`."""
+        super().boundary(done, place, state)
+        for folder in _written(self.scratch):
+            if int(folder.name) > self.kept:
+                self.kept += 1
+                files = {path.name: path for path in folder.iterdir()}
+                record = {"place": place}
+                self.checkpoints.keep("0" * 64, files, spec={}, code={}, parents={}, record=record)
+        self.spent.append(time.thread_time())
+        self.turns.give()
+        self.turns.take(self.number)
+
+
+def side_by_side(intervals: Sequence[float], steps: int, folder: Path) -> list[Beside]:
+    """Train once for each interval, all taking turns."""
+    turns = Turns(len(intervals))
+    loops = []
+    threads = []
+    for number, interval in enumerate(intervals):
+        scratch = folder / str(number)
+        (scratch / "store" / "tmp").mkdir(parents=True)
+        (scratch / CHECKPOINTS).mkdir()
+        stage = Continuing(scratch, interval, _about)
+        loop = Beside(stage, "fit", Kept({}, dict, lambda state: None), None, tracked=True)
+        loop.turns, loop.number, loop.scratch = turns, number, scratch
+        loop.checkpoints = Checkpoints(scratch / "store")
+        loop.spent, loop.kept = [], 0
+        loops.append(loop)
+        threads.append(threading.Thread(target=_in_turn, args=(loop, steps)))
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return loops
+
+
+def _in_turn(loop: Beside, steps: int) -> None:
+    torch.set_num_threads(1)
+    loop.turns.take(loop.number)
+    try:
+        train(loop, steps)
+    finally:
+        loop.turns.give(for_good=True)
+
+
+def train(loop: KeptLoop, steps: int) -> None:
+    """Train a ResNet-20 on noise of the size of CIFAR-10."""
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (2000, 32, 32, 3), dtype=torch.uint8, generator=generator)
+    data = ImageSet(pictures, torch.arange(2000) % 10)
+    network = ResNet20().build(Task("noise", 10, 32, 32, 3, 2000))
+    recipe = Recipe(steps=steps, batch=BATCH, lr=0.05, crop=4, flip=True, precision="fp32")
+    fit(network, data, recipe, generator=lambda name: generator, loop=loop)
+
+
+def _about() -> dict[str, Any]:
+    return {"environment": {}, "opened": []}
+
+
+def _written(scratch: Path) -> list[Path]:
+    return [path for path in (scratch / CHECKPOINTS).iterdir() if path.name.isdecimal()]
+
+
+def _ratios(kept: Sequence[float], plain: Sequence[float]) -> str:
+    """Describe the processor seconds of a training by those of the plain one."""
+    ratios = []
+    for first in range(0, len(plain) - PART, PART):
+        last = first + PART
+        ratios.append((kept[last] - kept[first]) / (plain[last] - plain[first]))
+    whole = (kept[-1] - kept[0]) / (plain[-1] - plain[0])
+    return (
+        f"{whole:.4f}; by parts of {PART} steps {statistics.median(ratios):.4f} "
+        f"({min(ratios):.4f} to {max(ratios):.4f})"
     )
-    total = _spent() - before
-    records = []
-    for path in sorted(store.glob("objects/*/*/manifest.json")):
-        records.append(_record(path))
-    seconds, processor = max(records)
-    shutil.rmtree(store)
-    return total, processor, seconds
-
-
-def _record(path: Path) -> tuple[float, float]:
-    record = json.loads(path.read_text())["record"]
-    return record.get("seconds", 0.0), record.get("cpu_seconds", 0.0)
-
-
-def _spent() -> float:
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def whole_runs(options: argparse.Namespace, folder: Path) -> None:
-    """Print a line for each run, and the ratios to the runs without checkpoints beside them."""
-    path = Path(os.environ["BENCH_DATA"]) / "cifar10.npz"
-    text = GRID.format(path=path, images=options.images, epochs=options.epochs, batch=BATCH)
-    (folder / "grid.toml").write_text(text)
-    found: dict[float, list[tuple[float, float, float]]] = {}
-    for number in range(options.rounds):
-        turn = number % len(options.intervals)
-        for interval in options.intervals[turn:] + options.intervals[:turn]:
-            spent = run(folder, interval)
-            found.setdefault(interval, []).append(spent)
-            total, processor, seconds = spent
-            print(
-                f"round {number + 1}, every {interval:g} s: {total:.2f} s of all processes, "
-                f"{processor:.2f} s of the victim's, {seconds:.1f} s on the clock",
-                flush=True,
-            )
-    for interval in options.intervals:
-        for place, name in enumerate(("all processes", "the victim's")):
-            print(f"every {interval:g} s, {name}: {_ratios(found[interval], found[0.0], place)}")
-
-
-def _ratios(
-    kept: Sequence[tuple[float, ...]], plain: Sequence[tuple[float, ...]], place: int
-) -> str:
-    ratios = sorted(one[place] / other[place] for one, other in zip(kept, plain, strict=True))
-    return f"{statistics.median(ratios):.4f} ({ratios[0]:.4f} to {ratios[-1]:.4f})"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     add = parser.add_argument
-    add("--rounds", type=int, default=5, help="runs at each interval (default: 5)")
-    add("--images", type=int, default=4000, help="training images (default: 4000)")
-    add("--epochs", type=int, default=5, help="passes over them (default: 5)")
-    add("--steps", type=int, default=100, help="steps of the training that is looked into")
-    add("--intervals", type=float, nargs="+", default=[0.0, 300.0, 5.0], help="seconds; 0 first")
+    add("--steps", type=int, default=1200, help="of each training side by side (default: 1200)")
+    add("--look", type=int, default=100, help="steps of the training that is looked into")
+    add("--intervals", type=float, nargs="+", default=[0.0, 300.0, 10.0], help="seconds; 0 first")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    writing, other, step, size = one_checkpoint(options.steps)
+    writing, other, step, size = one_checkpoint(options.look)
     print(
         f"one checkpoint of {size:,} bytes: {1000 * statistics.median(writing):.1f} ms "
         f"({1000 * min(writing):.1f} to {1000 * max(writing):.1f}); other boundaries "
         f"{1e6 * statistics.mean(other):.0f} us; a step {1000 * step:.0f} ms",
         flush=True,
     )
+    began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        whole_runs(options, Path(folder))
+        loops = side_by_side(options.intervals, options.steps, Path(folder))
+    passed = time.monotonic() - began
+    for interval, loop in zip(options.intervals, loops, strict=True):
+        print(
+            f"every {interval:g} s: {loop.spent[-1] - loop.spent[0]:.2f} processor seconds within "
+            f"{passed:.0f} s on the clock, {loop.kept} checkpoints; "
+            f"of the plain one {_ratios(loop.spent, loops[0].spent)}"
+        )
 
 
 if __name__ == "__main__":
