@@ -122,8 +122,13 @@ METHODS = {
         "decoder.encoder_epochs = 1\n"
         'decoder.pictures = {name = "signs", train = 80, test = 20}'
     ),
+    "metric class-distance by moth": (
+        'backdoor = "moth"\nimages = 4\nbatch = 4\nepochs = 6\nsearches = 2\npairs = 2\nbound = 0.1'
+    ),
 }
-"""Entries of a grid, each by its kind and name, with settings that make it short."""
+"""Entries of a grid, each by its kind, its name and what else tells it apart, with settings that
+make it short.
+"""
 
 PASS = "one pass over images, without gradients"
 STEP = "within a step of `fit`"
@@ -148,7 +153,7 @@ MAKING = ("data", "poison", "victim", "export", "part", "grant", "defend", "meas
 
 
 def grid_of(method: str) -> str:
-    kind, _, name = method.partition(" ")
+    kind, name, *_ = method.split()
     entry = f'[[{kind}]]\nname = "{name}"\n{METHODS[method]}\n'
     if kind == "metric":
         return f'{GRID}{entry}[[attack]]\nname = "none"\n[[defense]]\nname = "none"\n'
