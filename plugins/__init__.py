@@ -111,6 +111,7 @@ def _register_defenses(register: Register) -> None:
 def _register_metrics(register: Register) -> None:
     """Register the metrics."""
     register.metric("acc", "plugins.metrics.acc:Acc")
+    register.metric("acc-loss", "plugins.metrics.acc_loss:AccLoss")
     register.metric("asr", "plugins.metrics.asr:ASR")
     register.metric("class-distance", "plugins.metrics.class_distance:ClassDistance")
     register.metric("fpr", "plugins.metrics.detection:FPR")

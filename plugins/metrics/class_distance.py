@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness import Context, Incompatible, Metric, MetricAccess, NotInKey, Part, Use, use
 from harness.learn import ImageSet
-from plugins.parts.distance_matrices import Matrices, increase
+from plugins.parts.distance_matrices import Matrices
 from plugins.parts.pair_inversion import PairSettings
 from plugins.parts.pair_search import Pair, PairSearches, Pictures
 from plugins.parts.patch_distance import MOTH, OF_PATCHES, PatchDistance
@@ -29,11 +29,12 @@ class ClassDistance(PervasiveSettings, Metric):
     difference of an ImageNet encoder's features; or, of MOTH's patch, the size of its mask, summed
     over the colours. The smallest of several searches counts. Numbers are the mean over pairs that
     have a distance, and by name: pairs without one (`failed`) of all `pairs`, the `smallest`, the
-    growth over the network that a defense started from (`increase`, a mean over pairs, in percent),
-    what the backdoors turn of further pictures of the class
-    (`held_out`, in percent) and how similar these stay (`ssim`); the effort of a search (`steps` of
-    the optimiser), and by how much its distance fell in the last third of it (`falling`, in
-    percent). Distances fall with every step: only networks that were measured alike compare.
+    growth over the network that a defense started from (`increase`, in percent: a mean over pairs
+    that have a distance on both; `left_out` counts the others), what the backdoors turn of further
+    pictures of the class (`held_out`, in percent) and how similar these stay (`ssim`); the effort
+    of a search (`steps` of the optimiser), and by how much its distance fell in the last third of
+    it (`falling`, in percent). Distances fall with every step: only networks that were measured
+    alike compare.
     """
 
     citation = "Tao et al.: DECK - Model Hardening for Defending Pervasive Backdoors, NDSS 2024"
@@ -112,9 +113,7 @@ class ClassDistance(PervasiveSettings, Metric):
         numbers = found.numbers()
         reference = access.reference()
         if reference is not None:
-            grown = increase(found.distances(), reference["arrays"]["distances"])
-            if grown is not None:
-                numbers["increase"] = grown
+            numbers.update(found.growth(reference["arrays"]["distances"]))
         numbers.update(searches.numbers)
         return numbers
 

@@ -69,6 +69,16 @@ class Matrices:
             "curves": self.curves,
         }
 
+    def growth(self, before: np.ndarray) -> dict[str, float]:
+        """Return what rows show of the growth over the distances of another network."""
+        distances = self.distances()
+        compared = np.isfinite(distances) & np.isfinite(before)
+        numbers = {"left_out": float(len(self.pairs) - compared.sum())}
+        grown = increase(distances, before)
+        if grown is not None:
+            numbers["increase"] = grown
+        return numbers
+
     def numbers(self) -> dict[str, float]:
         """Return the sums that rows show."""
         distances = self.distances()

@@ -138,10 +138,21 @@ def test_it_repeats_whatever_goes_together() -> None:
 
 def test_a_network_grows_over_its_reference() -> None:
     numbers, arrays = measured(distance())
-    before = {"values": numbers, "arrays": {"distances": arrays["distances"] / 2}}
+    earlier = arrays["distances"] / 2
+    before = {"values": numbers, "arrays": {"distances": earlier}}
     grown, _ = measured(distance(), reference=before)
     assert grown["increase"] == pytest.approx(100)
+    assert grown["left_out"] == numbers["failed"]
     assert grown[""] == pytest.approx(numbers[""])
+    one = tuple(np.argwhere(np.isfinite(earlier))[0])
+    earlier[one] = np.nan
+    grown, _ = measured(distance(), reference=before)
+    assert grown["increase"] == pytest.approx(100)
+    assert grown["left_out"] == numbers["failed"] + 1
+    earlier[:] = np.nan
+    grown, _ = measured(distance(), reference=before)
+    assert "increase" not in grown
+    assert grown["left_out"] == numbers["pairs"]
 
 
 def test_some_pairs_are_drawn_and_the_smallest_search_counts() -> None:
