@@ -65,6 +65,7 @@ def _register_attacks(register: Register) -> None:
     """Register the attacks."""
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("deck-adaptive", "plugins.attacks.deck_adaptive:DeckAdaptive")
     register.attack("dfst", "plugins.attacks.dfst:DFST")
     register.attack("filter", "plugins.attacks.filter:Filter")
     register.attack("iab", "plugins.attacks.iab:IAB")

@@ -102,7 +102,7 @@ class Search:
         for parameter, rate in zip(self.parameters, backdoor.rates, strict=True):
             groups.append({"params": [parameter], "lr": rate})
         self.optimiser = torch.optim.Adam(groups, betas=BETAS)
-        self.controllers = [Controller(settings.rule()) for _ in pairs]
+        self.controllers = [Controller(settings.weighing()) for _ in pairs]
         self.best = [tensor.detach().clone() for tensor in self.parameters]
         """Parameters of the smallest distance at which a lane succeeded at rest, else the start."""
         self._order = access.generator(f"{streams}/order")
