@@ -10,7 +10,6 @@ of them in a batch.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,8 +75,9 @@ class PairSettings:
 class PatchSearch:
     """A search for a trigger for each ordered pair, all together; see `PairSearch`.
 
-    Success is judged while triggers move, as released. The distance of a pair is the size of its
-    smallest mask that met the bound, summed over the channels.
+    Success is judged while triggers move, as released. The distance of a pair is the smallest size
+    at which its mask met the bound, summed over the channels; the mask that is kept is a step
+    further, and may be a little smaller or larger.
     """
 
     def __init__(
@@ -153,13 +153,7 @@ class PatchSearch:
     @property
     def distances(self) -> list[float]:
         """See `PairSearch`."""
-        distances: list[float] = []
-        for trigger in self.found:
-            distance = math.inf
-            if trigger.reached:
-                distance = self._channels * trigger.size
-            distances.append(distance)
-        return distances
+        return [self._channels * control.best for control in self.inversion.controllers]
 
     def epoch(self) -> None:
         """Go once through the images, then judge each pair and adapt its cost.

@@ -122,6 +122,9 @@ def test_a_patch_is_measured_without_a_decoder() -> None:
     np.testing.assert_array_equal(found, smallest(arrays["trials"]))
     last = arrays["curves"][:, ..., -1]
     np.testing.assert_allclose(last, arrays["trials"], rtol=1e-6)
+    curves = arrays["curves"].reshape(-1, 40)
+    rises = np.diff(curves, axis=1)
+    assert (rises[np.isfinite(rises)] <= 0).all()
     again, _ = measured(patch.model_copy(update={"together": 1, "at_once": 1}), parts={})
     assert again[""] == pytest.approx(numbers[""], rel=1e-3)
 
