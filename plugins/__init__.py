@@ -65,6 +65,7 @@ def _register_attacks(register: Register) -> None:
     """Register the attacks."""
     register.attack("badnets", "plugins.attacks.badnets:BadNets")
     register.attack("blend", "plugins.attacks.blend:Blend")
+    register.attack("deck-adaptive", "plugins.attacks.deck_adaptive:DeckAdaptive")
     register.attack("dfst", "plugins.attacks.dfst:DFST")
     register.attack("filter", "plugins.attacks.filter:Filter")
     register.attack("iab", "plugins.attacks.iab:IAB")
@@ -111,6 +112,7 @@ def _register_defenses(register: Register) -> None:
 def _register_metrics(register: Register) -> None:
     """Register the metrics."""
     register.metric("acc", "plugins.metrics.acc:Acc")
+    register.metric("acc-loss", "plugins.metrics.acc_loss:AccLoss")
     register.metric("asr", "plugins.metrics.asr:ASR")
     register.metric("class-distance", "plugins.metrics.class_distance:ClassDistance")
     register.metric("fpr", "plugins.metrics.detection:FPR")

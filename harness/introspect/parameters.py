@@ -210,9 +210,11 @@ def _describe(instance: Component, digests: Mapping[str, Any]) -> dict[str, Any]
         identity[name] = digests.get(name, params[name])
         if field.is_required() or params[name] != default_of(field):
             changed[name] = identity[name]
+    idle = instance.unused()
     requested = {}
     for name, reference in used.items():
-        if not reference.target:
+        # What does nothing beside the other parameters is not made.
+        if not reference.target and name not in idle:
             requested[name] = request_table(reference)
     recipe = None
     if isinstance(instance, Attack):

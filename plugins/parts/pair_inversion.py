@@ -10,19 +10,18 @@ of them in a batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from harness import Incompatible, Workbench
-from harness.learn import ImageSet
-from plugins.parts.inversion import Controller, Endless, Found, Inversion, Rule
-
-Pair = tuple[int, int]
-"""The class of the images, and the class that they are turned to."""
+from harness import Workbench
+from harness.learn import evaluating, to_float
+from plugins.parts.inversion import Controller, Endless, Found, Inversion, Rule, blend
+from plugins.parts.pair_search import Answer, Pair, Pictures
+from plugins.parts.similarity import similarity
 
 POWER = 1.5
 """MOTH's code divides the cost by this power of what it multiplies it with."""
@@ -34,10 +33,8 @@ NOISE = 0.01
 class PairSettings:
     """How pairs are searched; defaults are those of the distance that is released with MOTH."""
 
-    images: int = 100
-    """images of a class that are used; of a smaller class all"""
     steps: int = 1000
-    """passes over them, each followed by a look at the cost"""
+    """passes over the images of both ways, each followed by a look at the cost"""
     batch: int = 32
     """images of one optimiser step; those that make no whole batch wait for another pass"""
     lr: float = 0.1
@@ -52,8 +49,10 @@ class PairSettings:
     """successes, or failures, in a row after which the cost moves"""
     up: float = 1.5
     """what the cost is multiplied by; it is divided by up^1.5"""
+    settled: float = 0.0
+    """share by which a mask must shrink for `stop` to begin anew"""
     stop: int | None = None
-    """steps without improvement after which a pair is done, once its cost has risen and fallen;
+    """steps without such a fall after which a pair is done, once its cost has risen and fallen;
     none: all steps are made, as released
     """
     at_once: int = 320
@@ -68,100 +67,123 @@ class PairSettings:
             patience=self.patience,
             up=self.up,
             down=self.up**POWER,
+            slack=1 - self.settled,
             stop=self.stop,
         )
 
 
-def pair_triggers(
-    access: Workbench,
-    model: nn.Module,
-    data: ImageSet,
-    pairs: Sequence[Pair],
-    settings: PairSettings,
-    stream: str,
-) -> list[Found]:
-    """Search a trigger for each ordered pair, all together, on labelled images.
+class PatchSearch:
+    """A search for a trigger for each ordered pair, all together; see `PairSearch`.
 
-    `model` is frozen for less memory by the caller, if that is wanted. `stream` names the draws:
-    which images of a class are used, their order, and where searches start. Equal names give equal
-    draws. Returns a `Found` for each pair, whose `reached` is False where no trigger met the bound.
-    Raises Incompatible where a class of the pairs has no image.
+    Success is judged while triggers move, as released. The distance of a pair is the smallest size
+    at which its mask met the bound, summed over the channels; the mask that is kept is a step
+    further, and may be a little smaller or larger.
     """
-    task = access.task
-    pools = _pools(access, data, pairs, settings.images, stream)
-    batch = min(settings.batch, min(len(pool) for pool in pools.values()))
-    batches = max(1, min(len(pool) for pool in pools.values()) // batch)
-    masks: list[Tensor] = []
-    patterns: list[Tensor] = []
-    streams: list[Endless] = []
-    for source, target in pairs:
-        # Draws of its own, so that a pair's distance is the same whatever others are measured.
-        draw = access.generator(f"{stream}/{source}/{target}")
-        masks.append(torch.rand(1, task.height, task.width, generator=draw))
-        patterns.append(torch.rand(task.image_shape, generator=draw))
-        streams.append(Endless(pools[source], batch, draw))
-    rule = settings.rule(task.channels)
-    inversion = Inversion(
-        access,
-        model,
-        data.images.to(access.device),
-        [target for _, target in pairs],
-        (torch.stack(masks), torch.stack(patterns)),
-        [Controller(rule) for _ in pairs],
-        settings.lr,
-        settings.at_once,
-    )
-    steps = access.steps(settings.steps, {"lanes": inversion, "streams": tuple(streams)})
-    for _ in steps:
-        running = inversion.running
-        inversion.step(running, _batches([streams[lane] for lane in running], batches))
-        if not inversion.running:
-            steps.end()
-    return [inversion.found(lane) for lane in range(len(pairs))]
 
+    def __init__(
+        self,
+        access: Workbench,
+        model: nn.Module,
+        pictures: Pictures,
+        pairs: Sequence[Pair],
+        settings: PairSettings,
+        stream: str,
+    ) -> None:
+        """Start all pairs, whose classes are among those of the pictures.
 
-def pair_distances(
-    access: Workbench,
-    model: nn.Module,
-    data: ImageSet,
-    pairs: Sequence[Pair],
-    settings: PairSettings,
-    stream: str,
-) -> np.ndarray:
-    """Measure MOTH's distance of each ordered pair: float64 (pairs,), NaN where the search failed.
+        `model` is frozen for less memory by the caller, if that is wanted. `stream` names the
+        draws: where searches start, and the order of the images.
+        """
+        task = access.task
+        count = pictures.images.shape[1]
+        batch = min(settings.batch, count)
+        self._batches = count // batch
+        self._channels = task.channels
+        self._rows = torch.tensor([pictures.classes.index(source) for source, _ in pairs])
+        masks: list[Tensor] = []
+        patterns: list[Tensor] = []
+        self.streams: list[Endless] = []
+        for (source, target), row in zip(pairs, self._rows.tolist(), strict=True):
+            # Draws of its own, so that a pair's distance is the same whatever others are measured.
+            draw = access.generator(f"{stream}/{source}/{target}")
+            masks.append(torch.rand(1, task.height, task.width, generator=draw))
+            patterns.append(torch.rand(task.image_shape, generator=draw))
+            places = torch.arange(row * count, (row + 1) * count)
+            self.streams.append(Endless(places, batch, draw))
+        rule = settings.rule(task.channels)
+        self.inversion = Inversion(
+            access,
+            model,
+            pictures.images.flatten(0, 1),
+            [target for _, target in pairs],
+            (torch.stack(masks), torch.stack(patterns)),
+            [Controller(rule) for _ in pairs],
+            settings.lr,
+            settings.at_once,
+        )
 
-    A distance is the size of the smallest mask that met the bound, summed over the channels. One
-    search for each pair; MOTH makes three and takes the smallest that succeeded. See
-    `pair_triggers` for the arguments, and for what it raises.
-    """
-    found = pair_triggers(access, model, data, pairs, settings, stream)
-    distances = np.full(len(pairs), np.nan)
-    for place, trigger in enumerate(found):
-        if trigger.reached:
-            distances[place] = access.task.channels * trigger.size
-    return distances
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that epochs change, for `access.steps`, but the generators."""
+        return {
+            "lanes": self.inversion.state_dict(),
+            "streams": [stream.state_dict() for stream in self.streams],
+        }
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` returned."""
+        self.inversion.load_state_dict(state["lanes"])
+        for stream, kept in zip(self.streams, state["streams"], strict=True):
+            stream.load_state_dict(kept)
 
-def _pools(
-    access: Workbench, data: ImageSet, pairs: Sequence[Pair], count: int, stream: str
-) -> dict[int, Tensor]:
-    """Return the places of the images that are used of each source class."""
-    assert data.labels is not None
-    labels = data.labels.cpu()
-    order = torch.randperm(len(labels), generator=access.generator(f"{stream}/images"))
-    pools: dict[int, Tensor] = {}
-    for source in sorted({source for source, _ in pairs}):
-        places = order[labels[order] == source][:count]
-        if len(places) == 0:
-            raise Incompatible(f"there is no image of class {source} to measure a distance from")
-        pools[source] = places
-    return pools
+    @property
+    def running(self) -> list[int]:
+        """See `PairSearch`."""
+        return self.inversion.running
 
+    @property
+    def steps(self) -> list[int]:
+        """See `PairSearch`."""
+        return [control.steps * self._batches for control in self.inversion.controllers]
 
-def _batches(streams: Sequence[Endless], count: int) -> Iterator[Tensor]:
-    """Yield so many batches, each (streams, b)."""
-    for _ in range(count):
-        yield torch.stack([next(stream) for stream in streams])
+    @property
+    def found(self) -> list[Found]:
+        """The smallest trigger of each pair that met the bound, else the last."""
+        return [self.inversion.found(lane) for lane in range(len(self.streams))]
+
+    @property
+    def distances(self) -> list[float]:
+        """See `PairSearch`."""
+        return [self._channels * control.best for control in self.inversion.controllers]
+
+    def epoch(self) -> None:
+        """Go once through the images, then judge each pair and adapt its cost.
+
+        Images that make no whole batch wait for another pass.
+        """
+        running = self.running
+        self.inversion.step(running, self._drawn([self.streams[lane] for lane in running]))
+
+    def _drawn(self, streams: Sequence[Endless]) -> Iterator[Tensor]:
+        """Yield the batches of a pass, each (streams, b)."""
+        for _ in range(self._batches):
+            yield torch.stack([next(stream) for stream in streams])
+
+    @torch.no_grad()
+    def further(self, pictures: Pictures) -> Answer:
+        """See `PairSearch`."""
+        inversion = self.inversion
+        successes: list[float] = []
+        alike: list[float] = []
+        with evaluating(inversion.model):
+            for lane, trigger in enumerate(self.found):
+                images = to_float(pictures.images[int(self._rows[lane])])
+                stamped = blend(images, trigger.mask, trigger.pattern)
+                logits = inversion.model(stamped.contiguous(memory_format=torch.channels_last))
+                hits = logits.argmax(1) == inversion.targets[lane]
+                successes.append(float(hits.float().mean()))
+                alike.append(float(similarity(stamped, images).mean()))
+        distances = torch.tensor(self.distances)
+        return Answer(torch.tensor(successes), distances, torch.tensor(alike))
 
 
 def two_way(
@@ -179,8 +201,8 @@ def two_way(
     All take part in every step, and the cross-entropy is their sum, not their mean. `starts` are
     masks (2, 1, h, w) and patterns (2, c, h, w) in [0, 1]. After each new best of one way, it goes
     on from that with noise out of `draw`, and the other from where it is; so does the released
-    code. `settings.images` and `settings.batch` are not looked at. Returns the trigger that turns
-    the first class to the second, then the other.
+    code. `settings.batch` is not looked at. Returns the trigger that turns the first class to the
+    second, then the other.
     """
     count = images.shape[1]
     # Adam sees no scale: a sum of n cross-entropies and a cost are their mean and an nth of it.

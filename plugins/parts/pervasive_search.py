@@ -23,6 +23,7 @@ from harness.learn import evaluating, to_float
 from plugins.parts import pervasive
 from plugins.parts.codec import Codec
 from plugins.parts.inversion import BETAS, Controller
+from plugins.parts.pair_search import Answer, Pictures
 from plugins.parts.pervasive_backdoors import Backdoor, Draws, apart
 from plugins.parts.pervasive_settings import PervasiveSettings
 from plugins.parts.vgg_block import LEVELS
@@ -60,18 +61,6 @@ class Lot:
         means, deviations = pervasive.moments(self.levels.flatten(0, 1))
         shape = (len(self.levels), self.count)
         return apart(means, shape).mean(1), apart(deviations, shape).mean(1)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What backdoors do at rest, by lane: tensors (lanes,) on the CPU."""
-
-    success: Tensor
-    """share of the pictures that get the target label"""
-    distance: Tensor
-    """mean squared difference of features, times UNIT"""
-    similarity: Tensor
-    """mean SSIM"""
 
 
 class Search:
@@ -113,7 +102,7 @@ class Search:
         for parameter, rate in zip(self.parameters, backdoor.rates, strict=True):
             groups.append({"params": [parameter], "lr": rate})
         self.optimiser = torch.optim.Adam(groups, betas=BETAS)
-        self.controllers = [Controller(settings.rule()) for _ in pairs]
+        self.controllers = [Controller(settings.weighing()) for _ in pairs]
         self.best = [tensor.detach().clone() for tensor in self.parameters]
         """Parameters of the smallest distance at which a lane succeeded at rest, else the start."""
         self._order = access.generator(f"{streams}/order")
@@ -160,6 +149,12 @@ class Search:
         """The smallest distance of each lane at which it succeeded at rest; infinite: at none."""
         return [control.best for control in self.controllers]
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of the optimiser that each lane has made."""
+        batches = -(-self.lot.count // self.batch)
+        return [control.steps * batches for control in self.controllers]
+
     def epoch(self) -> None:
         """Go once through all pictures with the lanes that are running, then judge each."""
         lanes = self.running
@@ -189,6 +184,11 @@ class Search:
                 total += self._together(lanes, len(places), answer) * len(places) / lot.count
         success, distance, alike = total.cpu()
         return Answer(success, distance, alike)
+
+    def further(self, pictures: Pictures) -> Answer:
+        """Ask the best backdoor of each lane about other pictures of the same classes."""
+        lot = Lot.of(pictures.images, self.codec.encoder, self.at_once)
+        return self.ask(range(len(self.controllers)), self.best, lot)
 
     def _judge(self, lanes: list[int], success: Tensor, distance: Tensor) -> None:
         """Move the weights of lanes, and keep what is best at rest.

@@ -94,7 +94,7 @@ class PervasiveSettings(Component):
     rounding errors only
     """
 
-    def rule(self) -> Rule:
+    def weighing(self) -> Rule:
         """Return the rule by which the weight adapts."""
         return Rule(
             bound=self.bound,

@@ -209,6 +209,7 @@ def attacked(
         stage_context(model, "victim"),
         task=task,
         recipe=Recipe(epochs=epochs, batch=32, lr=0.02, schedule="cosine", precision="fp32"),
+        parts={name: partial(copy.deepcopy, part) for name, part in (parts or {}).items()},
     )
     victim = attack.implant(AttackAccess(around, attack, train, poisoned, select), trigger)
     test = pictures(150, spread, channels)

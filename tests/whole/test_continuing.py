@@ -47,8 +47,18 @@ batch = 32
 name = "acc"
 """
 
+DECODER = (
+    'decoder.name = "deck-decoder"\ndecoder.count = 32\ndecoder.epochs = 1\n'
+    "decoder.encoder_epochs = 1\n"
+    'decoder.pictures = {name = "signs", train = 80, test = 20}'
+)
 METHODS = {
     "attack badnets": "",
+    "attack deck-adaptive": (
+        "z = 2\nsteps = 16\nbegin = 0.1\nbatch = 48\nof_pair = 4\nwarm_per_class = 1\n"
+        "warm_epochs = 2\nfirst_epochs = 3\nagain_epochs = 2\nleast = 0.0\nlevel_rate = 20.0\n"
+        f"{DECODER}"
+    ),
     "attack dfst": (
         "per_class = 2\nepochs = 1\nrates = []\nlayers = 1\nneurons = 2\nseeds_per_class = 1\n"
         "watched_per_class = 2\nchecked_per_class = 2\ninjected_per_class = 1\n"
@@ -117,13 +127,15 @@ METHODS = {
     "defense uap": "alternate = true",
     # metrics
     "metric class-distance": (
-        "images = 4\nbatch = 4\nepochs = 4\nsearches = 2\npairs = 2\nlevel_rate = 20.0\n"
-        'decoder.name = "deck-decoder"\ndecoder.count = 32\ndecoder.epochs = 1\n'
-        "decoder.encoder_epochs = 1\n"
-        'decoder.pictures = {name = "signs", train = 80, test = 20}'
+        f"images = 4\nbatch = 4\nepochs = 4\nsearches = 2\npairs = 2\nlevel_rate = 20.0\n{DECODER}"
+    ),
+    "metric class-distance by moth": (
+        'backdoor = "moth"\nimages = 4\nbatch = 4\nepochs = 6\nsearches = 2\npairs = 2\nbound = 0.1'
     ),
 }
-"""Entries of a grid, each by its kind and name, with settings that make it short."""
+"""Entries of a grid, each by its kind, its name and what else tells it apart, with settings that
+make it short.
+"""
 
 PASS = "one pass over images, without gradients"
 STEP = "within a step of `fit`"
@@ -148,7 +160,7 @@ MAKING = ("data", "poison", "victim", "export", "part", "grant", "defend", "meas
 
 
 def grid_of(method: str) -> str:
-    kind, _, name = method.partition(" ")
+    kind, name, *_ = method.split()
     entry = f'[[{kind}]]\nname = "{name}"\n{METHODS[method]}\n'
     if kind == "metric":
         return f'{GRID}{entry}[[attack]]\nname = "none"\n[[defense]]\nname = "none"\n'

@@ -69,6 +69,24 @@ name = "badnets"
 name = "blend"
 when = "after-augment"
 [[attack]]
+name = "deck-adaptive"
+z = 2
+steps = 6
+begin = 0.1
+batch = 16
+of_pair = 2
+warm_per_class = 1
+warm_epochs = 1
+first_epochs = 1
+again_epochs = 1
+least = 0.0
+[attack.decoder]
+name = "deck-decoder"
+count = 16
+epochs = 1
+encoder_epochs = 1
+pictures = {name = "signs", train = 40, test = 10}
+[[attack]]
 name = "dfst"
 per_class = 4
 epochs = 2

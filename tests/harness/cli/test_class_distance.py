@@ -1,5 +1,5 @@
 """Distances from the grid to the table: the growth over the network that a defense started from,
-and the mark of what rests on an encoder of our own.
+what accuracy and robustness it cost, and the mark of what rests on an encoder of our own.
 """
 
 from __future__ import annotations
@@ -41,7 +41,14 @@ epochs = 2
 [[metric]]
 name = "acc"
 [[metric]]
+name = "acc-loss"
+[[metric]]
+name = "robustness"
+steps = 2
+images = 20
+[[metric]]
 name = "class-distance"
+as = "deck"
 images = 8
 epochs = 12
 searches = 1
@@ -52,11 +59,37 @@ count = 60
 epochs = 1
 encoder_epochs = 1
 pictures = {name = "signs", classes = 3, size = 16, train = 100, test = 10}
+[[metric]]
+name = "class-distance"
+as = "filter"
+backdoor = "filter"
+images = 8
+epochs = 20
+searches = 1
+level_rate = 25.0
+[metric.decoder]
+name = "deck-decoder"
+count = 60
+epochs = 1
+encoder_epochs = 1
+pictures = {name = "signs", classes = 3, size = 16, train = 100, test = 10}
+[[metric]]
+name = "class-distance"
+as = "moth"
+backdoor = "moth"
+images = 8
+batch = 8
+epochs = 25
+searches = 1
 """
 
 
-def rows(text: str) -> dict[tuple[str, str, str], dict[str, str]]:
-    found = {}
+Rows = dict[tuple[str, str, str], dict[str, str]]
+KINDS = ("deck", "filter", "moth")
+
+
+def rows(text: str) -> Rows:
+    found: Rows = {}
     for row in csv.DictReader(io.StringIO(text)):
         found[row["defense"], row["metric"], row["part"]] = row
     return found
@@ -70,24 +103,23 @@ def test_distances_are_reported_beside_their_growth(bench: Bench, tmp_path: Path
     told = bench("report", tmp_path / "grid.toml", "--store", tmp_path / "store", "--format", "csv")
     assert told.returncode == 0, told.stderr
     found = rows(told.stdout)
-    metric = next(name for _, name, _ in found if name.startswith("class-distance"))
-    matrices = []
-    for defense in ("none", "ft"):
-        row = found[defense, metric, ""]
-        (arrays,) = (tmp_path / "store").glob(f"objects/*/{row['stage']}/arrays.safetensors")
-        matrix = load_file(arrays)["distances"]
-        assert float(row["value"]) == pytest.approx(np.nanmean(matrix))
-        assert found[defense, metric, "failed"]["value"] == str(float(9 - 3 - _count(matrix)))
-        assert row["marks"] == "stand-in"
-        assert found[defense, "acc", ""]["marks"] == ""
-        assert float(found[defense, metric, "decoder_psnr"]["value"]) > 0
-        matrices.append(matrix)
-    before, after = matrices
-    both = np.isfinite(before) & np.isfinite(after)
-    assert both.any()
-    growth = 100 * np.mean(after[both] / before[both] - 1)
-    assert float(found["ft", metric, "increase"]["value"]) == pytest.approx(growth)
-    assert ("none", metric, "increase") not in found
+    store = tmp_path / "store"
+    for metric in KINDS:
+        check_growth(store, found, metric)
+    stands_in = {metric: found["ft", metric, "pairs"]["marks"] for metric in ("deck", "moth")}
+    assert stands_in == {"deck": "stand-in", "moth": ""}
+    assert ("ft", "moth", "decoder_psnr") not in found
+    assert sum(float(found["ft", metric, "left_out"]["value"]) for metric in KINDS) > 0
+
+    left = float(found["ft", "acc-loss", "acc"]["value"])
+    assert left == float(found["ft", "acc", ""]["value"])
+    lost = float(found["none", "acc", ""]["value"]) - left
+    assert float(found["ft", "acc-loss", ""]["value"]) == pytest.approx(lost)
+    assert found["none", "acc-loss", "acc"]["value"] == found["none", "acc", ""]["value"]
+    assert ("none", "acc-loss", "") not in found
+    robust = [float(found[defense, "robustness", ""]["value"]) for defense in ("none", "ft")]
+    weaker = float(found["ft", "robustness", "loss"]["value"])
+    assert weaker == pytest.approx(robust[0] - robust[1])
 
     shown = bench("preview", "grid.toml", "--images", "6", "--store", "store", cwd=tmp_path)
     assert shown.returncode == 0, shown.stderr
@@ -96,11 +128,28 @@ def test_distances_are_reported_beside_their_growth(bench: Bench, tmp_path: Path
     assert panel["part"].startswith("deck-decoder")
     (section,) = panel["sections"]
     captions = [row["caption"].splitlines()[0] for row in section["rows"]]
-    psnr = float(found["ft", metric, "decoder_psnr"]["value"])
+    psnr = float(found["ft", "deck", "decoder_psnr"]["value"])
     assert captions[:2] == ["clean", f"decoded: PSNR {psnr:.1f} dB, " + captions[1].split(", ")[1]]
     assert captions[2].startswith("difference x")
     assert [column.split()[0] for column in section["columns"]] == ["class"] * 6
 
 
-def _count(matrix: np.ndarray) -> int:
-    return int(np.isfinite(matrix).sum())
+def check_growth(store: Path, found: Rows, metric: str) -> None:
+    """Compare rows with the matrices that the stages of a metric left."""
+    matrices = []
+    for defense in ("none", "ft"):
+        row = found[defense, metric, "pairs"]
+        assert row["value"] == "6.0"
+        (arrays,) = store.glob(f"objects/*/{row['stage']}/arrays.safetensors")
+        matrix = load_file(arrays)["distances"]
+        there = np.isfinite(matrix)
+        assert found[defense, metric, "failed"]["value"] == str(float(6 - there.sum()))
+        assert float(found[defense, metric, ""]["value"]) == pytest.approx(np.nanmean(matrix))
+        matrices.append(matrix)
+    before, after = matrices
+    both = np.isfinite(before) & np.isfinite(after)
+    assert both.any()
+    growth = 100 * np.mean(after[both] / before[both] - 1)
+    assert float(found["ft", metric, "increase"]["value"]) == pytest.approx(growth)
+    assert found["ft", metric, "left_out"]["value"] == str(float(6 - both.sum()))
+    assert ("none", metric, "increase") not in found

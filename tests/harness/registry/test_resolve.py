@@ -83,6 +83,9 @@ KIT = '''
         """Distil it."""
         teacher: Use[Defense] = use("tune", rate=0.5)
         helper: Use[Part] | None = None
+        alone: bool = False
+        def unused(self):
+            return {"teacher": "alone = true"} if self.alone else {}
         def defend(self, access):
             return access.victim()
 
@@ -451,11 +454,21 @@ def test_components_as_parameters_are_resolved_like_entries(resolver: Resolver) 
     )
     assert list(plain.uses) == ["teacher"]
     assert plain.uses["teacher"].identity == {"epochs": 10, "rate": 0.5}
-    assert plain.params == {"teacher": {"name": "tune", "rate": 0.5}, "helper": None}
-    assert own.identity == {}
+    teacher = {"name": "tune", "rate": 0.5}
+    assert plain.params == {"teacher": teacher, "helper": None, "alone": False}
+    assert own.identity == {"alone": False}
     assert own.uses["teacher"].identity == {"epochs": 3, "rate": 2.0}
     assert own.uses["helper"].kind == "part"
     assert plain.uses["teacher"].code == plain.code
+
+
+def test_a_component_that_does_nothing_is_not_made(resolver: Resolver) -> None:
+    (alone,) = good(resolver, Request("defense", "distil", params={"alone": True}))
+    assert alone.uses == {}
+    assert alone.changed == {"alone": True}
+    params = {"alone": True, "teacher": {"name": "tune", "rate": 1.0}}
+    (refused,) = bad(resolver, Request("defense", "distil", params=params))
+    assert "alone = true" in str(refused)
 
 
 def test_what_is_wrong_with_a_component_inside_has_its_path(resolver: Resolver) -> None:

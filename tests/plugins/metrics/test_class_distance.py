@@ -12,7 +12,8 @@ from torch import nn
 from harness import Incompatible
 from harness.access.granted import MetricAccess
 from harness.learn.images import ImageSet
-from plugins.metrics.class_distance import ClassDistance, falling, increase, smallest
+from plugins.metrics.class_distance import ClassDistance
+from plugins.parts.distance_matrices import falling, increase, smallest
 from tests.kit.coded import tiny_codec, tiny_victim
 from tests.kit.learned import pictures, stage_context
 from tests.kit.oracles import oracle
@@ -30,11 +31,12 @@ def measured(
     net: nn.Module | None = None,
     data: ImageSet | None = None,
     reference: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Any] = {"decoder": tiny_codec},
 ) -> tuple[Mapping[str, float], Mapping[str, np.ndarray]]:
     net = tiny_victim() if net is None else net
     data = pictures(120, 60) if data is None else data
     files = {"model": lambda: net, "validation": lambda: data, "reference": lambda: reference}
-    context = replace(stage_context(stage="measure"), parts={"decoder": tiny_codec})
+    context = replace(stage_context(stage="measure"), parts=parts)
     access = MetricAccess(context, metric.grants(), files)
     return metric.measure(access), access.arrays
 
@@ -103,6 +105,30 @@ def test_all_ordered_pairs_are_measured(backdoor: str) -> None:
     assert "increase" not in numbers
 
 
+def test_a_patch_is_measured_without_a_decoder() -> None:
+    settings = {"backdoor": "moth", "epochs": 40, "batch": 4, "searches": 2}
+    patch = ClassDistance(images=8, **settings)
+    numbers, arrays = measured(patch, parts={})
+    found = arrays["distances"]
+    others = found[~np.eye(3, dtype=bool)]
+    assert numbers["pairs"] == 6
+    assert numbers["failed"] == np.isnan(others).sum() < 6
+    # no mask covers more than the picture
+    assert 0 < numbers["smallest"] <= numbers[""] <= 64
+    assert numbers["steps"] == 40 * 2
+    assert 0 <= numbers["held_out"] <= 100
+    assert "decoder_psnr" not in numbers
+    assert not np.array_equal(arrays["trials"][0], arrays["trials"][1], equal_nan=True)
+    np.testing.assert_array_equal(found, smallest(arrays["trials"]))
+    last = arrays["curves"][:, ..., -1]
+    np.testing.assert_allclose(last, arrays["trials"], rtol=1e-6)
+    curves = arrays["curves"].reshape(-1, 40)
+    rises = np.diff(curves, axis=1)
+    assert (rises[np.isfinite(rises)] <= 0).all()
+    again, _ = measured(patch.model_copy(update={"together": 1, "at_once": 1}), parts={})
+    assert again[""] == pytest.approx(numbers[""], rel=1e-3)
+
+
 def test_it_repeats_whatever_goes_together() -> None:
     numbers, arrays = measured(distance())
     again, once_more = measured(distance())
@@ -115,10 +141,21 @@ def test_it_repeats_whatever_goes_together() -> None:
 
 def test_a_network_grows_over_its_reference() -> None:
     numbers, arrays = measured(distance())
-    before = {"values": numbers, "arrays": {"distances": arrays["distances"] / 2}}
+    earlier = arrays["distances"] / 2
+    before = {"values": numbers, "arrays": {"distances": earlier}}
     grown, _ = measured(distance(), reference=before)
     assert grown["increase"] == pytest.approx(100)
+    assert grown["left_out"] == numbers["failed"]
     assert grown[""] == pytest.approx(numbers[""])
+    one = tuple(np.argwhere(np.isfinite(earlier))[0])
+    earlier[one] = np.nan
+    grown, _ = measured(distance(), reference=before)
+    assert grown["increase"] == pytest.approx(100)
+    assert grown["left_out"] == numbers["failed"] + 1
+    earlier[:] = np.nan
+    grown, _ = measured(distance(), reference=before)
+    assert "increase" not in grown
+    assert grown["left_out"] == numbers["pairs"]
 
 
 def test_some_pairs_are_drawn_and_the_smallest_search_counts() -> None:
@@ -181,5 +218,8 @@ def test_what_has_settled_ends_early() -> None:
 
 def test_parameters_that_do_nothing_are_told() -> None:
     assert "z" in ClassDistance(backdoor="filter").unused()
-    assert set(ClassDistance(start="drawn").unused()) == {"spread"}
-    assert ClassDistance().unused() == {}
+    assert set(ClassDistance(start="drawn").unused()) == {"spread", "mask_rate"}
+    assert set(ClassDistance().unused()) == {"mask_rate"}
+    patch = ClassDistance(backdoor="moth").unused()
+    assert {"decoder", "z", "content", "level_rate", "floor"} < set(patch)
+    assert not {"alpha", "batch", "bound", "epochs", "mask_rate", "stop"} & set(patch)

@@ -10,17 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness import Incompatible
 from harness.access.granted import Access
 from harness.learn.images import ImageSet, to_float
 from plugins.parts.inversion import Endless
-from plugins.parts.pair_inversion import (
-    NOISE,
-    PairSettings,
-    pair_distances,
-    pair_triggers,
-    two_way,
-)
+from plugins.parts.pair_inversion import NOISE, PairSettings, PatchSearch, two_way
+from plugins.parts.pair_search import Pictures
 from tests.kit.learned import Tiny, access_to, pictures
 from tests.kit.scanned import TARGET, victim
 
@@ -54,26 +48,39 @@ class Cost:
             self.cost, self.row[1] = self.cost / self.up**1.5, 0
 
 
-def one_pair(access: Access, net: nn.Module, data: ImageSet, pair: Any, chosen: Any) -> float:
-    """MOTH's search for one pair, step by step: the distance, infinite where it failed."""
+def of_classes(data: ImageSet, count: int) -> Pictures:
+    """The first images of each class."""
     assert data.labels is not None
+    images = [data.images[data.labels == label][:count] for label in range(3)]
+    return Pictures(range(3), torch.stack(images))
+
+
+def searched(
+    access: Access, net: nn.Module, images: Pictures, pairs: Any, chosen: PairSettings
+) -> PatchSearch:
+    search = PatchSearch(access, net, images, pairs, chosen, "s")
+    for _ in range(chosen.steps):
+        search.epoch()
+    return search
+
+
+def one_pair(access: Access, net: nn.Module, images: Tensor, pair: Any, chosen: Any) -> float:
+    """MOTH's search for one pair, step by step: the distance, infinite where it failed."""
     source, target = pair
-    order = torch.randperm(len(data), generator=access.generator("s/images"))
-    places = order[data.labels[order] == source][: chosen.images]
     draw = access.generator(f"s/{source}/{target}")
     mask, pattern = (
         free(torch.rand(1, 8, 8, generator=draw)),
         free(torch.rand(1, 8, 8, generator=draw)),
     )
-    stream = Endless(places, chosen.batch, draw)
+    stream = Endless(torch.arange(len(images)), chosen.batch, draw)
     adam = torch.optim.Adam([mask, pattern], lr=0.1, betas=(0.5, 0.9))
-    cost, smallest, distance = Cost(chosen.cost, chosen.patience, chosen.up), math.inf, math.inf
+    cost, smallest = Cost(chosen.cost, chosen.patience, chosen.up), math.inf
     for _ in range(chosen.steps):
         hits, sizes = [], []
-        for _ in range(len(places) // chosen.batch):
-            images = to_float(data.images[next(stream)])
-            logits = net((1 - shown(mask)) * images + shown(mask) * shown(pattern))
-            wanted = torch.full((len(images),), target)
+        for _ in range(len(images) // chosen.batch):
+            batch = to_float(images[next(stream)])
+            logits = net((1 - shown(mask)) * batch + shown(mask) * shown(pattern))
+            wanted = torch.full((len(batch),), target)
             size = shown(mask).sum()
             adam.zero_grad()
             (functional.cross_entropy(logits, wanted) + cost.cost * size).backward()
@@ -81,21 +88,24 @@ def one_pair(access: Access, net: nn.Module, data: ImageSet, pair: Any, chosen: 
             sizes.append(float(size.detach()))
             adam.step()
         won = float(np.mean(hits)) >= chosen.bound
-        if won and np.mean(sizes) < smallest:
-            smallest, distance = float(np.mean(sizes)), float(shown(mask.detach()).sum())
+        if won:
+            smallest = min(smallest, float(np.mean(sizes)))
         cost.move(won)
-    return distance
+    return smallest
 
 
 def test_the_distance_restated() -> None:
-    net, data = victim(norms=False), pictures(60)
-    chosen = PairSettings(images=17, steps=25, batch=5, cost=0.02, patience=3)
+    net, images = victim(norms=False), of_classes(pictures(60), 17)
+    chosen = PairSettings(steps=25, batch=5, cost=0.02, patience=3)
     pairs = [(0, 1), (0, TARGET), (1, TARGET)]
-    access = access_to(net, data)
-    found = pair_distances(access, net, data, pairs, chosen, "s")
-    expected = [one_pair(access_to(net, data), net, data, pair, chosen) for pair in pairs]
+    access = access_to(net)
+    search = searched(access, net, images, pairs, chosen)
+    expected = []
+    for pair in pairs:
+        expected.append(one_pair(access_to(net), net, images.images[pair[0]], pair, chosen))
     assert np.isfinite(expected).any()
-    np.testing.assert_allclose(found, np.where(np.isfinite(expected), expected, np.nan), rtol=1e-3)
+    np.testing.assert_allclose(search.distances, expected, rtol=1e-3)
+    assert search.steps == [25 * 3] * 3
     assert access.images_processed == 3 * 25 * 15
 
 
@@ -104,13 +114,13 @@ def test_a_distance_is_summed_over_the_colours() -> None:
     chosen = PairSettings(steps=2, bound=0.01)
     assert chosen.rule(3).cost == pytest.approx(3 * chosen.rule(1).cost)
     net = Coloured()
-    data = pictures(30, channels=3)
-    access = access_to(net, data)
+    access = access_to(net)
     access._context = replace(access._context, task=replace(Tiny.task, channels=3))
-    (trigger,) = pair_triggers(access, net, data, [(0, 1)], chosen, "s")
-    distances = pair_distances(access, net, data, [(0, 1)], chosen, "s")
+    search = searched(access, net, of_classes(pictures(30, channels=3), 10), [(0, 1)], chosen)
+    (trigger,) = search.found
     assert trigger.mask.shape == (1, 8, 8)
-    assert distances[0] == pytest.approx(3 * trigger.size)
+    # the mask that is kept is a step further
+    assert search.distances[0] == pytest.approx(3 * trigger.size, rel=0.1)
 
 
 class Coloured(nn.Module):
@@ -122,28 +132,50 @@ class Coloured(nn.Module):
 
 
 def test_a_pair_is_measured_alike_whatever_others_are() -> None:
-    net, data = victim(), pictures(60)
-    chosen = PairSettings(images=20, steps=6, batch=10, bound=0.5)
-    alone = pair_distances(access_to(net), net, data, [(1, 2)], chosen, "s")
-    among = pair_distances(access_to(net), net, data, [(0, 2), (1, 2), (2, 0)], chosen, "s")
+    net, images = victim(), of_classes(pictures(60), 20)
+    chosen = PairSettings(steps=6, batch=10, bound=0.5)
+    few = Pictures([1], images.images[1:2])
+    alone = searched(access_to(net), net, few, [(1, 2)], chosen).distances
+    pairs = [(0, 2), (1, 2), (2, 0)]
+    among = searched(access_to(net), net, images, pairs, chosen).distances
+    assert math.isfinite(alone[0])
     np.testing.assert_allclose(alone[0], among[1], rtol=1e-3)
 
 
 def test_a_backdoor_is_a_short_way_and_failures_are_told() -> None:
-    net, data = victim(), pictures(60)
-    chosen = PairSettings(images=20, steps=60, batch=10)
-    to_target, elsewhere = pair_distances(
-        access_to(net), net, data, [(0, TARGET), (TARGET, 0)], chosen, "s"
-    )
+    net, images = victim(), of_classes(pictures(60), 20)
+    chosen = PairSettings(steps=60, batch=10)
+    pairs = [(0, TARGET), (TARGET, 0)]
+    to_target, elsewhere = searched(access_to(net), net, images, pairs, chosen).distances
     assert to_target < 0.5 * elsewhere
-    hopeless = PairSettings(images=20, steps=1, batch=10, bound=1.0)
-    assert np.isnan(pair_distances(access_to(net), net, data, [(TARGET, 0)], hopeless, "s")).all()
+    hopeless = PairSettings(steps=1, batch=10, bound=1.0)
+    failed = searched(access_to(net), net, images, [(TARGET, 0)], hopeless)
+    assert failed.distances == [math.inf]
 
 
-def test_a_class_without_images_is_incompatible() -> None:
-    data = pictures(30).subset(torch.arange(0, 30, 3))  # class 0 alone
-    with pytest.raises(Incompatible, match="class 1"):
-        pair_distances(access_to(victim()), victim(), data, [(1, 0)], PairSettings(), "s")
+def test_what_is_found_is_asked_about_other_images() -> None:
+    net, images = victim(), of_classes(pictures(60), 10)
+    search = searched(access_to(net), net, images, [(0, TARGET)], PairSettings(steps=30, batch=10))
+    others = of_classes(pictures(120, 60), 20)
+    answer = search.further(others)
+    (trigger,) = search.found
+    clean = to_float(others.images[0])
+    stamped = (1 - trigger.mask) * clean + trigger.mask * trigger.pattern
+    turned = (net.eval()(stamped).argmax(1) == TARGET).float().mean()
+    assert answer.success[0] == pytest.approx(float(turned))
+    assert answer.success[0] > 0.5
+    assert 0 < answer.similarity[0] < 1
+
+
+def test_a_pair_that_has_settled_ends() -> None:
+    net, images = victim(), of_classes(pictures(60), 10)
+    pairs = [(0, TARGET), (TARGET, 0)]
+    chosen = PairSettings(steps=150, batch=10, patience=1, settled=0.5, stop=3)
+    search = PatchSearch(access_to(net), net, images, pairs, chosen, "s")
+    while search.running and search.steps[0] < chosen.steps:
+        search.epoch()
+    assert search.running == []
+    assert len(set(search.steps)) == 2
 
 
 # --- both ways ------------------------------------------------------------------------------------
