@@ -32,6 +32,23 @@ PATHS = {
     "shutil.move": 2,
 }
 """Audit events that name paths, with the number of arguments at their beginning that are paths."""
+ALTERING = {
+    "os.chmod": 1,
+    "os.chown": 1,
+    "os.link": 2,
+    "os.mkdir": 1,
+    "os.remove": 1,
+    "os.removexattr": 1,
+    "os.rename": 2,
+    "os.rmdir": 1,
+    "os.setxattr": 1,
+    "os.symlink": 2,
+    "os.truncate": 1,
+    "os.utime": 1,
+}
+"""Audit events of what alters a file or a folder, times and permissions included, with the number
+of paths at the beginning of their arguments.
+"""
 LINKS = "os.symlink"
 """The audit event that names what a link leads to, and the link."""
 SIGNALS = frozenset({"os.kill", "os.killpg"})
@@ -53,19 +70,24 @@ too.
 """
 REPORTED = 5000
 """Paths reported at most."""
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+"""Flags of which one is set where a file is opened to be written."""
+ALTERED = 10
+"""Alterations told at most; one is enough."""
 LONGEST = 4096
 """Characters of a path that are reported: the system opens none that is longer."""
 
 
 @contextlib.contextmanager
-def watching(opened: list[str], scratch: Path) -> Iterator[None]:
+def watching(opened: list[str], scratch: Path, *, alone: bool = False) -> Iterator[None]:
     """Collect the paths opened outside Python's folders, the system's and the scratch folder.
 
     What cannot wait for the record, as the process may not live to write one, is noted at once in
-    a file of the scratch folder: paths among the scratch folders of others, and signals to
-    processes that are not the stage's own.
+    a file of the scratch folder: paths among the scratch folders of others, signals to processes
+    that are not the stage's own and, for a stage that is to be `alone`, whatever it alters outside
+    its scratch folder.
     """
-    watch = _Watch(opened, scratch)
+    watch = _Watch(opened, scratch, alone)
     sys.addaudithook(watch.hook)  # cannot be removed again; the process ends with the stage
     _audit_safetensors()
     try:
@@ -75,9 +97,12 @@ def watching(opened: list[str], scratch: Path) -> Iterator[None]:
 
 
 class _Watch:
-    def __init__(self, opened: list[str], scratch: Path) -> None:
+    def __init__(self, opened: list[str], scratch: Path, alone: bool) -> None:
         self.opened = opened
         self.active = True
+        self._alone = alone
+        self._altered = 0
+        self._own = (f"{scratch}{os.sep}", f"{scratch.resolve()}{os.sep}")
         self._seen: set[str] = set()
         self._allowed = _allowed(scratch)
         self._neighbours = f"{scratch.parent}{os.sep}"
@@ -88,6 +113,9 @@ class _Watch:
         """Take note of an audit event."""
         if not self.active:
             return
+        if self._alone:
+            for argument in _altered(event, args):
+                self._note_altered(argument)
         if event in PATHS:
             for argument in args[: PATHS[event]]:
                 self._note_path(argument)
@@ -113,6 +141,21 @@ class _Watch:
         if path.startswith(self._neighbours):
             self._tell(path)
 
+    def _note_altered(self, argument: Any) -> None:
+        if isinstance(argument, int):  # an open file, by its number
+            try:
+                argument = os.readlink(f"/proc/self/fd/{argument}")  # noqa: PTH115
+            except OSError:  # it is not open
+                return
+        if not isinstance(argument, str | bytes | os.PathLike):
+            return
+        path = os.path.abspath(os.fsdecode(argument))[:LONGEST]  # noqa: PTH100
+        if f"{path}/".startswith(self._own) or path.startswith(SYSTEM):
+            return
+        self._altered += 1
+        if self._altered <= ALTERED:
+            self._tell(f"altered {path}, outside its own folder, while a model was judged")
+
     def _note_signal(self, event: str, target: int, number: int) -> None:
         if not number:
             return  # a question whether it is there
@@ -128,6 +171,14 @@ class _Watch:
         line = text.encode("utf-8", "backslashreplace").replace(b"\n", b"?")
         with contextlib.suppress(OSError):
             os.write(self._note, line + b"\n")
+
+
+def _altered(event: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the files and folders that an audit event says to be altered."""
+    if event == "open":
+        path, _, flags = args
+        return (path,) if flags & WRITING else ()
+    return args[: ALTERING.get(event, 0)]
 
 
 def _is_own(target: int) -> bool:

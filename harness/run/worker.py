@@ -21,8 +21,8 @@ from harness.access.context import Deadline
 from harness.environment import snapshot
 from harness.errors import Incompatible, OutOfTime, Paused, Unfit, said
 from harness.keeping.continuing import Continuing
-from harness.run.confine import JUDGING, confine
 from harness.run.watch import watching
+from harness.stages.confine import JUDGING, confine
 from harness.stages.job import Job
 from harness.stages.payloads import Payload
 from harness.stages.wire import read_payload
@@ -51,7 +51,7 @@ def main(task: Mapping[str, Any]) -> None:
         body = _body(task["kind"])
         _set_threads(task["threads"])
         job.continuing.resume(lambda: _environment(task, job.device))
-        with _walls(task, opened):
+        with _walls(task, opened, record):
             body(job)
         record["status"] = "ok"
     except Incompatible as reason:
@@ -82,14 +82,16 @@ def main(task: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _walls(task: Mapping[str, Any], opened: list[str]) -> Iterator[None]:
+def _walls(task: Mapping[str, Any], opened: list[str], record: dict[str, Any]) -> Iterator[None]:
     """Confine and watch what runs meanwhile, as far as the stage asks for it."""
     scratch = Path(task["scratch"])
-    # A GPU's driver writes elsewhere, too.
-    if task["kind"] in JUDGING and task["device"] == "cpu":
-        confine(scratch)
+    judging = task["kind"] in JUDGING
+    if judging:
+        sys.dont_write_bytecode = True
+        # A GPU's driver writes elsewhere, too.
+        record["confined"] = task["device"] == "cpu" and confine(scratch)
     if task["guarded"]:
-        with watching(opened, scratch):
+        with watching(opened, scratch, alone=judging):
             yield
     else:
         yield
@@ -156,6 +158,7 @@ def _job(
         progress=progress,
         record=record,
         continuing=continuing,
+        opened=opened,
     )
 
 

@@ -66,6 +66,7 @@ def check(first: Tensor, again: Tensor) -> None:
 
     Both the logits and the labels must: a huge logit would make room for any others.
     """
+    first, again = first.double(), again.double()  # in which the range of any logits is finite
     spread = first.amax(1) - first.amin(1)
     largest = (first - again).abs().amax(1)
     rounding = ROUNDING * spread + LAST_BITS * first.abs().amax(1)

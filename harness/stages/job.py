@@ -21,7 +21,8 @@ class Job(Generic[P]):
     `inputs` holds one folder for each role; files written to `out` are the artefact; `scratch` is
     an empty folder; `progress` takes steps done, steps in all, and the mean loss of an epoch or
     None; `record` takes facts worth keeping in the manifest (the precision used, images processed);
-    `continuing` keeps the state of loops.
+    `continuing` keeps the state of loops; `opened` gets the paths that the stage opens, of
+    processes that it forks too.
     """
 
     payload: P
@@ -33,3 +34,4 @@ class Job(Generic[P]):
     progress: Callable[[int, int, float | None], None]
     record: dict[str, Any] = field(default_factory=dict)
     continuing: Continuing = field(default_factory=Continuing)
+    opened: list[str] = field(default_factory=list)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import sys
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -34,6 +36,8 @@ class Cheat(Defense):
     def rebuild(self, model: nn.Module) -> nn.Module:
         if self.how == "notes":
             return Notes(model, Path(self.notes))
+        if self.how == "times":
+            return Times(model, Path(self.notes))
         return CHEATS[self.how](model)
 
 
@@ -129,6 +133,60 @@ class Notes(Repeats):
             save_file(known, self.path)
 
 
+class Whole(nn.Module):
+    """Hold down the label that most of all images get, wherever they can be found."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.commonest: int | None = None
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.inner(images)
+        if self.commonest is None:
+            found = everything()
+            if found is None:
+                return logits
+            labels = [self.inner(part).argmax(1) for part in found.split(300)]
+            self.commonest = int(torch.cat(labels).bincount().argmax())
+        logits[:, self.commonest] -= 100
+        return logits
+
+
+def everything() -> Tensor | None:
+    """Return all images that the process is to be asked about, from a file or from its callers."""
+    found = None
+    for path in Path("inputs").rglob("*.npy"):
+        found = np.load(path)
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        for value in frame.f_locals.values():
+            if isinstance(value, (Tensor, np.ndarray)) and value.ndim == 4 and len(value) > FEW:
+                found = np.asarray(value)
+        frame = frame.f_back
+    if found is None:
+        return None
+    pixels = torch.from_numpy(found).permute(0, 3, 1, 2)
+    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+class Times(Repeats):
+    """Keep the answers in the times of files that are there already."""
+
+    def __init__(self, inner: nn.Module, folder: Path) -> None:
+        super().__init__(inner)
+        self.folder = folder
+
+    def recall(self) -> dict[str, Tensor]:
+        """Return nothing: to write is what is caught."""
+        return {}
+
+    def keep(self, known: dict[str, Tensor]) -> None:
+        if Path("inputs/stream").exists():
+            for number, _ in enumerate(known):
+                os.utime(self.folder, ns=(number, number))
+
+
 class Patches(Company):
     """Do so, and put something that always agrees in the place of every check within reach, and of
     every local variable that looks like one on the way here.
@@ -208,6 +266,7 @@ CHEATS = {
     "company": Company,
     "repeats": Repeats,
     "patches": Patches,
+    "whole": Whole,
     "twins": Twins,
     "training": Training,
     "writes": Writes,

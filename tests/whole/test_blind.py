@@ -75,6 +75,10 @@ def judged(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Judged:
         text += f'[[defense]]\nname = "cheat"\nas = "{how}"\nhow = "{how}"\n'
     notes = folder / "answers.safetensors"
     text += f'[[defense]]\nname = "cheat"\nas = "notes"\nhow = "notes"\nnotes = "{notes}"\n'
+    (folder / "there").touch()
+    text += (
+        f'[[defense]]\nname = "cheat"\nas = "times"\nhow = "times"\nnotes = "{folder / "there"}"\n'
+    )
     (folder / "grid.toml").write_text(text)
     command = (folder / "grid.toml", "--store", folder / "store")
     bench("run", *command)
@@ -94,6 +98,13 @@ def test_answers_that_depend_on_other_images_fail_the_cell(judged: Judged, how: 
 def test_no_file_tells_one_process_what_the_other_answered(judged: Judged) -> None:
     for name in ("acc", "asr"):
         assert_caught(judged.of("notes")[name])
+
+
+def test_nor_do_the_times_of_one(judged: Judged) -> None:
+    for name in ("acc", "asr"):
+        row = judged.of("times")[name]
+        assert row["status"] == "failed", row
+        assert "there, outside its own folder, while a model was judged" in row["reason"]
 
 
 def assert_caught(row: Mapping[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A model is asked about each image of a stream, and by another stage about a sample."""
+"""A model is asked about each image of a stream, few large ones together."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from harness.access.context import Coordinates
 from harness.components import Task
 from harness.components.spec import ComponentSpec
 from harness.errors import Incompatible
-from harness.stages import evaluate, materials, recheck
+from harness.stages import evaluate, materials
 from harness.stages.job import Job
-from harness.stages.payloads import EvaluatePayload, RecheckPayload, Structure
+from harness.stages.payloads import EvaluatePayload, Structure
 from tests.kit.numbered import job
 
 COUNT = 80
@@ -37,25 +37,14 @@ class Shades(nn.Module):
         return torch.stack([1 - light, light], 1)
 
 
-def shown(folder: Path, name: str, side: int) -> Task:
-    """Lay out the inputs of a stage: a model, and a folder and file `name` of images."""
-    for made in ("inputs/model", f"inputs/{name}", "out"):
+def evaluation(folder: Path, side: int) -> Job[EvaluatePayload]:
+    for made in ("inputs/model", "inputs/stream", "out"):
         (folder / made).mkdir(parents=True)
     (folder / "inputs/model/model.safetensors").write_bytes(b"")
     images = np.broadcast_to(LEVELS[:, None, None, None], (COUNT, side, side, 1))
-    np.save(folder / f"inputs/{name}/{name}.npy", images)
-    return Task("shades", classes=2, height=side, width=side, channels=1, train_count=0)
-
-
-def evaluation(folder: Path, side: int) -> Job[EvaluatePayload]:
-    task = shown(folder, "stream", side)
+    np.save(folder / "inputs/stream/stream.npy", images)
+    task = Task("shades", classes=2, height=side, width=side, channels=1, train_count=0)
     payload = EvaluatePayload(task, Coordinates(None, "shades", "evaluate", ""), STRUCTURE)
-    return job(folder / "out", payload, folder / "inputs")
-
-
-def second_look(folder: Path, side: int) -> Job[RecheckPayload]:
-    task = shown(folder, "sample", side)
-    payload = RecheckPayload(task, Coordinates(None, "shades", "recheck", ""), STRUCTURE)
     return job(folder / "out", payload, folder / "inputs")
 
 
@@ -78,22 +67,8 @@ def test_large_images_are_few_together(
     assert logits.dtype == np.float32
 
 
-@pytest.mark.parametrize(("side", "group"), [(8, 16), (320, 10), (1100, 2)])
-def test_a_sample_is_asked_in_pairs_and_then_in_groups(
-    side: int, group: int, tmp_path: Path, sizes: list[int]
-) -> None:
-    recheck.run(second_look(tmp_path, side))
-    assert sizes[:32] == [2] * 32
-    assert max(sizes[32:]) == group
-    assert sum(sizes[32:]) == COUNT - 64
-    logits = load_file(tmp_path / "out/again.safetensors")["logits"]
-    np.testing.assert_allclose(logits[:, 1], LEVELS / 255, rtol=1e-5)
-
-
 def test_without_a_model_there_is_nobody_to_ask(tmp_path: Path) -> None:
-    for number, asked in enumerate((evaluation, second_look)):
-        made = asked(tmp_path / str(number), 8)
-        (made.inputs / "model/model.safetensors").unlink()
-        run = evaluate.run if asked is evaluation else recheck.run
-        with pytest.raises(Incompatible, match="a verdict and no model"):
-            run(made)  # type: ignore[arg-type]
+    made = evaluation(tmp_path, 8)
+    (made.inputs / "model/model.safetensors").unlink()
+    with pytest.raises(Incompatible, match="a verdict and no model"):
+        evaluate.run(made)

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(not landlockpy.supported(), reason="the kernel c
 
 PROGRAM = """
 import os, pathlib, shutil, signal, socket, sys
-from harness.run.confine import confine
+from harness.stages.confine import confine
 
 scratch, outside = map(pathlib.Path, sys.argv[1:])
 (outside / "there").write_text("before")

@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-JUDGING = frozenset({"evaluate", "recheck"})
-"""Kinds of stages that ask a model about test images: their processes are confined."""
+JUDGING = frozenset({"evaluate", "recheck", "measure"})
+"""Kinds of stages that hold a model and what it is judged by: their processes are confined."""
 SINK = Path("/dev/null")
 
 
