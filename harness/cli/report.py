@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import TextIO
 
 from harness import report
+from harness.api.planning import Planned
 from harness.cli import planning
 from harness.cli.limits import NO_ROOM
 from harness.cli.streams import OutputLost
 from harness.errors import BenchError
-from harness.outcomes import Outcome
 from harness.report import costs, long, results
 from harness.report.results import Row
 
@@ -39,10 +39,10 @@ def run(args: argparse.Namespace) -> int:
         text = io.StringIO()
         rows = write_asked(planned, text, args.format)
         put(args.output, text.getvalue().encode())
-    return code(rows)
+    return results.exit_code(rows)
 
 
-def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+def write_costs(planned: Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
     """Write what the stages of a plan cost; return the rows, too, which tell whether all has been
     paid.
     """
@@ -51,7 +51,7 @@ def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal
     return results.rows(planned.plan, planned.store)
 
 
-def write_tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
+def write_tables(planned: Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
     """Write the tables of a plan as its last `refresh` found the store; return the rows behind
     them.
     """
@@ -60,23 +60,13 @@ def write_tables(planned: planning.Planned, stream: TextIO, form: str = "termina
     return rows
 
 
-def write(
-    planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal"
-) -> None:
+def write(planned: Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal") -> None:
     """Write the tables of rows that were read already."""
     if form == "csv":
         long.write(rows, stream)
         return
     width = _width(stream)
     stream.write(report.text(planned.plan, rows, planned.resolver, form, width))
-
-
-def code(rows: Sequence[Row]) -> int:
-    """Return the exit code of a command that shows these rows: 1 where some are lacking."""
-    for row in rows:
-        if row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE):
-            return 1
-    return 0
 
 
 def put(path: Path, data: bytes) -> None:

@@ -1,5 +1,5 @@
-"""The long form: every row with every column, written so that two runs can be compared line by
-line.
+"""The long form: a line for each row, as CSV, as JSON and as a pandas table; CSV so that two runs
+can be compared line by line.
 """
 
 from __future__ import annotations
@@ -8,9 +8,16 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from harness.report.results import Row, columns
+from harness.report import columns
+from harness.report.results import Row
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WHOLE = ("victim_seed", "defense_seed")
+MEASURED = ("value", "poisoned", "seconds")
 
 
 def render(rows: Sequence[Row]) -> str:
@@ -26,13 +33,39 @@ def write(rows: Sequence[Row], stream: TextIO) -> None:
 
     Rows are written one by one: the text of a large grid takes more memory than all the rows.
     """
-    names = columns(rows)
+    names = columns.full(rows)
+    values = columns.Values(in_short=False)
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
     memo: dict[int, str] = {}
     for row in rows:
-        flat = row.flat()
-        writer.writerow([_field(flat.get(name), memo) for name in names])
+        writer.writerow([_field(value, memo) for value in values.of(row, names)])
+
+
+def frame(rows: Sequence[Row], settings: bool | Sequence[str] = False) -> pd.DataFrame:
+    """Return rows as a pandas table: what a number is and how it stands, its seconds and log;
+    `settings` are columns of single settings, True for all that any row has.
+
+    Seeds are whole numbers; `value`, `poisoned` and `seconds` floats, NaN where there is none;
+    settings have the type that fits all their values, NA where a row has none. Raises BenchError
+    for a column that there is not.
+    """
+    # The other verbs do without pandas.
+    import pandas as pd
+
+    names = [*columns.tidy(rows), "seconds", "log"]
+    if settings is True:
+        settings = columns.of_settings(rows)
+    elif settings:
+        columns.check(settings, rows)
+    names += [name for name in settings or () if name not in names]
+    values = columns.Values()
+    table = pd.DataFrame([values.of(row, names) for row in rows], columns=names)
+    types = dict.fromkeys(WHOLE, "int64") | dict.fromkeys(MEASURED, "float64")
+    table = table.astype(types)
+    of_settings = [name for name in names if "." in name]
+    table[of_settings] = table[of_settings].convert_dtypes()
+    return table
 
 
 def _field(value: Any, memo: dict[int, str]) -> str:

@@ -21,24 +21,16 @@ from harness.store.objects import Damaged, Store
 from harness.vocabulary import STAND_IN
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.grid import Entry
     from harness.plan.cells import PlannedCell, Want
     from harness.plan.plan import Plan
 
-HEAD = ("dataset", "model", "attack", "defense", "on", "victim_seed", "defense_seed")
-"""The first columns of a long table; then come the swept parameters."""
-BODY = ("metric", "part", "value", "unit", "status", "reason", "marks", "poisoned", "source")
-SMALL_PRINT = ("settings", "versions", "sources", "victim", "defended", "stage")
 COLLAPSED = 0.95
 """Share of the clean test images from which on a model that gives them one label has collapsed."""
 COMMON = 0.75
 """Share of them that may have that label for the model to have collapsed: where most have it, to
 give it to all is no collapse.
 """
-VOLATILE = ("seconds", "log", "environment")
-"""The last columns, which may differ between two runs that give the same numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +45,10 @@ class Row:
     "stand-in". `poisoned` is the share of the training set that the attack poisoned, where it did
     so before training; `shortfall` says that this is less than was asked for, or is "".
 
-    `settings` (JSON) holds name and parameters of each component, recipe and grants; `versions` and
-    `sources` (digests) are by role; `victim`, `defended`, `stage` are keys; `environment` and
-    `seconds` are those of `stage`. `places` says with what torch, on what, with how many threads
-    the number and all it depends on were made.
+    `settings` (JSON) holds name and parameters of each component, recipe and grants, and `brief` in
+    short what of them is not the default; `versions` and `sources` (digests) are by role; `victim`,
+    `defended`, `stage` are keys; `environment` and `seconds` are those of `stage`. `places` says
+    with what torch, on what, with how many threads the number and all it depends on were made.
     """
 
     dataset: str
@@ -80,6 +72,7 @@ class Row:
     bases: Mapping[str, str] = field(default_factory=dict)
     swept: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    brief: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     victim: str = ""
@@ -88,14 +81,6 @@ class Row:
     environment: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     places: frozenset[Place] = frozenset()
-
-    def flat(self) -> dict[str, Any]:
-        """Return the columns of a long table by name; swept parameters under their own names."""
-        values = {name: getattr(self, name) for name in (*HEAD, *BODY, *SMALL_PRINT, *VOLATILE)}
-        values.update(self.swept)
-        values["status"] = self.status.value
-        values["marks"] = ", ".join(self.marks)
-        return values
 
 
 def rows(plan: Plan, store: Store) -> list[Row]:
@@ -109,23 +94,12 @@ def rows(plan: Plan, store: Store) -> list[Row]:
     return table
 
 
-def columns(table: Iterable[Row]) -> list[str]:
-    """Return the names of the columns that `Row.flat` fills, in their order."""
-    swept: dict[str, None] = {}
+def exit_code(table: Iterable[Row]) -> int:
+    """Return the exit code of a command that shows these rows: 1 where some are lacking."""
     for row in table:
-        swept.update(dict.fromkeys(row.swept))
-    return [*HEAD, *swept, *BODY, *SMALL_PRINT, *VOLATILE]
-
-
-def frame(table: Iterable[Row]) -> pd.DataFrame:
-    """Return rows as a long pandas table, in which settings, versions, sources and environment are
-    dicts.
-    """
-    # The other verbs do without pandas.
-    import pandas as pd
-
-    table = list(table)
-    return pd.DataFrame([row.flat() for row in table], columns=columns(table))
+        if row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE):
+            return 1
+    return 0
 
 
 JsonTable = Mapping[str, Any]

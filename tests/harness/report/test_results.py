@@ -8,8 +8,9 @@ import pytest
 
 from harness import report
 from harness.outcomes import Outcome
-from harness.report import results
+from harness.report import columns, long, results
 from harness.report.provenance import Place
+from harness.report.results import Row
 from tests.kit.reports import GRID, Hand
 
 
@@ -203,9 +204,41 @@ def test_frame(tmp_path):
     hand = Hand(tmp_path)
     hand.score("badnets/ft/0.0", acc=91.0, asr=1.0)
     rows = results.rows(hand.refresh(), hand.store)
-    table = results.frame(rows)
-    assert list(table.columns) == results.columns(rows)
+    table = long.frame(rows)
+    assert list(table.columns) == [*columns.tidy(rows), "seconds", "log"]
     assert table.query("status == 'done'")["value"].tolist() == [91.0, 1.0]
+
+
+def test_settings_by_the_names_of_their_columns(tmp_path):
+    text = GRID + '[[defense]]\nname = "ft"\nas = "again"\non = "ft"\n'
+    hand = Hand(tmp_path, text, params={"badnets": {"poison_rate": 0.1}, "ft": {"epochs": 3}})
+    table = long.frame(results.rows(hand.plan, hand.store), settings=True)
+    row = table[(table["attack"] == "badnets") & (table["defense"] == "again")].iloc[0]
+    assert (row["attack.poison_rate"], row["recipe.epochs"], row["on.0.name"]) == (0.1, 8, "ft")
+    assert (row["on.0.epochs"], row["on.0.grants.clean.count"]) == (3, 500)
+    assert row["grants.clean.split"] == "pool"
+    swept = table[table["attack"] == "sig[delta=60]"].iloc[0]
+    assert swept["attack.delta"] == 60
+    assert swept.isna()["attack.poison_rate"]
+
+
+def test_settings_of_components_that_fill_parameters():
+    teacher = {"name": "ft", "params": {"epochs": 5, "rates": []}}
+    settings = {
+        "defense": {
+            "name": "nad",
+            "params": {"teacher": {"name": "ft"}},
+            "uses": {"teacher": teacher},
+        },
+        "grants": {},
+    }
+    found = columns.Values().settings(Row("d", "m", "a", "nad", "", 0, 0, "acc", settings=settings))
+    assert found == {
+        "defense.name": "nad",
+        "defense.teacher.name": "ft",
+        "defense.teacher.epochs": 5,
+        "defense.teacher.rates": [],
+    }
 
 
 def test_a_metric_without_a_number_has_its_own_reason(tmp_path):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from harness import report
+from harness.api.planning import Planned
 from harness.cli import plan as plan_verb
 from harness.cli import planning
 from harness.cli import report as report_verb
@@ -441,7 +442,7 @@ def loaded(monkeypatch):
     """Makes the verbs plan by hand."""
 
     def use(hand):
-        planned = planning.Planned(hand.refresh(), hand.store, None)
+        planned = Planned(hand.refresh(), hand.store, None)
         monkeypatch.setattr(planning, "load", lambda args, make=True: planned)
         return argparse.Namespace(
             grid=hand.grid.path,
@@ -477,7 +478,7 @@ def test_report_verb(tmp_path, loaded, capsys):
 def test_report_as_a_part_of_run(tmp_path):
     hand = filled(tmp_path)
     stream = io.StringIO()
-    rows = report_verb.write_tables(planning.Planned(hand.refresh(), hand.store, None), stream)
+    rows = report_verb.write_tables(Planned(hand.refresh(), hand.store, None), stream)
     assert len(rows) == 24
     assert stream.getvalue() == text(hand, width=120)
 
@@ -546,8 +547,8 @@ def test_no_store_is_no_empty_table(tmp_path):
 
 
 def test_exit_code_of_rows():
-    assert report_verb.code([row(), row(status=Outcome.INCOMPATIBLE)]) == 0
-    assert report_verb.code([row(), row(status=Outcome.BLOCKED)]) == 1
+    assert results.exit_code([row(), row(status=Outcome.INCOMPATIBLE)]) == 0
+    assert results.exit_code([row(), row(status=Outcome.BLOCKED)]) == 1
 
 
 def test_a_grid_error_is_not_hidden(tmp_path):
