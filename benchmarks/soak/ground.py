@@ -108,7 +108,7 @@ class Ground:
 
     def table(self, module: str, grid: Path, store: Path, env: Mapping[str, str]) -> Table:
         """Report what a store has of a grid. Raises Broken where the report cannot be made."""
-        words = ("report", grid, "--store", store, "--format", "csv")
+        words = ("report", grid, "--store", store, "--format", "csv", "--full")
         result = self.bench(module, *words, env=env)
         demand(
             result.returncode in (0, 1), f"report: exit code {result.returncode}: {told(result)}"

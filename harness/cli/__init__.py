@@ -127,9 +127,27 @@ def _add_status(verb: argparse.ArgumentParser) -> None:
 def _add_report(verb: argparse.ArgumentParser) -> None:
     _add_grid(verb)
     _add_store(verb)
-    formats = ("terminal", "markdown", "csv")
+    formats = ("terminal", "markdown", "latex", "csv", "json")
     verb.add_argument(
-        "--format", choices=formats, default="terminal", help="of the tables (default: terminal)"
+        "--format",
+        choices=formats,
+        default="terminal",
+        help="of the tables (default: terminal); csv and json have a line for each number",
+    )
+    verb.add_argument(
+        "--best",
+        action="store_true",
+        help="the best number of each comparison in bold, in markdown and latex",
+    )
+    verb.add_argument(
+        "--columns",
+        metavar="NAMES",
+        help="of csv and json, such as attack,defense,metric,value,recipe.epochs",
+    )
+    verb.add_argument(
+        "--full",
+        action="store_true",
+        help="all columns of csv and json: settings, versions, sources, keys, environment",
     )
     verb.add_argument(
         "--output", type=Path, metavar="FILE", help="write there instead of to the terminal"

@@ -1,11 +1,10 @@
-"""The long form: a line for each row, as CSV, as JSON and as a pandas table; CSV so that two runs
-can be compared line by line.
+"""The long form: a line for each row, as CSV, as JSON and as a pandas table; CSV and JSON so that
+two runs can be compared line by line.
 """
 
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
@@ -20,26 +19,52 @@ WHOLE = ("victim_seed", "defense_seed")
 MEASURED = ("value", "poisoned", "seconds")
 
 
-def render(rows: Sequence[Row]) -> str:
-    """Return the text that `write` writes."""
-    stream = io.StringIO()
-    write(rows, stream)
-    return stream.getvalue()
+class LongForm:
+    """Rows with the columns that are asked for.
 
-
-def write(rows: Sequence[Row], stream: TextIO) -> None:
-    """Write CSV with a header, tables as JSON with sorted keys. The last columns are those that
-    vary from run to run.
-
-    Rows are written one by one: the text of a large grid takes more memory than all the rows.
+    `names` are columns by name; without any, those of a table in short, or with `full` all.
+    `settings` is a short text, or with `full` JSON. Raises BenchError for a column that there is
+    not.
     """
-    names = columns.full(rows)
-    values = columns.Values(in_short=False)
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(names)
-    memo: dict[int, str] = {}
-    for row in rows:
-        writer.writerow([_field(value, memo) for value in values.of(row, names)])
+
+    def __init__(self, rows: Sequence[Row], names: Sequence[str] = (), *, full: bool = False):
+        self.rows = rows
+        self.values = columns.Values(in_short=not full)
+        if names:
+            columns.check(names, rows)
+            self.names = list(dict.fromkeys(names))
+        elif full:
+            self.names = columns.full(rows)
+        else:
+            self.names = columns.brief(rows)
+
+    def write(self, stream: TextIO, form: str) -> None:
+        """Write the rows as `csv` or as `json`."""
+        if form == "json":
+            self._write_json(stream)
+        else:
+            self._write_csv(stream)
+
+    # Rows are written one by one: the text of a large grid takes more memory than all the rows.
+
+    def _write_csv(self, stream: TextIO) -> None:
+        """Write a header and the rows, tables as JSON with sorted keys."""
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(self.names)
+        memo: dict[int, str] = {}
+        for row in self.rows:
+            values = self.values.of(row, self.names)
+            writer.writerow([_field(value, memo) for value in values])
+
+    def _write_json(self, stream: TextIO) -> None:
+        """Write a list of objects, each on a line of its own."""
+        before = "["
+        for row in self.rows:
+            values = self.values.of(row, self.names)
+            table = dict(zip(self.names, values, strict=True))
+            stream.write(f"{before}\n{json.dumps(table, ensure_ascii=False)}")
+            before = ","
+        stream.write("[]\n" if before == "[" else "\n]\n")
 
 
 def frame(rows: Sequence[Row], settings: bool | Sequence[str] = False) -> pd.DataFrame:

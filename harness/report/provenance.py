@@ -132,7 +132,7 @@ class Settings:
                 settings=describe(component),
                 version=f"{distribution}, {component.name} {component.version}",
                 source=digest(component.code)[:16],
-                brief=_brief(component),
+                brief=brief(component),
             )
             self._components[id(component)] = described
         return described
@@ -239,7 +239,7 @@ def describe(component: Resolved) -> dict[str, Any]:
     return description
 
 
-def _brief(component: Resolved) -> str:
+def brief(component: Resolved) -> str:
     """Return name and parameters of a component in short: those that are not the default, and the
     components that it uses.
     """
@@ -247,7 +247,7 @@ def _brief(component: Resolved) -> str:
     for name, value in component.changed.items():
         settings[name] = value["sha256"][:8] if _is_file(value) else value
     for name, used in component.uses.items():
-        settings[name] = _brief(used)
+        settings[name] = brief(used)
     return _listed(component.name, settings)
 
 
