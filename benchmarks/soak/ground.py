@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report.results import VOLATILE
+from harness.report.columns import VOLATILE
 from harness.stages.artefacts import RESULT_FILE
 from harness.store import disk
 from harness.store.objects import Store

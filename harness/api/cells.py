@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from typing import TYPE_CHECKING
 
+from harness.api.logs import logs
 from harness.api.running import Choices, carry_out
 from harness.errors import StoreError
 from harness.grid import quote
 from harness.outcomes import Outcome
 from harness.report.standings import Standings
 from harness.stages.payloads import DefendPayload, VictimPayload
-from harness.store import plain
 
 if TYPE_CHECKING:
     import torch
@@ -141,21 +141,7 @@ class StoredCell:
         """
         self._check_sense()
         plan, store, _ = self.planned
-        upstream = plan.upstream(self.cell.stages)
-        parts = []
-        for key, stage in plan.graph.stages.items():
-            failure = store.failure(key)
-            if key not in upstream or (failure is None and store.manifest(key) is None):
-                continue
-            state = Outcome.DONE.value
-            path = store.log(key)
-            if failure is not None:
-                state = str(failure.get("outcome", Outcome.FAILED.value))
-                path = failure.get("log")
-            head = f"=== {stage.kind} ({stage.title}), {state}: {path or 'printed nothing'}"
-            parts.append(head)
-            if path is not None:
-                parts.append(plain.content(path).decode(errors="replace").rstrip("\n"))
+        parts = list(logs(plan, store, self.cell.stages))
         if not parts:
             raise NotThere(f"{self.name} has no log: nothing of it has run. {self._advice()}")
         return "\n".join(parts)

@@ -250,20 +250,38 @@ def test_a_model_that_no_result_needs_any_more_is_made_again(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_what_failed_is_said_with_its_log(tmp_path: Path, made: Benchmark) -> None:
+def test_what_failed_is_said_with_its_log(
+    tmp_path: Path, made: Benchmark, capsys: pytest.CaptureFixture[str]
+) -> None:
     shutil.copytree(made.planned.store.root, tmp_path / "store")
     cell = harness.load(made.path, store=tmp_path / "store").cell("badnets", "ft", seed=0)
     store = cell.planned.store
     assert cell.cell.defended is not None
     shutil.rmtree(store._object(cell.cell.defended))
-    (tmp_path / "log.txt").write_text("loss is nan\n")
+    (tmp_path / "log.txt").write_text("step 1\rstep 2\r\n\x1b[2Jloss is nan\n")
     note = {"status": "error", "outcome": "failed", "message": "it diverged"}
     store.fail(cell.cell.defended, note, tmp_path / "log.txt")
     cell.planned.plan.refresh(store)
     with pytest.raises(NotThere, match=r"it failed: it diverged. Its log: .*log\.txt"):
         cell.model()
-    assert ", failed: " in cell.log()
-    assert "loss is nan" in cell.log()
+    told = cell.log()
+    assert ", failed: " in told
+    assert "\nstep 1\nstep 2\n" in told
+    assert "\n?[2Jloss is nan" in told  # nothing of it moves the cursor of who reads it
+    words = [str(made.path), "--store", str(store.root), "-k", f'"{cell.name}"']
+    capsys.readouterr()
+    assert main(["logs", *words]) == 0
+    assert capsys.readouterr().out == f"{told}\n"
+    assert main(["logs", *words[:3]]) == 0
+    assert told.count("===") < capsys.readouterr().out.count("===")
+
+
+def test_there_are_no_logs_of_what_has_not_run(
+    tmp_path: Path, made: Benchmark, capsys: pytest.CaptureFixture[str]
+) -> None:
+    harness.load(made.path, store=tmp_path / "store")
+    assert main(["logs", str(made.path), "--store", str(tmp_path / "store")]) == 1
+    assert "nothing of these cells has run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -135,6 +135,7 @@ def test_a_run_that_does_work_ends_well_and_imports_no_method(place: Place) -> N
         "report grid.toml --format markdown",
         "report grid.toml --format csv",
         "report grid.toml --format json --full",
+        "logs grid.toml",
         "report grid.toml --format latex --best",
         "report grid.toml --costs",
         "preview grid.toml",
@@ -338,7 +339,7 @@ def test_a_grid_that_names_something_broken_exits_with_2(
 
 
 def test_nothing_selected_is_exit_code_5(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("plan", "run", "preview"):
+    for verb in ("plan", "run", "logs", "preview"):
         assert (
             main([verb, str(quick / "grid.toml"), "--store", str(quick / "store"), "-k", "badnet"])
             == 5
@@ -378,7 +379,7 @@ def test_the_store_is_the_option_else_the_variable_else_here(
     assert said() == ""
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "report", "status", "preview"])
+@pytest.mark.parametrize("verb", ["run", "plan", "report", "logs", "status", "preview"])
 def test_a_store_of_another_format_is_refused(
     verb: str, quick: Path, stores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
