@@ -1,7 +1,8 @@
 """A benchmark of backdoor attacks on image classifiers and of the defenses against them.
 
-This is the front door for authors of plugins: `from harness import Access, Defense, hookimpl`.
-What works on images and networks comes from the other door, `harness.learn`, which imports torch.
+This is the front door for authors of plugins, `from harness import Access, Defense, hookimpl`, and
+for whoever uses grids from Python, `harness.load("grid.toml")`. What works on images and networks
+comes from the other door, `harness.learn`, which imports torch.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from harness.access.granted import PartAccess as PartAccess
     from harness.access.predictions import Predictions as Predictions
     from harness.access.workbench import Workbench as Workbench
+    from harness.api.benchmarks import load as load
     from harness.components import Attack as Attack
     from harness.components import Component as Component
     from harness.components import Context as Context

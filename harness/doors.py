@@ -55,6 +55,7 @@ DOORS: Mapping[str, Mapping[str, str]] = {
         "cache_folder": "harness.environment",
         "extra_module": "harness.extras",
         "hookimpl": "harness.hookspecs",
+        "load": "harness.api.benchmarks",
         "suggest": "harness.errors",
         "use": "harness.components",
     },

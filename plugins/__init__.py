@@ -120,6 +120,7 @@ def _register_metrics(register: Register) -> None:
     register.metric("isolation", "plugins.metrics.isolation:Isolation")
     register.metric("nc1", "plugins.metrics.nc1:NC1")
     register.metric("ra", "plugins.metrics.ra:RA")
+    register.metric("record", "plugins.metrics.record:Record", argument="number")
     register.metric("robustness", "plugins.metrics.robustness:Robustness")
     register.metric("time", "plugins.metrics.time:Time")
     register.metric("tpr", "plugins.metrics.detection:TPR")

@@ -20,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.report.results import VOLATILE
+from harness.report.columns import VOLATILE
 from harness.stages.artefacts import RESULT_FILE
 from harness.store import disk
 from harness.store.objects import Store
@@ -108,7 +108,7 @@ class Ground:
 
     def table(self, module: str, grid: Path, store: Path, env: Mapping[str, str]) -> Table:
         """Report what a store has of a grid. Raises Broken where the report cannot be made."""
-        words = ("report", grid, "--store", store, "--format", "csv")
+        words = ("report", grid, "--store", store, "--format", "csv", "--full")
         result = self.bench(module, *words, env=env)
         demand(
             result.returncode in (0, 1), f"report: exit code {result.returncode}: {told(result)}"

@@ -124,12 +124,36 @@ def _add_status(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_logs(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb)
+    _add_store(verb)
+    _add_selection(verb)
+
+
 def _add_report(verb: argparse.ArgumentParser) -> None:
     _add_grid(verb)
     _add_store(verb)
-    formats = ("terminal", "markdown", "csv")
+    formats = ("terminal", "markdown", "latex", "csv", "json")
     verb.add_argument(
-        "--format", choices=formats, default="terminal", help="of the tables (default: terminal)"
+        "--format",
+        choices=formats,
+        default="terminal",
+        help="of the tables (default: terminal); csv and json have a line for each number",
+    )
+    verb.add_argument(
+        "--best",
+        action="store_true",
+        help="the best number of each comparison in bold, in markdown and latex",
+    )
+    verb.add_argument(
+        "--columns",
+        metavar="NAMES",
+        help="of csv and json, such as attack,defense,metric,value,recipe.epochs",
+    )
+    verb.add_argument(
+        "--full",
+        action="store_true",
+        help="all columns of csv and json: settings, versions, sources, keys, environment",
     )
     verb.add_argument(
         "--output", type=Path, metavar="FILE", help="write there instead of to the terminal"
@@ -276,6 +300,7 @@ _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
     "run": ("run", "run what a grid still lacks and print its tables", _add_run),
     "plan": ("plan", "show what would run, what is cached, and why", _add_plan),
     "status": ("status", "show what is running, done and failed", _add_status),
+    "logs": ("logs", "print what the stages of cells printed", _add_logs),
     "report": ("report", "print a grid's tables from stored results", _add_report),
     "preview": ("preview", "draw what attacks do to images", _add_preview),
     "list": ("list_", "list what can be named in a grid", _add_list),

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from harness import grid
-from harness.cli import planning
+from harness.api import planning
+from harness.api.running import carry_out
 from harness.cli.report import put
-from harness.cli.run import carry_out
+from harness.cli.run import choices
 from harness.errors import BenchError, GridError, NothingSelected, Problem
 from harness.outcomes import Outcome
 from harness.plan.graph import Graph
@@ -58,9 +59,9 @@ def run(args: argparse.Namespace) -> int:
         raise BenchError(f"--images {args.images}: at most {MOST} stand in a row")
     _check_output(args.output)
     graph, subjects = _asked(args)
-    store = planning.open_store(args, make=True)
+    store = planning.open_store(args.store, make=True)
     plan = lay_out(graph, subjects, store, args.images)
-    summary = carry_out(plan, store, args, shlex.join(["bench", *args.typed]))
+    summary = carry_out(plan, store, choices(args), shlex.join(["bench", *args.typed]))
     drawn = []
     for subject in subjects:
         reason = _reason_against(subject, plan, summary.ended)

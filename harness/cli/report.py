@@ -13,70 +13,80 @@ from pathlib import Path
 from typing import TextIO
 
 from harness import report
+from harness.api.planning import Planned
 from harness.cli import planning
 from harness.cli.limits import NO_ROOM
 from harness.cli.streams import OutputLost
 from harness.errors import BenchError
-from harness.outcomes import Outcome
-from harness.report import costs, long, results
+from harness.report import costs, results
+from harness.report.long import LongForm
 from harness.report.results import Row
 
 PIPED = 120
 """Characters of a line where there is no terminal to ask."""
-NARROWEST = 80
+NARROWEST = 20
 """Characters of a line at least."""
 
 
 def run(args: argparse.Namespace) -> int:
     """Print or write the tables. Exit code 0: every compatible cell has its rows; 1: some are
-    lacking.
+    lacking, or not judged.
     """
+    _check(args)
     planned = planning.load(args, make=False)
-    write_asked = write_costs if args.costs else write_tables
+    rows = results.rows(planned.plan, planned.store)
     if args.output is None:
-        rows = write_asked(planned, sys.stdout, args.format)
+        _write(planned, rows, sys.stdout, args)
     else:
         text = io.StringIO()
-        rows = write_asked(planned, text, args.format)
+        _write(planned, rows, text, args)
         put(args.output, text.getvalue().encode())
-    return code(rows)
+    return results.exit_code(rows)
 
 
-def write_costs(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
-    """Write what the stages of a plan cost; return the rows, too, which tell whether all has been
-    paid.
-    """
-    paid = costs.costs(planned.plan)
-    stream.write(costs.text(paid, form))
-    return results.rows(planned.plan, planned.store)
+def _check(args: argparse.Namespace) -> None:
+    """Raise BenchError for options that do nothing together."""
+    is_long = args.format in report.LONG
+    if args.columns and args.full:
+        raise BenchError("--columns and --full: say which columns, or all of them")
+    for option, given in (("--columns", args.columns), ("--full", args.full)):
+        if given and (args.costs or not is_long):
+            formats = " or ".join(report.LONG)
+            raise BenchError(
+                f"{option}: goes with --format {formats}, and not with --costs; what tables show, "
+                "the [[table]] entries of the grid say"
+            )
+    if args.best and (args.costs or args.format not in report.RANKING):
+        formats = " or ".join(report.RANKING)
+        raise BenchError(f"--best: goes with --format {formats}, and not with --costs")
 
 
-def write_tables(planned: planning.Planned, stream: TextIO, form: str = "terminal") -> list[Row]:
-    """Write the tables of a plan as its last `refresh` found the store; return the rows behind
-    them.
-    """
-    rows = results.rows(planned.plan, planned.store)
-    write(planned, rows, stream, form)
-    return rows
+def _write(planned: Planned, rows: Sequence[Row], stream: TextIO, args: argparse.Namespace) -> None:
+    """Write what the options ask for."""
+    if args.costs:
+        paid = costs.costs(planned.plan)
+        if args.format in report.LONG:
+            costs.write_long(paid, stream, args.format)
+        else:
+            stream.write(report.drawn(costs.tables(paid), args.format, _width(stream)))
+    elif args.format in report.LONG:
+        names = [] if args.columns is None else args.columns.split(",")
+        LongForm(rows, names, full=args.full).write(stream, args.format)
+    else:
+        write(planned, rows, stream, args.format, best=args.best)
 
 
 def write(
-    planned: planning.Planned, rows: Sequence[Row], stream: TextIO, form: str = "terminal"
+    planned: Planned,
+    rows: Sequence[Row],
+    stream: TextIO,
+    form: str = "terminal",
+    *,
+    best: bool = False,
 ) -> None:
-    """Write the tables of rows that were read already."""
-    if form == "csv":
-        long.write(rows, stream)
-        return
-    width = _width(stream)
-    stream.write(report.text(planned.plan, rows, planned.resolver, form, width))
-
-
-def code(rows: Sequence[Row]) -> int:
-    """Return the exit code of a command that shows these rows: 1 where some are lacking."""
-    for row in rows:
-        if row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE):
-            return 1
-    return 0
+    """Write the tables of rows that were read."""
+    tables = report.tables(planned.plan, rows, planned.resolver)
+    stream.write(report.drawn(tables, form, _width(stream), best=best))
 
 
 def put(path: Path, data: bytes) -> None:

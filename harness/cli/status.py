@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.api.planning import open_store
 from harness.cli import planning
 from harness.outcomes import Outcome
 from harness.run.account import continued, duration, first_line
@@ -45,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     """
     plan = None
     if args.grid is None:
-        store = planning.open_store(args, make=False)
+        store = open_store(args.store, make=False)
         keys = sorted(store.failed())
     else:
         plan, store, _ = planning.load(args, make=False)

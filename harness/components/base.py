@@ -111,7 +111,8 @@ class Context:
 
 
 def load_component(spec: ComponentSpec) -> Component:
-    """Build the component that `spec` describes. Imports its module: children only.
+    """Build the component that `spec` describes. Imports its module: for children, and for who asks
+    for a model.
 
     Raises ValueError where a file does not hold what the plan saw in it.
     """

@@ -84,6 +84,17 @@ class Plan:
             return None
         return manifest.only("files", "record")
 
+    def upstream(self, keys: Iterable[str]) -> set[str]:
+        """Return these stages, and all that they are made from."""
+        pending = list(keys)
+        seen: set[str] = set()
+        while pending:
+            key = pending.pop()
+            if key not in seen:
+                seen.add(key)
+                pending += [item.key for item in self.graph.stages[key].inputs]
+        return seen
+
     def _leaves(self) -> list[str]:
         """Return the stages that cells ask for."""
         keys: list[str] = []

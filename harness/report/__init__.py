@@ -1,5 +1,5 @@
 """Tables from rows: laid out, averaged over named axes only, the paper's numbers beside ours, in
-three formats.
+several formats.
 """
 
 from __future__ import annotations
@@ -16,7 +16,12 @@ if TYPE_CHECKING:
 # Modules that draw tables are imported inside the functions: whoever only reads rows, from
 # `harness.report.results`, need not wait for them.
 
-FORMATS = ("terminal", "markdown", "csv")
+TABLES = ("terminal", "markdown", "latex")
+"""Formats of tables."""
+LONG = ("csv", "json")
+"""Formats with a line for each row."""
+RANKING = ("markdown", "latex")
+"""Formats of tables that can show which numbers are the best."""
 
 
 def tables(plan: Plan, rows: Sequence[Row], resolver: Resolver) -> list[TextTable]:
@@ -38,20 +43,20 @@ def tables(plan: Plan, rows: Sequence[Row], resolver: Resolver) -> list[TextTabl
     return laid_out
 
 
-def text(
-    plan: Plan, rows: Sequence[Row], resolver: Resolver, form: str = "terminal", width: int = 100
+def drawn(
+    tables: Sequence[TextTable], form: str = "terminal", width: int = 100, *, best: bool = False
 ) -> str:
-    """Return all tables of a grid in one of `FORMATS`, ending in a newline; `csv` is the long rows.
-    Raises BenchError.
+    """Return tables in one of the formats `TABLES`, ending in a newline. `width`: the characters of
+    a line in a terminal; `best`: the best numbers are bold, in the formats `RANKING`.
     """
-    from harness.report import long, markdown, terminal
+    from harness.report import latex, markdown, terminal
 
-    if form == "csv":
-        return long.render(rows)
     parts = []
-    for table in tables(plan, rows, resolver):
-        if form == "markdown":
-            parts.append(markdown.render(table))
+    for table in tables:
+        if form == "latex":
+            parts.append(latex.render(table, best))
+        elif form == "markdown":
+            parts.append(markdown.render(table, best))
         else:
             parts.append(terminal.render(table, width))
     return "\n".join(parts)

@@ -1,5 +1,5 @@
 """Costs of stages, after the manifests of what they left in the store: time, images, memory; and
-their tables in the three formats.
+their tables.
 
 Reads the plan alone. A stage that several cells share is counted once.
 """
@@ -7,14 +7,14 @@ Reads the plan alone. A stage that several cells share is counted once.
 from __future__ import annotations
 
 import csv
-import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
-from tabulate import tabulate
-
+from harness.report.axes import Header
+from harness.report.table import Position, TableCell, TextTable
 from harness.run import claims
 
 if TYPE_CHECKING:
@@ -143,66 +143,52 @@ def _costliest_first(table: Iterable[Cost]) -> list[Cost]:
     return sorted(table, key=attrgetter("seconds"), reverse=True)
 
 
-# --- as text --------------------------------------------------------------------------------------
+# --- as tables ------------------------------------------------------------------------------------
 
 
-def text(table: Sequence[Cost], form: str = "terminal") -> str:
-    """Return sums by kind of stage and the costliest stages; as `csv` one line for each stage. Ends
-    in a newline.
-    """
-    if form == "csv":
-        return _csv(table)
-    if not table:
-        return "(nothing to show: no stage of this grid is in the store)\n"
-    style = "pipe" if form == "markdown" else "simple"
-    on_gpu = any(cost.device_memory is not None for cost in table)
-    parts = [_table_of_kinds(table, on_gpu, style)]
-    if len(table) > 1:
-        parts.append(_table_of_stages(table, on_gpu, style))
-    return "\n\n".join(parts) + "\n"
-
-
-def _table_of_kinds(table: Sequence[Cost], on_gpu: bool, style: str) -> str:
-    header = ["kind", "stages", *_headings(on_gpu)]
-    lines = []
-    for cost in by_kind(table):
-        numbers = _numbers(cost, on_gpu)
-        lines.append([cost.kind, str(cost.stages), *numbers])
-    sides = ["right"] * len(header)
-    sides[0] = "left"
-    return tabulate(lines, header, style, disable_numparse=True, colalign=sides)
-
-
-def _table_of_stages(table: Sequence[Cost], on_gpu: bool, style: str) -> str:
-    header = [*_headings(on_gpu), "costliest stages"]
-    lines = []
-    for cost in _costliest_first(table)[:SHOWN]:
-        numbers = _numbers(cost, on_gpu)
-        lines.append([*numbers, f"{cost.kind}  {cost.title}"])
-    sides = ["right"] * len(header)
-    sides[-1] = "left"
-    return tabulate(lines, header, style, disable_numparse=True, colalign=sides)
-
-
-def _headings(on_gpu: bool) -> list[str]:
+def tables(table: Sequence[Cost]) -> list[TextTable]:
+    """Return sums by kind of stage and, where there are several stages, the costliest ones."""
     headings = list(_HEADINGS)
-    if on_gpu:
+    if any(cost.device_memory is not None for cost in table):
         headings.append(_GPU_HEADING)
-    return headings
+    sums = []
+    if table:
+        sums = [((cost.kind,), [str(cost.stages), *_numbers(cost)]) for cost in by_kind(table)]
+    made = [_table("", ("kind",), ["stages", *headings], sums)]
+    if len(table) > 1:
+        lines = []
+        for place, cost in enumerate(_costliest_first(table)[:SHOWN], start=1):
+            lines.append(((str(place), cost.kind, cost.title), _numbers(cost)))
+        made.append(_table("Costliest stages", ("", "kind", "stage"), headings, lines))
+    return made
 
 
-def _numbers(cost: Cost, on_gpu: bool) -> list[str]:
+def _table(
+    title: str,
+    axes: tuple[str, ...],
+    headings: Sequence[str],
+    lines: Sequence[tuple[Header, Sequence[str]]],
+) -> TextTable:
+    """Return a table of lines, each with its header and a text for each heading or more."""
+    columns: list[Header] = [(heading,) for heading in headings]
+    cells: dict[Position, TableCell] = {}
+    for header, texts in lines:
+        for column, text in zip(columns, texts, strict=False):
+            cells[header, column] = TableCell(text)
+    rows = [header for header, _ in lines]
+    return TextTable(title, axes, ("",), rows, columns, cells, units={})
+
+
+def _numbers(cost: Cost) -> list[str]:
     """Return the numbers of a cost, in the order of the headings."""
-    numbers = [
+    return [
         f"{cost.seconds:.1f}",
         f"{cost.cpu_seconds:.1f}",
         _whole(cost.images),
         _whole(cost.rate),
         _whole(cost.memory, _MEGABYTE),
+        _whole(cost.device_memory, _MEGABYTE),
     ]
-    if on_gpu:
-        numbers.append(_whole(cost.device_memory, _MEGABYTE))
-    return numbers
 
 
 def _whole(value: float | None, unit: float = 1) -> str:
@@ -211,10 +197,13 @@ def _whole(value: float | None, unit: float = 1) -> str:
     return f"{value / unit:,.0f}"
 
 
-def _csv(table: Iterable[Cost]) -> str:
-    stream = io.StringIO()
+def write_long(table: Iterable[Cost], stream: TextIO, form: str) -> None:
+    """Write a line for each stage, as `csv` or as `json`."""
+    if form == "json":
+        listed = [json.dumps(asdict(cost), ensure_ascii=False) for cost in table]
+        stream.write("[\n" + ",\n".join(listed) + "\n]\n")
+        return
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for cost in table:
         writer.writerow([getattr(cost, name) for name in COLUMNS])
-    return stream.getvalue()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from harness.outcomes import Outcome
 from harness.report.provenance import Place
-from harness.report.results import Row
+from harness.report.results import NOT_JUDGED, Row
 from harness.vocabulary import STAND_IN
 
 SIGNS = {
@@ -15,12 +15,19 @@ SIGNS = {
         "†",
         "not established: the undefended victim misses the bounds that its attack entry sets",
     ),
+    NOT_JUDGED: (
+        "‖",
+        "not judged: no number of the undefended victim tells whether it is established",
+    ),
     "collapsed": ("¶", "collapsed: the model gives one label to nearly all clean test images"),
     "oracle": ("‡", "oracle: the defense was given the trigger and test data"),
     "static": ("§", "static: the training set was stamped after the attack had trained"),
     STAND_IN: ("◊", "stand-in: rests on what was trained here in place of published weights"),
 }
 """Sign and footnote of each mark that a row may have."""
+
+UNRANKED = frozenset({"not established", NOT_JUDGED, "collapsed", "oracle"})
+"""Marks of numbers that are not compared with others: nothing was beaten, or by a leak."""
 
 _FACTS = {
     "torch": "version of torch",

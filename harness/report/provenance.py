@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from harness.keys import digest
+from harness.learn.recipes import Recipe
 from harness.run import claims
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ _MOVING = frozenset(
 """Stage kinds whose numbers may depend on torch, device, processor and threads."""
 _GRANTS = ("clean", "unlabelled")
 
-Members = dict[str, dict[str, Any]]
-"""`settings`, `versions` and `sources` of a row, each by role."""
+Members = dict[str, Any]
+"""`settings`, `versions` and `sources` of a row, each by role; `brief`, the settings in short."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class _Described:
     settings: dict[str, Any]
     version: str
     source: str
+    brief: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +68,10 @@ class Settings:
         self._cells: dict[tuple[Entry, ...], Members] = {}
         self._rows: dict[tuple[tuple[Entry, ...], int], Members] = {}
         self._components: dict[int, _Described] = {}
+        self._usual: Mapping[str, Any] = Recipe().model_dump(mode="json")
 
     def of(self, planned: PlannedCell, metric: Resolved | None = None) -> Members:
-        """Return the three members of a row of this cell, by name."""
+        """Return the four members of a row of this cell, by name."""
         entries = planned.cell.entries  # replicates have the same
         if entries not in self._cells:
             self._cells[entries] = self._of_cell(planned)
@@ -83,11 +86,13 @@ class Settings:
         settings: dict[str, Any] = {}
         versions: dict[str, Any] = {}
         sources: dict[str, Any] = {}
+        brief = []
         for role, component in planned.components.items():
             described = self._described(component)
             settings[role] = described.settings
             versions[role] = described.version
             sources[role] = described.source
+            brief.append(described.brief)
         settings["recipe"] = dict(planned.recipe)
         settings["grants"] = {}
         chain = self._chain(planned)
@@ -95,7 +100,20 @@ class Settings:
             settings["grants"] = chain[-1]["grants"]
         if len(chain) > 1:
             settings["on"] = chain[:-1]
-        return {"settings": settings, "versions": versions, "sources": sources}
+        brief.append(_listed("recipe", self._unusual(planned.recipe)))
+        for need, granted in settings["grants"].items():
+            brief.append(f"{need} {granted['count']} of {granted['dataset']}")
+        members: Members = {"settings": settings, "versions": versions, "sources": sources}
+        members["brief"] = "; ".join(brief)
+        return members
+
+    def _unusual(self, recipe: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the fields of a recipe that are not the default."""
+        unusual = {}
+        for name, value in recipe.items():
+            if value != self._usual.get(name):
+                unusual[name] = value
+        return unusual
 
     def _with_metric(self, cell: Members, metric: Resolved) -> Members:
         described = self._described(metric)
@@ -103,6 +121,7 @@ class Settings:
             "settings": {**cell["settings"], "metric": described.settings},
             "versions": {**cell["versions"], "metric": described.version},
             "sources": {**cell["sources"], "metric": described.source},
+            "brief": f"{cell['brief']}; {described.brief}",
         }
 
     def _described(self, component: Resolved) -> _Described:
@@ -113,6 +132,7 @@ class Settings:
                 settings=describe(component),
                 version=f"{distribution}, {component.name} {component.version}",
                 source=digest(component.code)[:16],
+                brief=brief(component),
             )
             self._components[id(component)] = described
         return described
@@ -217,6 +237,34 @@ def describe(component: Resolved) -> dict[str, Any]:
     if component.uses:
         description["uses"] = {name: describe(used) for name, used in component.uses.items()}
     return description
+
+
+def brief(component: Resolved) -> str:
+    """Return name and parameters of a component in short: those that are not the default, and the
+    components that it uses.
+    """
+    settings = {}
+    for name, value in component.changed.items():
+        settings[name] = value["sha256"][:8] if _is_file(value) else value
+    for name, used in component.uses.items():
+        settings[name] = brief(used)
+    return _listed(component.name, settings)
+
+
+def _is_file(value: Any) -> bool:
+    """Tell whether an entry in keys is that of a file: its checksum."""
+    return isinstance(value, Mapping) and set(value) == {"sha256"}
+
+
+def _listed(name: str, settings: Mapping[str, Any]) -> str:
+    """Return `name`, or `name[a=1, b=text]`."""
+    if not settings:
+        return name
+    texts = []
+    for key, value in settings.items():
+        written = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        texts.append(f"{key}={written}")
+    return f"{name}[{', '.join(texts)}]"
 
 
 def place(kind: str, environment: Mapping[str, Any]) -> Place | None:

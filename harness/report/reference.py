@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.errors import BenchError
 from harness.report.results import Row
@@ -65,28 +66,29 @@ class PaperTable:
         """Read a CSV file. Raises BenchError for one that has other columns, or a line that has
         other fields.
         """
-        try:
-            with path.open(encoding="utf-8-sig", newline="") as stream:
-                reader = csv.DictReader(stream)
-                header = reader.fieldnames or ()
-                for name in COLUMNS:
-                    if name not in header:
-                        raise BenchError(
-                            f"{path}:1: no column {name!r}; columns are {', '.join(COLUMNS)}"
-                        )
-                lines = [_line(path, reader.line_num, fields) for fields in reader]
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise BenchError(f"{path}: the reference cannot be read: {error}") from error
-        return cls(path, lines)
+        return cls(path, [_line(fields) for _, fields in lines_of(path, COLUMNS)])
 
     def find(self, row: Row) -> PaperNumber:
         """Return the number that stands for `row`."""
-        return self.average([row], axes=())
+        return self._find([row], axes=())
 
-    def average(self, rows: Sequence[Row], axes: Sequence[str]) -> PaperNumber:
+    def of(self, rows: Sequence[Row]) -> PaperNumber:
+        """Return the number that stands for all of `rows`, or why there is none."""
+        numbers = {self.find(row) for row in rows}
+        if len(numbers) > 1:
+            return PaperNumber(reason="the paper's numbers differ over what is averaged here")
+        return numbers.pop()
+
+    def average(self, groups: Sequence[Sequence[Row]], axes: Sequence[str]) -> PaperNumber:
         """Return the paper's own average over `axes`. A setting in which the rows differ may have
         the value of any.
         """
+        rows: list[Row] = []
+        for group in groups:
+            rows.extend(group)
+        return self._find(rows, axes)
+
+    def _find(self, rows: Sequence[Row], axes: Sequence[str]) -> PaperNumber:
         first = rows[0]
         labels = {}
         for kind in CELL_KINDS:
@@ -143,14 +145,46 @@ class PaperTable:
         return row.bases.get(kind, label)
 
 
+def header_of(path: Path) -> Sequence[str]:
+    """Return the columns of a CSV file. Raises BenchError where it cannot be read."""
+    with _reader(path) as reader:
+        return reader.fieldnames or ()
+
+
+def lines_of(path: Path, wanted: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """Return number and fields of each line of a CSV file. Raises BenchError for one without the
+    `wanted` columns, or a line that has other fields than the header.
+    """
+    with _reader(path) as reader:
+        header = reader.fieldnames or ()
+        for name in wanted:
+            if name not in header:
+                raise BenchError(f"{path}:1: no column {name!r}; columns are {', '.join(wanted)}")
+        lines = []
+        for fields in reader:
+            # DictReader keeps surplus fields under None, and fills lacking ones with None.
+            if None in fields or None in fields.values():
+                raise BenchError(
+                    f"{path}:{reader.line_num}: another number of fields than the header has"
+                )
+            lines.append((reader.line_num, fields))
+        return lines
+
+
+@contextmanager
+def _reader(path: Path) -> Iterator[csv.DictReader[str]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            yield csv.DictReader(stream)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise BenchError(f"{path}: the reference cannot be read: {error}") from error
+
+
 def _joined(labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(labels[kind] for kind in CELL_KINDS)
 
 
-def _line(path: Path, number: int, fields: Mapping[str | None, Any]) -> Line:
-    # DictReader keeps surplus fields under None, and fills lacking ones with None.
-    if None in fields or any(fields[name] is None for name in COLUMNS):
-        raise BenchError(f"{path}:{number}: another number of fields than the header has")
+def _line(fields: Mapping[str, str]) -> Line:
     variant = {}
     for setting in fields["variant"].split(";"):
         if setting:

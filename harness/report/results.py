@@ -6,12 +6,12 @@ Reads the plan, and JSON files of the store; no torch, no plugin. The store may 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from harness.outcomes import Outcome
+from harness.report.bounds import Bounds
 from harness.report.provenance import Circumstances, Place, Settings
 from harness.report.quotas import Quotas
 from harness.report.standings import Standing, Standings
@@ -21,24 +21,18 @@ from harness.store.objects import Damaged, Store
 from harness.vocabulary import STAND_IN
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from harness.grid import Entry
     from harness.plan.cells import PlannedCell, Want
     from harness.plan.plan import Plan
 
-HEAD = ("dataset", "model", "attack", "defense", "on", "victim_seed", "defense_seed")
-"""The first columns of a long table; then come the swept parameters."""
-BODY = ("metric", "part", "value", "unit", "status", "reason", "marks", "poisoned", "source")
-SMALL_PRINT = ("settings", "versions", "sources", "victim", "defended", "stage")
+NOT_JUDGED = "not judged"
+"""The mark of a number whose victim cannot be told to be established or not."""
 COLLAPSED = 0.95
 """Share of the clean test images from which on a model that gives them one label has collapsed."""
 COMMON = 0.75
 """Share of them that may have that label for the model to have collapsed: where most have it, to
 give it to all is no collapse.
 """
-VOLATILE = ("seconds", "log", "environment")
-"""The last columns, which may differ between two runs that give the same numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +43,15 @@ class Row:
     (`attack.delta`); `on` is the label of the defense it starts from, or "". `part` names one of
     several numbers of a metric. `source` is "metric", or "defense" for what a defense recorded
     itself (`metric` is then the record's name). `value` is None unless `status` is DONE; TO_RUN
-    means not run yet. `marks` are among "not established", "collapsed", "oracle", "static",
-    "stand-in". `poisoned` is the share of the training set that the attack poisoned, where it did
-    so before training; `shortfall` says that this is less than was asked for, or is "".
+    means not run yet. `marks` are among "not established", "not judged", "collapsed", "oracle",
+    "static", "stand-in". `poisoned` is the share of the training set that the attack poisoned,
+    where it did so before training; `shortfall` says that this is less than was asked for, or is
+    "".
 
-    `settings` (JSON) holds name and parameters of each component, recipe and grants; `versions` and
-    `sources` (digests) are by role; `victim`, `defended`, `stage` are keys; `environment` and
-    `seconds` are those of `stage`. `places` says with what torch, on what, with how many threads
-    the number and all it depends on were made.
+    `settings` (JSON) holds name and parameters of each component, recipe and grants, and `brief` in
+    short what of them is not the default; `versions` and `sources` (digests) are by role; `victim`,
+    `defended`, `stage` are keys; `environment` and `seconds` are those of `stage`. `places` says
+    with what torch, on what, with how many threads the number and all it depends on were made.
     """
 
     dataset: str
@@ -80,6 +75,7 @@ class Row:
     bases: Mapping[str, str] = field(default_factory=dict)
     swept: Mapping[str, Any] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    brief: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     victim: str = ""
@@ -88,14 +84,6 @@ class Row:
     environment: Mapping[str, Any] = field(default_factory=dict)
     seconds: float | None = None
     places: frozenset[Place] = frozenset()
-
-    def flat(self) -> dict[str, Any]:
-        """Return the columns of a long table by name; swept parameters under their own names."""
-        values = {name: getattr(self, name) for name in (*HEAD, *BODY, *SMALL_PRINT, *VOLATILE)}
-        values.update(self.swept)
-        values["status"] = self.status.value
-        values["marks"] = ", ".join(self.marks)
-        return values
 
 
 def rows(plan: Plan, store: Store) -> list[Row]:
@@ -109,23 +97,14 @@ def rows(plan: Plan, store: Store) -> list[Row]:
     return table
 
 
-def columns(table: Iterable[Row]) -> list[str]:
-    """Return the names of the columns that `Row.flat` fills, in their order."""
-    swept: dict[str, None] = {}
-    for row in table:
-        swept.update(dict.fromkeys(row.swept))
-    return [*HEAD, *swept, *BODY, *SMALL_PRINT, *VOLATILE]
-
-
-def frame(table: Iterable[Row]) -> pd.DataFrame:
-    """Return rows as a long pandas table, in which settings, versions, sources and environment are
-    dicts.
+def exit_code(table: Iterable[Row]) -> int:
+    """Return the exit code of a command that shows these rows: 1 where some are lacking, or not
+    judged.
     """
-    # The other verbs do without pandas.
-    import pandas as pd
-
-    table = list(table)
-    return pd.DataFrame([row.flat() for row in table], columns=columns(table))
+    for row in table:
+        if row.status not in (Outcome.DONE, Outcome.INCOMPATIBLE) or NOT_JUDGED in row.marks:
+            return 1
+    return 0
 
 
 JsonTable = Mapping[str, Any]
@@ -144,6 +123,7 @@ class _RowReader:
         self.quotas = Quotas(plan, store)
         self._metric_entries = {entry.label: entry for entry in plan.grid.metrics}
         self._files: dict[tuple[str, str], JsonTable | Standing] = {}
+        self.bounds = Bounds(plan, self._read_rows)
 
     def rows(self, planned: PlannedCell) -> list[Row]:
         """Return the metrics of one cell in the grid's order, then what its defense recorded."""
@@ -152,7 +132,9 @@ class _RowReader:
         for want in planned.wants:
             found += self._metric_rows(planned, want, shared)
         if planned.defended:
-            found += self._record_rows(planned.defended, planned, shared)
+            found += self._record_rows(planned.defended, planned, shared, found)
+        if self.bounds.reached(planned) is None:
+            return [_not_judged(row) for row in found]
         return found
 
     def _shared(self, planned: PlannedCell) -> dict[str, Any]:
@@ -168,7 +150,7 @@ class _RowReader:
         }
         if self._collapsed(planned):
             members["marks"] = ("collapsed", *members["marks"])
-        if self._misses(planned):
+        if self.bounds.reached(planned) is False:
             members["marks"] = ("not established", *members["marks"])
         members["poisoned"] = self.quotas.poisoned(planned)
         members["shortfall"] = self.quotas.shortfall(planned)
@@ -217,8 +199,13 @@ class _RowReader:
             yield Row(**members, part=part, value=value)
 
     def _record_rows(
-        self, defended: str, planned: PlannedCell, shared: Mapping[str, Any]
+        self,
+        defended: str,
+        planned: PlannedCell,
+        shared: Mapping[str, Any],
+        measured: Sequence[Row],
     ) -> Iterator[Row]:
+        """Yield what the defense recorded, but for numbers that the cell's metrics show already."""
         if self.standings.of(defended).outcome is not Outcome.DONE:
             return
         members = {**shared, **self.circumstances.of(defended), **self.settings.of(planned)}
@@ -228,8 +215,10 @@ class _RowReader:
             members["metric"] = "record"
             yield _without_number(members, result)
             return
-        metrics = {want.label for want in planned.wants}
+        metrics = {row.metric: row.value for row in measured}
         for name, value in _recorded(result):
+            if name in metrics and metrics[name] == value:
+                continue
             if name in metrics:
                 reason = (
                     f"the defense recorded {name!r}, which is the name of a metric of this grid"
@@ -250,19 +239,6 @@ class _RowReader:
             return self.standings.of(standing.source)
         return standing
 
-    def _misses(self, planned: PlannedCell) -> bool:
-        """Tell whether the undefended victim is known to miss a bound of its attack entry. Bounds
-        are fractions of 100 %.
-        """
-        for name, (key, bound) in planned.established.items():
-            numbers = self._read(key, ROWS_FILE)
-            if isinstance(numbers, Standing):
-                continue
-            value = dict(_numbers(numbers.get(name))).get("", math.inf)
-            if value < 100 * bound:
-                return True
-        return False
-
     def _collapsed(self, planned: PlannedCell) -> bool:
         """Tell whether the model is known to give one label to nearly all clean test images, of
         which clearly fewer have it.
@@ -275,6 +251,11 @@ class _RowReader:
             if isinstance(shares, Mapping) and _has_collapsed(shares):
                 return True
         return False
+
+    def _read_rows(self, key: str) -> JsonTable:
+        """Return the rows of a stage, also those of one that failed on the way."""
+        numbers = self._read(key, ROWS_FILE)
+        return numbers.rows if isinstance(numbers, Standing) else numbers
 
     def _read(self, key: str, name: str) -> JsonTable | Standing:
         """Return a JSON file of a stage, or how the stage stands."""
@@ -296,6 +277,13 @@ class _RowReader:
             self.store.set_aside(key, str(error))
             return Standing(Outcome.TO_RUN, str(error))
         return table
+
+
+def _not_judged(row: Row) -> Row:
+    """Mark a number, if it is one, as one whose victim may or may not be established."""
+    if row.status is not Outcome.DONE:
+        return row
+    return replace(row, marks=(NOT_JUDGED, *row.marks))
 
 
 def _has_collapsed(shares: Mapping[str, Any]) -> bool:

@@ -5,16 +5,18 @@ number does not say.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.errors import BenchError
 from harness.grid import Table
 from harness.outcomes import Outcome
 from harness.report.axes import Axes, Header, with_parts
+from harness.report.best import best_of
+from harness.report.earlier import read_reference
 from harness.report.footnotes import Footnotes, signs_of_marks, warnings
 from harness.report.groups import Group
-from harness.report.reference import PaperNumber, PaperTable
+from harness.report.reference import PaperNumber
 from harness.report.results import Row
 from harness.report.style import Style
 
@@ -43,11 +45,15 @@ Numbers = Mapping[str, float]
 
 @dataclass(frozen=True)
 class TableCell:
-    """One place of a table: `text` with its `signs` (footnotes), and the paper's number, or ""."""
+    """One place of a table: `text` with its `signs` (footnotes), and the paper's number, or "".
+
+    `best`: no defense has a better number among the places that differ in the defense alone.
+    """
 
     text: str = ""
     signs: tuple[str, ...] = ()
     reference: str = ""
+    best: bool = False
 
 
 @dataclass
@@ -103,7 +109,7 @@ class _Layout:
         self.resolver = resolver
         self.rows = _rows_of(table, rows)
         self.axes = Axes(table, self.rows)
-        self.paper = PaperTable.read(table.reference) if table.reference else None
+        self.reference = read_reference(table.reference, table) if table.reference else None
         self.footnotes = Footnotes()
         self.groups = self._groups()
         self.replicates: set[int] = set()
@@ -132,6 +138,8 @@ class _Layout:
             for column, cell in averages.items():
                 cells[header, column] = cell
             rows.append(header)
+        for position in best_of(self.table, self.groups, self.metrics, self.styles):
+            cells[position] = replace(cells[position], best=True)
         return TextTable(
             title=title,
             row_axes=self.table.rows,
@@ -226,12 +234,9 @@ class _Layout:
 
     def _paper_number(self, group: Group) -> PaperNumber:
         """Return the paper's number for a cell, or the reason why there is none among several."""
-        if self.paper is None:
+        if self.reference is None:
             return PaperNumber()
-        numbers = {self.paper.find(row) for row in group.rows}
-        if len(numbers) > 1:
-            return PaperNumber(reason="the paper's numbers differ over what is averaged here")
-        return numbers.pop()
+        return self.reference.of(group.rows)
 
     def _footnotes_of(self, paper: PaperNumber) -> list[str]:
         return [self.footnotes.add(paper.reason)] if paper.reason else []
@@ -272,8 +277,9 @@ class _Layout:
         if len(means) < len(stack):
             signs.append(self.footnotes.add(f"over {len(means)} of {len(stack)} rows"))
         paper = PaperNumber()
-        if self.paper is not None:
-            paper = self.paper.average(whole.rows, self.table.rows)
+        if self.reference is not None:
+            groups = [self.groups[position].rows for position in stack]
+            paper = self.reference.average(groups, self.table.rows)
         signs += self._footnotes_of(paper)
         return TableCell(text, tuple(signs), paper.text)
 
@@ -288,8 +294,8 @@ class _Layout:
         word = WORDS[Outcome.TO_RUN]
         if any(cell.text == word for cell in cells.values()):
             lines.append(f"{word} not run yet")
-        if self.paper and any(cell.reference for cell in cells.values()):
-            lines.append(f"in parentheses: {self.paper.path.name}")
+        if self.reference and any(cell.reference for cell in cells.values()):
+            lines.append(f"in parentheses: {self.reference.path.name}")
         return lines
 
     def _metrics_with_units(self) -> list[str]:

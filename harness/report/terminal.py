@@ -1,5 +1,5 @@
 """Tables as plain aligned text: readable in a terminal, in a pipe and in a log. Wide ones are cut
-between columns.
+between columns; where not even one column fits, each number has a line of its own.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ GAP = "  "
 
 
 def render(table: TextTable, width: int = 100) -> str:
-    """Return the table, in lines of at most `width` characters where a column beside the row
-    headers fits into that.
+    """Return the table, in lines of at most `width` characters; only a word that is longer than
+    that sticks out.
     """
     lines = []
     if table.title:
-        lines += [table.title, ""]
+        lines += [*_wrapped(table.title, width), ""]
     if table.rows:
         lines += _body(table, width)
     else:
@@ -32,10 +32,7 @@ def render(table: TextTable, width: int = 100) -> str:
     if below:
         lines.append("")
     for text in below:
-        # Paths in footnotes stay in one piece, to be copied.
-        lines += textwrap.wrap(
-            text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
-        )
+        lines += _wrapped(text, width)
     return "\n".join(lines) + "\n"
 
 
@@ -89,7 +86,38 @@ def _body(table: TextTable, width: int) -> list[str]:
         if lines:
             lines.append("")
         lines += _block(table, stub, columns)
+    if _widest(lines) > width:
+        return _listed(table, width)
     return lines
+
+
+def _listed(table: TextTable, width: int) -> list[str]:
+    """Return the lines of a table of which not even one column fits beside the row headers: below
+    each of these, a line for each number.
+    """
+    lines: list[str] = []
+    for row in table.rows:
+        if lines:
+            lines.append("")
+        named = [text for text in headed(table, table.row_axes, row) if text]
+        lines += _wrapped(", ".join(named), width)
+        for column in table.columns:
+            name = " ".join(headed(table, table.column_axes, column))
+            cell = table.cell(row, column)
+            lines += _wrapped(f"{name}: {cell.text}{_tail(cell)}", width, indent="  ")
+    return lines
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Break a text between words. Paths stay in one piece, to be copied."""
+    return textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _stub(table: TextTable) -> list[str]:

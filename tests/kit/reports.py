@@ -103,6 +103,8 @@ class Hand:
     combining: Sequence[str] = ()
     bound: float | None = None
     marks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    judged_apart: bool = False
+    """Whether a stage of its own gives the numbers for `bound`, as where they are other metrics."""
     poisoned: bool = False
     """Whether victims stand on stages of their own that poison."""
 
@@ -198,6 +200,8 @@ class Hand:
 
     def _undefended(self, trio: str, cell: Cell, victim: str) -> str:
         name = f"{trio}/none/{cell.victim_seed}.{cell.defense_seed}"
+        if self.judged_apart:
+            name += " for the bound"
         return self.stage("score", f"score {name}", (Input("model", victim, ("*",)),))
 
     # --- what a run would have done ---------------------------------------------------------------

@@ -125,7 +125,9 @@ def test_its_grid_runs(bench: Bench, installed: Installed, tmp_path: Path) -> No
     run = bench("run", "grid.toml", cwd=tmp_path, env=installed.env)
     assert run.returncode == 0, run.stderr
     assert "clp" in run.stdout
-    report = bench("report", "grid.toml", "--format", "csv", cwd=tmp_path, env=installed.env)
+    report = bench(
+        "report", "grid.toml", "--format", "csv", "--full", cwd=tmp_path, env=installed.env
+    )
     assert report.returncode == 0, report.stderr
     rows = list(csv.DictReader(io.StringIO(report.stdout)))
     assert {(row["attack"], row["defense"], row["metric"]) for row in rows if row["value"]} >= {

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -133,6 +134,10 @@ def test_a_run_that_does_work_ends_well_and_imports_no_method(place: Place) -> N
         "report grid.toml",
         "report grid.toml --format markdown",
         "report grid.toml --format csv",
+        "report grid.toml --format json --full",
+        "logs grid.toml",
+        "report grid.toml --format latex --best",
+        "report grid.toml --costs",
         "preview grid.toml",
         "list",
         "list defenses --json",
@@ -334,7 +339,7 @@ def test_a_grid_that_names_something_broken_exits_with_2(
 
 
 def test_nothing_selected_is_exit_code_5(quick: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for verb in ("plan", "run", "preview"):
+    for verb in ("plan", "run", "logs", "preview"):
         assert (
             main([verb, str(quick / "grid.toml"), "--store", str(quick / "store"), "-k", "badnet"])
             == 5
@@ -374,7 +379,7 @@ def test_the_store_is_the_option_else_the_variable_else_here(
     assert said() == ""
 
 
-@pytest.mark.parametrize("verb", ["run", "plan", "report", "status", "preview"])
+@pytest.mark.parametrize("verb", ["run", "plan", "report", "logs", "status", "preview"])
 def test_a_store_of_another_format_is_refused(
     verb: str, quick: Path, stores: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -406,6 +411,55 @@ def test_a_report_goes_to_a_file(place: Place, tmp_path: Path) -> None:
     assert (written.returncode, written.stdout) == (0, "")
     assert (tmp_path / "table").read_text() == place.call(*words).result.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["table"]
+
+
+@pytest.mark.parametrize("options", [(), ("--costs",)])
+@pytest.mark.parametrize("columns", [110, 60, 30])
+def test_a_report_fits_the_terminal(
+    columns: int, options: tuple[str, ...], place: Place, environment: Mapping[str, str]
+) -> None:
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    command = [sys.executable, "-m", "harness.cli", "report", str(place.grid), *options]
+    shown = subprocess.Popen(
+        [*command, "--store", str(place.store)],
+        stdout=theirs,
+        env={**environment, "COLUMNS": ""},
+        cwd=place.folder,
+    )
+    os.close(theirs)
+    text = b""
+    try:
+        while piece := os.read(ours, 1 << 16):
+            text += piece
+    except OSError:  # the other side has closed it
+        pass
+    finally:
+        os.close(ours)
+    assert shown.wait(60) == 0
+    lines = text.decode().splitlines()
+    assert columns / 2 < max(map(len, lines)) <= columns
+
+
+def test_what_a_defense_recorded_is_a_metric(place: Place, tmp_path: Path) -> None:
+    (tmp_path / "grid.toml").write_text(
+        'extends = "base.toml"\n[[defense]]\nname = "fine-pruning"\nepochs = 1\n'
+        '[[metric]]\nname = "record:pruned"\nas = "pruned"\n'
+    )
+    (tmp_path / "base.toml").write_text(GRID)
+    grid = tmp_path / "grid.toml"
+    ran = place.call("run", grid, "-k", "fine-pruning or ft").result
+    assert ran.returncode == 0, ran.stderr
+    words = ("report", grid, "--format", "json")
+    lines = json.loads(place.call(*words).result.stdout)
+    pruned = {
+        line["defense"]: (line["status"], line["value"])
+        for line in lines
+        if line["metric"] == "pruned"
+    }
+    assert pruned["fine-pruning"][0] == "done"
+    assert pruned["fine-pruning"][1] == int(pruned["fine-pruning"][1])
+    assert pruned["ft"] == ("incompatible", None)
 
 
 def test_a_report_that_cannot_be_written_says_so(place: Place, tmp_path: Path) -> None:

@@ -1,9 +1,11 @@
 import csv
 import io
+import json
 
 import pytest
 
-from harness.report.costs import COLUMNS, SHOWN, Cost, by_kind, text
+from harness import report
+from harness.report.costs import COLUMNS, SHOWN, Cost, by_kind, tables, write_long
 
 GPU = {"environment": {"device": "cuda:0"}, "peak_device_memory": 3_000_000_000}
 
@@ -22,6 +24,10 @@ def some() -> list[Cost]:
         ),
         Cost.of("score", "score a", {"seconds": 0.5, "cpu_seconds": 0.1}),
     ]
+
+
+def text(table: list[Cost], form: str = "terminal", width: int = 100) -> str:
+    return report.drawn(tables(table), form, width)
 
 
 def test_a_record_that_says_little_leaves_the_rest_unknown() -> None:
@@ -57,17 +63,7 @@ def test_sums_by_kind() -> None:
 def test_text() -> None:
     shown = text(some())
     head, _, victims, *_ = shown.splitlines()
-    assert head.split() == [
-        "kind",
-        "stages",
-        "seconds",
-        "CPU",
-        "seconds",
-        "images",
-        "images/s",
-        "memory",
-        "[MB]",
-    ]
+    assert " ".join(head.split()) == ("kind stages seconds CPU seconds images images/s memory [MB]")
     assert victims.split() == ["victim", "2", "50.0", "44.0", "2,500", "50", "500"]
     assert shown.index("train b") < shown.index("train a") < shown.index("score a")
     assert "GPU" not in shown
@@ -83,7 +79,22 @@ def test_a_long_list_is_cut_and_csv_is_not() -> None:
         Cost("victim", f"train {number:03}", seconds=float(number)) for number in range(SHOWN + 5)
     ]
     assert text(many).count("train") == SHOWN
-    table = list(csv.DictReader(io.StringIO(text(many, "csv"))))
+    stream = io.StringIO()
+    write_long(many, stream, "csv")
+    table = list(csv.DictReader(io.StringIO(stream.getvalue())))
     assert [row["title"] for row in table] == [cost.title for cost in many]
     assert tuple(table[0]) == COLUMNS
     assert float(table[7]["seconds"]) == 7.0
+
+
+def test_json_has_what_csv_has() -> None:
+    stream = io.StringIO()
+    write_long(some(), stream, "json")
+    found = json.loads(stream.getvalue())
+    assert [tuple(row) for row in found] == [COLUMNS] * 3
+    assert found[0]["images"] == 1000
+
+
+@pytest.mark.parametrize("width", [60, 40])
+def test_a_narrow_terminal(width: int) -> None:
+    assert max(map(len, text(some(), width=width).splitlines())) <= width

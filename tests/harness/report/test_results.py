@@ -3,14 +3,24 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
 from harness import report
+from harness.errors import BenchError
 from harness.outcomes import Outcome
-from harness.report import results
+from harness.report import columns, long, provenance, results
+from harness.report.long import LongForm
 from harness.report.provenance import Place
-from tests.kit.reports import GRID, Hand
+from harness.report.results import Row
+from tests.kit.reports import GRID, Hand, resolved
+
+
+def long_form(rows, form="csv", names=(), full=False):
+    stream = io.StringIO()
+    LongForm(rows, names, full=full).write(stream, form)
+    return stream.getvalue()
 
 
 def find(rows, cell, metric="acc"):
@@ -116,6 +126,62 @@ def test_not_established(tmp_path):
     assert find(rows, "badnets/ft/1.1")[0].marks == ("oracle",)
 
 
+def test_the_number_shown_tells_whether_a_victim_is_established(tmp_path):
+    hand = Hand(tmp_path, bound=0.9, judged_apart=True)
+    apart = "score signs/cnn/badnets/none/{0}.{0} for the bound"
+    hand.score("badnets/none/0.0", acc=95.0, asr=89.9)
+    hand.score("badnets/none/1.1", acc=95.0, asr=90.0)
+    hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
+    hand.fail(apart.format(0), "killed")
+    rows = results.rows(hand.refresh(), hand.store)
+    assert find(rows, "badnets/none/0.0")[0].marks == ("not established",)
+    assert find(rows, "badnets/ft/0.0")[0].marks == ("not established",)
+    assert find(rows, "badnets/none/1.1")[0].marks == ()
+
+
+def test_a_number_whose_victim_nobody_can_judge_says_so_and_is_an_error(tmp_path):
+    hand = Hand(tmp_path, GRID.replace("seeds = [0, 1]", ""), bound=0.9, judged_apart=True)
+    for attack in ("badnets", "sig[delta=20]", "sig[delta=60]"):
+        hand.score(f"{attack}/ft/0.0", acc=95.0, asr=1.0)
+    apart = "score signs/cnn/badnets/none/0.0 for the bound"
+    hand.fail(apart, "killed")
+    rows = [row for row in results.rows(hand.refresh(), hand.store) if row.defense == "ft"]
+    assert {row.marks for row in rows} == {("not judged",)}
+    assert {row.status for row in rows} == {Outcome.DONE}
+    assert results.exit_code(rows) == 1
+    drawn = report.drawn(report.tables(hand.plan, results.rows(hand.plan, hand.store), None))
+    assert "95.00‖" in drawn
+    assert "‖ not judged: no number of the undefended victim" in drawn
+    for attack in ("badnets", "sig[delta=20]", "sig[delta=60]"):
+        key = hand.key(f"score signs/cnn/{attack}/none/0.0 for the bound")
+        hand.commit(key, {"rows.json": {"asr": {"": 95.0}}})
+    rows = [row for row in results.rows(hand.refresh(), hand.store) if row.defense == "ft"]
+    assert {row.marks for row in rows} == {()}
+    assert results.exit_code(rows) == 0
+
+
+def test_a_metric_that_failed_beside_the_one_that_judges(tmp_path):
+    hand = Hand(tmp_path, bound=0.9)
+    told = {"rows": {"asr": {"": 50.0}}, "failures": {"acc": "acc is nan"}}
+    hand.fail("score signs/cnn/badnets/none/0.0", "acc is nan", **told)
+    hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
+    table = results.rows(hand.refresh(), hand.store)
+    assert find(table, "badnets/ft/0.0")[0].marks == ("not established",)
+
+
+def test_what_has_not_run_is_not_marked_as_not_judged(tmp_path):
+    hand = Hand(tmp_path, bound=0.9)
+    assert {row.marks for row in results.rows(hand.plan, hand.store)} == {()}
+
+
+def test_a_recorded_number_that_a_metric_shows_has_one_row(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("badnets/ft/0.0", acc=95.0, asr=7.0)
+    hand.defend("defend ft signs/cnn/badnets 0.0", record={"asr": 7.0})
+    rows = find(results.rows(hand.refresh(), hand.store), "badnets/ft/0.0", "asr")
+    assert [(row.source, row.value) for row in rows] == [("metric", 7.0)]
+
+
 def test_a_damaged_object_is_not_run_yet(tmp_path):
     hand = Hand(tmp_path)
     hand.score("badnets/ft/0.0", acc=95.0, asr=1.0)
@@ -185,7 +251,7 @@ def test_long_table(tmp_path):
     hand = Hand(tmp_path)
     hand.score("sig[delta=20]/ft/0.0", acc=91.0, asr=0.1 + 0.2)
     rows = results.rows(hand.refresh(), hand.store)
-    text = report.text(hand.plan, rows, None, "csv")
+    text = long_form(rows, full=True)
     lines = list(csv.DictReader(io.StringIO(text)))
     assert len(lines) == len(rows)
     names = list(lines[0])
@@ -196,16 +262,102 @@ def test_long_table(tmp_path):
     assert (line["attack"], line["attack.delta"], line["status"]) == ("sig[delta=20]", "20", "done")
     assert json.loads(line["settings"])["attack"]["params"] == {"delta": 20}
     again = results.rows(hand.refresh(), hand.store)
-    assert report.text(hand.plan, again, None, "csv") == text
+    assert long_form(again, full=True) == text
+
+
+def test_the_long_table_in_short_is_readable(tmp_path):
+    params = {"badnets": {"poison_rate": 0.1}}
+    hand = Hand(tmp_path, params=params)
+    hand.score("badnets/ft/0.0", acc=91.0, asr=0.1 + 0.2)
+    rows = results.rows(hand.refresh(), hand.store)
+    lines = list(csv.DictReader(io.StringIO(long_form(rows))))
+    assert list(lines[0])[-3:] == ["settings", "seconds", "log"]
+    assert not set(lines[0]) & {"versions", "sources", "environment", "victim", "stage"}
+    (line,) = [line for line in lines if line["value"] and line["metric"] == "asr"]
+    assert float(line["value"]) == 0.1 + 0.2
+    assert line["settings"] == (
+        "signs; cnn; badnets; ft; recipe[epochs=8]; clean 500 of signs; asr"
+    )
+    assert max(len(value) for value in line.values()) < 100
+
+
+def test_settings_in_short_are_those_that_are_not_the_default():
+    used = replace(resolved("defense", "ft"), changed={"epochs": 5})
+    component = replace(
+        resolved("defense", "nad"),
+        changed={"rates": [[0, 0.1]], "mask": {"sha256": "0123456789abcdef"}, "how": "all-to-all"},
+        uses={"teacher": used},
+    )
+    assert provenance.brief(component) == (
+        "nad[rates=[[0, 0.1]], mask=01234567, how=all-to-all, teacher=ft[epochs=5]]"
+    )
+
+
+def test_json_has_the_same_columns_with_types(tmp_path):
+    hand = Hand(tmp_path)
+    hand.score("sig[delta=20]/ft/0.0", acc=91.0, asr=0.5)
+    rows = results.rows(hand.refresh(), hand.store)
+    table = json.loads(long_form(rows, "json"))
+    lines = list(csv.DictReader(io.StringIO(long_form(rows))))
+    assert [list(row) for row in table] == [list(line) for line in lines]
+    (row,) = [row for row in table if row["value"] == 0.5]
+    assert (row["victim_seed"], row["attack.delta"], row["status"]) == (0, 20, "done")
+    whole = json.loads(long_form(rows, "json", full=True))
+    assert whole[0]["settings"]["recipe"] == {"epochs": 8}
+    assert json.loads(long_form([], "json")) == []
+
+
+def test_columns_by_name(tmp_path):
+    hand = Hand(tmp_path, params={"badnets": {"poison_rate": 0.1}})
+    rows = results.rows(hand.plan, hand.store)
+    names = ["attack", "attack.poison_rate", "recipe.epochs", "status"]
+    assert long_form(rows, names=names).splitlines()[:2] == [
+        "attack,attack.poison_rate,recipe.epochs,status",
+        "badnets,0.1,8,to run",
+    ]
+    with pytest.raises(BenchError, match=r"no column 'attack.rate'. Did you mean: attack\."):
+        long_form(rows, names=["attack.rate"])
 
 
 def test_frame(tmp_path):
     hand = Hand(tmp_path)
     hand.score("badnets/ft/0.0", acc=91.0, asr=1.0)
     rows = results.rows(hand.refresh(), hand.store)
-    table = results.frame(rows)
-    assert list(table.columns) == results.columns(rows)
+    table = long.frame(rows)
+    assert list(table.columns) == [*columns.tidy(rows), "seconds", "log"]
     assert table.query("status == 'done'")["value"].tolist() == [91.0, 1.0]
+
+
+def test_settings_by_the_names_of_their_columns(tmp_path):
+    text = GRID + '[[defense]]\nname = "ft"\nas = "again"\non = "ft"\n'
+    hand = Hand(tmp_path, text, params={"badnets": {"poison_rate": 0.1}, "ft": {"epochs": 3}})
+    table = long.frame(results.rows(hand.plan, hand.store), settings=True)
+    row = table[(table["attack"] == "badnets") & (table["defense"] == "again")].iloc[0]
+    assert (row["attack.poison_rate"], row["recipe.epochs"], row["on.0.name"]) == (0.1, 8, "ft")
+    assert (row["on.0.epochs"], row["on.0.grants.clean.count"]) == (3, 500)
+    assert row["grants.clean.split"] == "pool"
+    swept = table[table["attack"] == "sig[delta=60]"].iloc[0]
+    assert swept["attack.delta"] == 60
+    assert swept.isna()["attack.poison_rate"]
+
+
+def test_settings_of_components_that_fill_parameters():
+    teacher = {"name": "ft", "params": {"epochs": 5, "rates": []}}
+    settings = {
+        "defense": {
+            "name": "nad",
+            "params": {"teacher": {"name": "ft"}},
+            "uses": {"teacher": teacher},
+        },
+        "grants": {},
+    }
+    found = columns.Values().settings(Row("d", "m", "a", "nad", "", 0, 0, "acc", settings=settings))
+    assert found == {
+        "defense.name": "nad",
+        "defense.teacher.name": "ft",
+        "defense.teacher.epochs": 5,
+        "defense.teacher.rates": [],
+    }
 
 
 def test_a_metric_without_a_number_has_its_own_reason(tmp_path):
@@ -277,10 +429,8 @@ def test_a_quota_that_was_cut_short_shows(tmp_path, rate, asked, rate_of, short)
     assert row.shortfall.startswith(said) if short else row.shortfall == ""
     assert find(table, "badnets/ft/1.1")[0].poisoned is None
     (line,) = [
-        line
-        for line in csv.DictReader(io.StringIO(report.text(hand.plan, table, None, "csv")))
-        if line["value"] == "95.0"
+        line for line in csv.DictReader(io.StringIO(long_form(table))) if line["value"] == "95.0"
     ]
     assert line["poisoned"] == str(rate)
-    drawn = report.text(hand.plan, table, None, "terminal")
+    drawn = report.drawn(report.tables(hand.plan, table, None))
     assert (said in drawn.replace("\n    ", " ")) == short

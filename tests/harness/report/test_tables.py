@@ -2,20 +2,24 @@ from __future__ import annotations
 
 import argparse
 import io
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from harness import report
+from harness.api.planning import Planned
 from harness.cli import plan as plan_verb
 from harness.cli import planning
 from harness.cli import report as report_verb
 from harness.cli import status as status_verb
 from harness.errors import BenchError, GridError, StoreError
 from harness.outcomes import Outcome
-from harness.report import results
+from harness.report import costs, results
 from harness.report.axes import Axes
+from harness.report.earlier import EarlierTable, read_reference
+from harness.report.long import LongForm
 from harness.report.reference import PaperTable
 from harness.report.results import Row
 from harness.report.style import Style
@@ -25,8 +29,10 @@ from tests.kit.reports import ENVIRONMENT, GRID, Hand
 TABLE = '[[table]]\nrows = ["attack"]\ncolumns = ["defense", "metric"]\nover = ["seed"]\n'
 
 
-def text(hand, form="terminal", width=100, resolver=None):
-    return report.text(hand.refresh(), results.rows(hand.plan, hand.store), resolver, form, width)
+def text(hand, form="terminal", width=100, resolver=None, best=False):
+    hand.refresh()
+    tables = report.tables(hand.plan, results.rows(hand.plan, hand.store), resolver)
+    return report.drawn(tables, form, width, best=best)
 
 
 def lines(block):
@@ -65,6 +71,33 @@ def test_a_wide_table_is_cut_between_columns(tmp_path):
     assert found.index("none ---") < found.index("ft ---")
 
 
+def words(found):
+    return set(found.split())
+
+
+@pytest.mark.parametrize("width", [70, 50, 34, 20])
+def test_a_narrow_terminal_breaks_lines_between_words_only(tmp_path, width):
+    hand = filled(tmp_path, "average = true\n")
+    hand.store.set_aside(hand.key("score signs/cnn/badnets/ft/1.1"), "for the test")
+    found = text(hand, width=width)
+    assert max(map(len, found.splitlines())) <= width
+    whole = text(hand, width=300)
+    numbers = {word for word in words(whole) if word[0].isdigit()}
+    assert numbers <= words(found)
+    if width > 30:
+        assert {"sig[delta=60]", "(n=2)"} <= words(found)
+
+
+def test_a_terminal_too_narrow_for_a_column_has_a_line_for_each_number(tmp_path):
+    assert lines(text(filled(tmp_path), width=26))[2:7] == [
+        "badnets",
+        "  none acc [%]: 94.50 ±",
+        "      0.71",
+        "  none asr [%]: 99.50 ±",
+        "      0.00",
+    ]
+
+
 def test_markdown(tmp_path):
     hand = filled(tmp_path)
     hand.store.set_aside(hand.key("score signs/cnn/badnets/ft/1.1"), "for the test")
@@ -80,6 +113,142 @@ def test_markdown(tmp_path):
     ]  # fmt: skip
     log = hand.store.failure(hand.key("score signs/cnn/badnets/ft/1.1"))["log"]
     assert found[-1] == f"- [1] 1 of 2 failed: a \\| b (log: {log})"
+
+
+BETTER = {"acc": True, "asr": False}
+
+
+def ranked(tmp_path, extra="", grid_=GRID, **more):
+    """Two defenses, with metrics that know which way is better."""
+    hand = Hand(tmp_path, grid_ + '[[defense]]\nname = "nad"\n' + TABLE + extra, **more)
+    for planned in hand.plan.cells:
+        for want in planned.wants:
+            facts = replace(want.metric.facts, higher_is_better=BETTER[want.metric.name])
+            object.__setattr__(want.metric, "facts", facts)
+    return hand
+
+
+def test_the_best_numbers_are_bold_on_request(tmp_path):
+    hand = ranked(tmp_path, "average = true\n")
+    for seed in (0, 1):
+        hand.score(f"badnets/none/{seed}.{seed}", acc=99, asr=0)
+        hand.score(f"badnets/ft/{seed}.{seed}", acc=90 + seed, asr=5)
+        hand.score(f"badnets/nad/{seed}.{seed}", acc=80 + seed, asr=5.001)
+        hand.score(f"sig[delta=20]/ft/{seed}.{seed}", acc=90, asr=5)
+    line = next(
+        line for line in text(hand, "markdown", best=True).splitlines() if "badnets" in line
+    )
+    assert [cell.strip() for cell in line.split("|")[2:-1]] == [
+        "99.00 ± 0.00", "0.00 ± 0.00",
+        "**90.50 ± 0.71**", "**5.00 ± 0.00**",
+        "80.50 ± 0.71", "**5.00 ± 0.00**",
+    ]  # fmt: skip
+    assert "**" not in text(hand, "markdown")
+    bold = [line for line in text(hand, "latex", best=True).splitlines() if r"\textbf" in line]
+    assert len(bold) == 1
+    assert bold[0].count(r"\textbf{90.50 $\pm$ 0.71}") == 1
+
+
+@pytest.mark.parametrize("mark", ["oracle", "static"])
+def test_what_may_not_be_ranked_is_not_the_best(tmp_path, mark):
+    hand = ranked(tmp_path, marks={"nad": (mark,)}, grid_=GRID.replace("seeds = [0, 1]", ""))
+    hand.score("badnets/ft/0.0", acc=90, asr=5)
+    hand.score("badnets/nad/0.0", acc=99, asr=0)
+    found = text(hand, "markdown", best=True)
+    assert found.count("**") == (0 if mark == "oracle" else 4)
+
+
+def columns_of(line):
+    """Count the columns of a line of LaTeX."""
+    count = 1 + line.count(" & ")
+    for spanned in re.findall(r"\\multicolumn\{(\d+)\}", line):
+        count += int(spanned) - 1
+    return count
+
+
+def check_latex(found):
+    """Assert that braces and environments are balanced, and that all lines of a table have as many
+    columns as it declares.
+    """
+    depth = 0
+    for sign in re.findall(r"\\.|[{}]", found.replace("\n", " ")):
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        assert depth >= 0
+    assert depth == 0
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", found):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert opened == []
+    bodies = re.findall(r"\\begin\{tabular\}\{([lr]+)\}(.*?)\\end\{tabular\}", found, re.DOTALL)
+    assert bodies
+    for sides, body in bodies:
+        rows = [line for line in body.splitlines() if line.endswith(r" \\")]
+        assert len(rows) >= 3
+        assert {columns_of(line) for line in rows} == {len(sides)}
+        for line in rows:
+            assert not line.strip().startswith(("[", "*"))
+
+
+def test_latex(tmp_path):
+    found = text(filled(tmp_path, "average = true\n"), "latex")
+    check_latex(found)
+    assert [line.strip() for line in found.splitlines()] == [
+        r"% needs \usepackage[T1]{fontenc} and \usepackage{booktabs}",
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{By hand. mean $\pm$ std (n-1) over seed, n = 2}",
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r" & \multicolumn{2}{c}{none} & \multicolumn{2}{c}{ft} \\".strip(),
+        r"\cmidrule(lr){2-3} \cmidrule(lr){4-5}",
+        r"attack & acc {[}\%{]} & asr {[}\%{]} & acc {[}\%{]} & asr {[}\%{]} \\",
+        r"\midrule",
+        r"badnets & 94.50 $\pm$ 0.71 & 99.50 $\pm$ 0.00 & 92.00 $\pm$ 0.00 & 15.00 $\pm$ 7.07 \\",
+        r"sig{[}delta=20{]} & 95.50 $\pm$ 0.71 & 99.50 $\pm$ 0.00 & 93.00 $\pm$ 0.00 & "
+        r"15.00 $\pm$ 7.07 \\",
+        r"sig{[}delta=60{]} & 96.50 $\pm$ 0.71 & 99.50 $\pm$ 0.00 & 94.00 $\pm$ 0.00 & "
+        r"15.00 $\pm$ 7.07 \\",
+        r"\midrule",
+        r"average & 95.50 & 99.50 & 93.00 & 15.00 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def test_latex_of_awkward_names_and_notes(tmp_path):
+    name = r"* [a_b] & 50% of $x^2 #1 {y}~z \\b <q> | -- --- `t"
+    grid_ = GRID.replace('[[defense]]\nname = "ft"', f'[[defense]]\nname = "ft"\nas = "{name}"', 1)
+    table = TABLE.replace('rows = ["attack"]', 'rows = ["defense"]').replace(
+        '"defense", "metric"]', '"attack", "metric"]'
+    )
+    hand = Hand(tmp_path, grid_ + table, bound=0.9, marks={"ft": ("oracle",)})
+    hand.score("badnets/none/0.0", acc=95, asr=50.0)
+    hand.fail("score signs/cnn/badnets/none/1.1", "100 % of {batches} & more_\nnot this")
+    found = text(hand, "latex")
+    check_latex(found)
+    (line,) = [
+        line for line in found.splitlines() if "50" in line and "of" in line and " & " in line
+    ]
+    assert line.strip().startswith(
+        r"{*} {[}a\_b{]} \& 50\% of \$x\textasciicircum{}2 \#1 \{y\}\textasciitilde{}z "
+        r"\textbackslash{}b \textless{}q\textgreater{} \textbar{} -{}- -{}-{}- \textasciigrave{}t "
+    )
+    assert r"\textsuperscript{$\dagger$\,{[}1{]}}" in found
+    assert (
+        r"\textsuperscript{{[}1{]}} 1 of 2 failed: 100 \% of \{batches\} \& more\_ (log: " in found
+    )
+    assert "not this" not in found
+
+
+def test_latex_of_costs(tmp_path):
+    hand = filled(tmp_path)
+    found = report.drawn(costs.tables(costs.costs(hand.refresh())), "latex")
+    check_latex(found)
+    assert "Costliest stages" in found
 
 
 def test_what_stands_in_place_of_numbers(tmp_path):
@@ -394,7 +563,7 @@ def test_reference_joins_by_label(tmp_path):
     )
     assert paper.find(swept) == ("2.0", "")
     assert paper.find(row(attack="sig", on="Ours", settings=settings())) == ("", "")
-    assert paper.average([row(), swept], ["attack"]) == ("3.0", "")
+    assert paper.average([[row()], [swept]], ["attack"]) == ("3.0", "")
     assert paper.find(row(metric="time", unit="s")) == ("90", "")
 
 
@@ -415,6 +584,82 @@ def test_a_broken_reference(tmp_path, content, what):
 def test_every_reference_in_the_box_is_read():
     for path in (ROOT / "benchmarks" / "reference").glob("*.csv"):
         assert PaperTable.read(path).lines
+
+
+def earlier(tmp_path, hand, name="earlier.csv"):
+    """Write the report of a grid to a file that another one names as its reference."""
+    with (tmp_path / name).open("w") as stream:
+        LongForm(results.rows(hand.refresh(), hand.store)).write(stream, "csv")
+
+
+def later(tmp_path, table):
+    (tmp_path / "later").mkdir()
+    hand = Hand(tmp_path / "later", GRID + table + 'reference = "../earlier.csv"\n')
+    for seed in (0, 1):
+        hand.score(f"badnets/none/{seed}.{seed}", acc=90, asr=1)
+        hand.score(f"sig[delta=20]/none/{seed}.{seed}", acc=80, asr=1)
+    return hand
+
+
+def test_numbers_of_an_earlier_report_beside_ours(tmp_path):
+    earlier(tmp_path, filled(tmp_path))
+    hand = later(tmp_path, TABLE + "average = true\n")
+    found = text(hand, width=150).splitlines()
+    row_of = {line.split()[0]: line for line in found if line and line[0].isalpha()}
+    assert "90.00 ± 0.00 (94.50)" in row_of["badnets"]
+    assert "80.00 ± 0.00 (95.50)" in row_of["sig[delta=20]"]
+    assert "… (92.00)" in row_of["badnets"]
+    assert "85.00 (95.50)" in row_of["average"]
+    assert (
+        found[-1].endswith("in parentheses: earlier.csv") or "in parentheses: earlier.csv" in found
+    )
+
+
+def test_replicates_of_an_earlier_report_where_the_table_tells_them_apart(tmp_path):
+    earlier(tmp_path, filled(tmp_path))
+    table = '[[table]]\nrows = ["attack", "seed"]\ncolumns = ["defense", "metric"]\n'
+    found = text(later(tmp_path, table), width=150)
+    lines_of = [line for line in found.splitlines() if line.startswith("badnets")]
+    assert ["(94.00)" in lines_of[0], "(95.00)" in lines_of[1]] == [True, True]
+
+
+def test_what_an_earlier_report_does_not_have(tmp_path):
+    before = Hand(tmp_path, GRID + TABLE)
+    before.score("badnets/none/0.0", acc=94, asr=1)
+    earlier(tmp_path, before)
+    found = text(later(tmp_path, TABLE + "average = true\n"), width=150)
+    assert "90.00 ± 0.00 (94.00)" in found
+    (average,) = [line for line in found.splitlines() if line.startswith("average")]
+    assert "(" not in average  # of one of its two rows there is no number
+
+
+def test_what_a_defense_recorded_earlier_is_no_metric_of_today(tmp_path):
+    before = Hand(tmp_path, GRID.replace('[[metric]]\nname = "acc"\n', "") + TABLE)
+    before.defend("defend ft signs/cnn/badnets 0.0", record={"acc": 5.0})
+    earlier(tmp_path, before)
+    assert "5.0,,done,,,,defense" in (tmp_path / "earlier.csv").read_text()
+    assert "(5" not in text(later(tmp_path, TABLE), width=150)
+
+
+def test_reports_of_earlier_versions_are_read_and_broken_ones_are_not(tmp_path):
+    hand = Hand(tmp_path, GRID + TABLE)
+    for path in sorted((ROOT / "results").glob("*.csv")):
+        found = read_reference(path, hand.grid.tables[0])
+        assert isinstance(found, EarlierTable), path
+        assert found.values, path
+    for path in (ROOT / "benchmarks" / "reference").glob("*.csv"):
+        assert isinstance(read_reference(path, hand.grid.tables[0]), PaperTable), path
+    header = "dataset,model,attack,defense,victim_seed,defense_seed,metric,value,status\n"
+    broken = tmp_path / "broken.csv"
+    for value in ("", "many", "nan"):
+        broken.write_text(f"{header}signs,cnn,badnets,ft,0,0,acc,{value},done\n")
+        with pytest.raises(
+            BenchError, match=rf"broken.csv:2: value '{value}' of a row that is done"
+        ):
+            read_reference(broken, hand.grid.tables[0])
+    broken.write_text(header.replace("defense,", "").replace("defense_seed", "seed"))
+    with pytest.raises(BenchError, match=r"broken\.csv:1: no column 'defense'"):
+        read_reference(broken, hand.grid.tables[0])
 
 
 def test_the_papers_number_beside_ours(tmp_path):
@@ -441,7 +686,7 @@ def loaded(monkeypatch):
     """Makes the verbs plan by hand."""
 
     def use(hand):
-        planned = planning.Planned(hand.refresh(), hand.store, None)
+        planned = Planned(hand.refresh(), hand.store, None)
         monkeypatch.setattr(planning, "load", lambda args, make=True: planned)
         return argparse.Namespace(
             grid=hand.grid.path,
@@ -452,6 +697,9 @@ def loaded(monkeypatch):
             verbose=False,
             format="terminal",
             output=None,
+            best=False,
+            columns=None,
+            full=False,
         )
 
     return use
@@ -474,11 +722,40 @@ def test_report_verb(tmp_path, loaded, capsys):
         report_verb.run(args)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"best": True}, "--best: goes with --format markdown or latex"),
+        ({"best": True, "format": "csv"}, "--best: goes with --format markdown or latex"),
+        ({"full": True}, "--full: goes with --format csv or json"),
+        ({"columns": "acc", "format": "latex"}, "--columns: goes with --format csv or json"),
+        ({"full": True, "format": "csv", "costs": True}, "and not with --costs"),
+        ({"full": True, "columns": "value", "format": "csv"}, "--columns and --full: say which"),
+        ({"columns": "valeu", "format": "csv"}, "no column 'valeu'. Did you mean: value"),
+    ],
+)
+def test_options_that_do_nothing_together(tmp_path, loaded, options, said):
+    args = loaded(Hand(tmp_path, GRID + TABLE))
+    vars(args).update(options)
+    with pytest.raises(BenchError) as caught:
+        report_verb.run(args)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("form", ["csv", "json", "latex", "markdown"])
+def test_costs_in_every_format(tmp_path, loaded, form, capsys):
+    args = loaded(filled(tmp_path))
+    args.costs = True
+    args.format = form
+    assert report_verb.run(args) == 0
+    assert "score" in capsys.readouterr().out
+
+
 def test_report_as_a_part_of_run(tmp_path):
     hand = filled(tmp_path)
     stream = io.StringIO()
-    rows = report_verb.write_tables(planning.Planned(hand.refresh(), hand.store, None), stream)
-    assert len(rows) == 24
+    rows = results.rows(hand.refresh(), hand.store)
+    report_verb.write(Planned(hand.plan, hand.store, None), rows, stream)
     assert stream.getvalue() == text(hand, width=120)
 
 
@@ -546,8 +823,8 @@ def test_no_store_is_no_empty_table(tmp_path):
 
 
 def test_exit_code_of_rows():
-    assert report_verb.code([row(), row(status=Outcome.INCOMPATIBLE)]) == 0
-    assert report_verb.code([row(), row(status=Outcome.BLOCKED)]) == 1
+    assert results.exit_code([row(), row(status=Outcome.INCOMPATIBLE)]) == 0
+    assert results.exit_code([row(), row(status=Outcome.BLOCKED)]) == 1
 
 
 def test_a_grid_error_is_not_hidden(tmp_path):
@@ -568,7 +845,7 @@ def test_one_result_under_several_defense_seeds_counts_once(tmp_path):
         replace(row, stage=f"victim {row.victim_seed}") if row.defense == "none" else row
         for row in results.rows(hand.refresh(), hand.store)
     ]
-    found = report.text(hand.plan, rows, SimpleNamespace(), "terminal", 300)
+    found = report.drawn(report.tables(hand.plan, rows, SimpleNamespace()), "terminal", 300)
     assert "12.50 ± 0.71" in found
     assert "n = 2" in found
 
