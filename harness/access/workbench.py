@@ -164,14 +164,16 @@ class Workbench:
         """Return the numbers 0 to `count` - 1, for a loop that goes on where it stopped, to the
         same bits.
 
-        `keep` names all that iterations change and later code reads: modules, optimisers, tensors
-        and generators are put back in place, as are lists, tables and dataclasses of numbers, texts
-        and tensors, tuples of such objects, and objects with `state_dict` and `load_state_dict`.
+        `keep` names all that iterations change and later code reads: modules, optimisers, tensors,
+        arrays and generators are put back in place, as are lists, tables, tuples and dataclasses of
+        such objects, numbers and texts, and objects with `state_dict` and `load_state_dict`.
+        Tensors must be changed in place: the loop does not see that a variable is assigned anew.
         Generators from `generator`, global ones, `record` and the images counted are kept anyway.
         A loop that had ended yields nothing, so code after it must not read the loop's variables,
         unless they are kept. `end()` makes a step the last one; a loop that `break` or an exception
         leaves is run again from what was kept of it last, and left again. Shows progress, and
-        raises OutOfTime once the deadline has passed. Raises TypeError for what cannot be kept.
+        raises OutOfTime once the deadline has passed. Raises TypeError for what cannot be kept when
+        the loop begins; what comes later and cannot be kept costs the checkpoints.
         """
 
         def begin() -> KeptLoop:

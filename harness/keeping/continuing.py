@@ -30,7 +30,7 @@ RESUME = "resume"
 PAUSE = "pause"
 """File of the scratch folder that asks for a checkpoint and an end."""
 
-FORMAT = 1
+FORMAT = 2
 LIMIT = 4 << 30
 """Bytes of a checkpoint at most: a stage with more to keep starts over."""
 
@@ -138,8 +138,7 @@ class Continuing:
         tracked = parent is None or (parent.tracked and parent.known)
         loop = KeptLoop(self, path, things, self._entries.get(path), tracked=tracked)
         loop.nests = any(other.startswith(f"{path}@") for other in self._entries)
-        if number == 0:
-            things.check()
+        things.begin()
         self._stack.append(loop)
         if self.active and self._scratch is not None:
             (self._scratch / CHECKPOINTS).mkdir(exist_ok=True)
@@ -210,10 +209,7 @@ class Continuing:
         began = time.monotonic()
         size = sum(entry.size for entry in self._entries.values())
         if size > LIMIT:
-            self.told = f"its state has {size:,} bytes, more than the {LIMIT:,} that are kept"
-            print(f"checkpoint: {self.told}: it starts over if it is stopped", flush=True)
-            self._entries.clear()
-            shutil.rmtree(self._scratch / CHECKPOINTS, ignore_errors=True)
+            self.give_up(f"its state has {size:,} bytes, more than the {LIMIT:,} that are kept")
             return False
         self._number += 1
         place = self._scratch / CHECKPOINTS
@@ -232,6 +228,14 @@ class Continuing:
         # The host may be copying the one before.
         shutil.rmtree(place / str(self._number - 2), ignore_errors=True)
         return True
+
+    def give_up(self, why: str) -> None:
+        """Keep nothing from here on, and say why. The stage goes on."""
+        assert self._scratch is not None
+        self.told = why
+        print(f"checkpoint: {why}: it starts over if it is stopped", flush=True)
+        self._entries.clear()
+        shutil.rmtree(self._scratch / CHECKPOINTS, ignore_errors=True)
 
     def _fill(self, folder: Path) -> None:
         entries = {}

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from harness.errors import Paused, Unfit
 
 if TYPE_CHECKING:
-    from harness.keeping.states import Packed
+    from harness.keeping.objects import Objects
+    from harness.keeping.packing import Packed
 
 LONG = 1.0
 """Seconds of an iteration from which loops within it are worth keeping."""
@@ -133,6 +134,10 @@ class Around(Protocol):
         """Write a checkpoint; return whether that went well."""
         ...
 
+    def give_up(self, why: str) -> None:
+        """Keep nothing from here on, and say why."""
+        ...
+
     def leave(self, loop: KeptLoop) -> None:
         """Take note that a loop is over, with whatever was begun within it and never ended."""
         ...
@@ -149,39 +154,53 @@ class Kept:
         bench: Callable[[], dict[str, Any]],
         restore_bench: Callable[[Mapping[str, Any]], None],
     ) -> None:
-        self.things = things
+        self.things = dict(things)
         self._bench = bench
         self._restore_bench = restore_bench
+        self._objects: Objects
 
-    def check(self) -> None:
-        """Raise TypeError, naming the object, where something is no object that can be kept."""
-        from harness.keeping.states import check, state_of  # torch: children alone call this
+    def begin(self) -> None:
+        """Take note of the objects that are there when the loop begins. Raises TypeError, naming
+        the entry, where something cannot be kept.
+        """
+        from harness.keeping.objects import Objects  # torch: children alone call this
 
-        for name, thing in self.things.items():
-            try:
-                check(state_of(thing))
-            except TypeError as error:
-                raise TypeError(f'keep["{name}"]: {error}') from error
+        named = {f'keep["{name}"]': thing for name, thing in self.things.items()}
+        self._objects = Objects(named)
+        self._objects.state()
 
     def pack(self, own: Any) -> Packed:
-        """Return everything as it is now, copied."""
-        from harness.keeping.states import global_state, pack, state_of  # as in `check`
+        """Return everything as it is now, copied. Raises TypeError, naming the entry, where
+        something cannot be kept.
+        """
+        from harness.keeping.packing import check, pack  # as in `begin`
+        from harness.keeping.states import global_state
 
-        things = {name: state_of(thing) for name, thing in self.things.items()}
+        objects = self._objects.state()
+        bench = self._bench()
+        try:
+            check(bench)
+        except TypeError as error:
+            raise TypeError(f"access.record: {error}") from error
         return pack(
-            {"own": own, "things": things, "bench": self._bench(), "globals": global_state()}
+            {
+                "own": own,
+                "names": list(self.things),
+                "objects": objects,
+                "bench": bench,
+                "globals": global_state(),
+            }
         )
 
     def restore(self, packed: Packed) -> Any:
         """Put everything back; return the caller's own state. Raises Unfit."""
-        from harness.keeping.states import restore, restore_globals  # as in `check`
+        from harness.keeping.states import restore_globals  # as in `begin`
 
         state = packed.unpack()
-        kept = state["things"]
-        if kept.keys() != self.things.keys():
-            raise Unfit(f"it holds {', '.join(kept)}, where {', '.join(self.things)} is kept now")
-        for name, thing in self.things.items():
-            restore(thing, kept[name])
+        names = state["names"]
+        if names != list(self.things):
+            raise Unfit(f"it holds {', '.join(names)}, where {', '.join(self.things)} is kept now")
+        self._objects.restore(state["objects"])
         self._restore_bench(state["bench"])
         restore_globals(state["globals"])
         return state["own"]
@@ -221,7 +240,7 @@ class KeptLoop:
 
     def restore(self) -> Any:
         """See `Loop`."""
-        from harness.keeping.states import Packed  # torch: children alone call this
+        from harness.keeping.packing import Packed  # torch: children alone call this
 
         if self.entry is None:
             return None
@@ -247,16 +266,22 @@ class KeptLoop:
         if not (self.tracked and self.stage.active):
             return
         if self.stage.due():
-            self._keep(done, state)
-            written = self.stage.write()
-            if written and self.stage.asked_to_pause():
+            kept = self._keep(done, state)
+            if kept is not None and self.stage.write() and self.stage.asked_to_pause():
                 raise Paused(place)
         elif self.nests and not first and took >= max(LONG, SHARE * self._cost):
             self._keep(done, state)
 
-    def _keep(self, done: int, state: Callable[[], Any], *, finished: bool = False) -> Entry:
+    def _keep(self, done: int, state: Callable[[], Any], *, finished: bool = False) -> Entry | None:
+        """Keep the state of the loop, in memory. What cannot be kept costs the checkpoints, and not
+        the stage: then there is None.
+        """
         began = time.monotonic()
-        packed = self.things.pack(state())
+        try:
+            packed = self.things.pack(state())
+        except Exception as error:  # trouble with memory, say, is none of the stage
+            self.stage.give_up(f"loop {self.path}: {error}")
+            return None
         entry = Entry(done, finished, packed.json, packed.size, packed)
         self.stage.put(self.path, entry)
         self.known = True
@@ -268,7 +293,9 @@ class KeptLoop:
         self.stage.forget(self.path)
         took = time.monotonic() - self._entered
         if self.tracked and self.stage.active and not self.finished and took >= QUICK:
-            self.stage.spill(self._keep(self.done, state, finished=True))
+            kept = self._keep(self.done, state, finished=True)
+            if kept is not None:
+                self.stage.spill(kept)
         self.stage.leave(self)
 
     def abandon(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -93,16 +93,10 @@ class Optimiser:
             nn.utils.clip_grad_norm_(self.parameters, self.recipe.clip_norm)
         self.torch.step()
 
-    def state(self) -> dict[str, Any]:
-        """Return the state of torch's optimiser, and gradients where they add up."""
-        gradients = None
-        if not self.zero_grad:
-            gradients = [parameter.grad for parameter in self.parameters]
-        return {"torch": state_of(self.torch), "gradients": gradients}
+    def state(self) -> Any:
+        """Return the state of torch's optimiser. Gradients belong to the parameters."""
+        return state_of(self.torch)
 
-    def restore(self, state: Mapping[str, Any]) -> None:
+    def restore(self, state: Any) -> None:
         """Put back what `state` returned. Raises Unfit."""
-        restore(self.torch, state["torch"])
-        if not self.zero_grad:
-            for parameter, gradient in zip(self.parameters, state["gradients"], strict=True):
-                parameter.grad = gradient
+        restore(self.torch, state)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.keeping.loops import Loop, NoLoop
-from harness.keeping.states import restore, state_of
+from harness.keeping.objects import Objects
 from harness.learn.augmentation import Moves, Resident, move, send
 from harness.learn.device import (
     Precision,
@@ -153,6 +153,12 @@ class _Training:
         self.moves = generator("augment")
         self.loss = hooks.loss or self._cross_entropy
         self.optimisers = self._optimisers()
+        self.networks = Objects(
+            {
+                "the model": model,
+                "extra": tuple(tuple(optimiser.parameters) for optimiser in self._extra()),
+            }
+        )
         self.step = 0
         self.images = 0
         self.losses: list[float] = []
@@ -223,9 +229,8 @@ class _Training:
     def state(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on, between two steps."""
         return {
-            "model": state_of(self.model),
+            "networks": self.networks.state(),
             "optimisers": [optimiser.state() for optimiser in self.optimisers],
-            "extra": [optimiser.parameters for optimiser in self._extra()],
             "drawn_from": self.drawn_from,
             "drawn_to": self._draws(),
             "first": self.first,
@@ -239,7 +244,7 @@ class _Training:
 
     def restore(self, kept: Mapping[str, Any]) -> None:
         """Put back what `state` returned, and draw the epoch again that was under way."""
-        self._restore_networks(kept)
+        self.networks.restore(kept["networks"])
         for optimiser, state in zip(self.optimisers, kept["optimisers"], strict=True):
             optimiser.restore(state)
         self.images = kept["images"]
@@ -258,8 +263,7 @@ class _Training:
     def end_state(self) -> dict[str, Any]:
         """Return what the run leaves."""
         return {
-            "model": state_of(self.model),
-            "extra": [optimiser.parameters for optimiser in self._extra()],
+            "networks": self.networks.state(),
             "step": self.step,
             "images": self.images,
             "losses": self.losses,
@@ -268,16 +272,11 @@ class _Training:
 
     def restore_end(self, kept: Mapping[str, Any]) -> None:
         """Put back what `end_state` returned."""
-        self._restore_networks(kept)
+        self.networks.restore(kept["networks"])
         self.step = kept["step"]
         self.images = kept["images"]
         self.losses = kept["losses"]
         self.way = kept["way"]
-
-    def _restore_networks(self, kept: Mapping[str, Any]) -> None:
-        restore(self.model, kept["model"])
-        for optimiser, values in zip(self._extra(), kept["extra"], strict=True):
-            restore(tuple(optimiser.parameters), values)
 
     def _extra(self) -> list[Optimiser]:
         """Return the optimisers of parameters that are trained along with the model."""

@@ -31,7 +31,7 @@ seeds = [0]
 [[dataset]]
 name = "signs"
 train = 300
-test = 40
+test = 240
 pool = 60
 validation = 20
 [[model]]
@@ -132,9 +132,12 @@ METHODS = {
     "metric class-distance by moth": (
         'backdoor = "moth"\nimages = 4\nbatch = 4\nepochs = 6\nsearches = 2\npairs = 2\nbound = 0.1'
     ),
+    "metric robustness": 'split = "test"\nsteps = 2',
 }
 """Entries of a grid, each by its kind, its name and what else tells it apart, with settings that
 make it short.
+
+Parts are disturbed with the methods that use them: `clean-model` with `dfst` and `lba`.
 """
 
 PASS = "one pass over images, without gradients"

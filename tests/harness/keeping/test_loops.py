@@ -281,10 +281,187 @@ def test_fits_one_after_another_and_in_a_loop(tmp_path: Path) -> None:
     everywhere(work, tmp_path)
 
 
+def learned(net: nn.Module, mask: torch.Tensor, step: int) -> torch.Tensor:
+    """Return a loss that depends on the step."""
+    inputs = torch.rand(8, 3, generator=torch.Generator().manual_seed(step))
+    loss: torch.Tensor = (net(inputs + mask) - inputs.sum(1, keepdim=True)).square().mean()
+    return loss
+
+
+def linear() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 1))
+
+
+def with_masks_in_a_list(access: Access) -> Any:
+    net = linear()
+    masks = [torch.zeros(3, requires_grad=True), torch.zeros(1, requires_grad=True)]
+    adam = torch.optim.Adam(masks, lr=0.1)
+    for step in access.steps(6, keep={"masks": masks, "adam": adam}):
+        adam.zero_grad()
+        (learned(net, masks[0], step) * (1 + masks[1]).sum()).backward()
+        adam.step()
+    return [mask.tolist() for mask in masks]
+
+
+def with_a_mask_in_a_table(access: Access) -> Any:
+    net = linear()
+    mask = torch.zeros(3, requires_grad=True)
+    books: dict[str, Any] = {"mask": mask, "best": None}
+    adam = torch.optim.Adam([mask], lr=0.1)
+    for step in access.steps(6, keep={"books": books, "adam": adam}):
+        adam.zero_grad()
+        learned(net, mask, step).backward()
+        adam.step()
+        if step == 2:
+            books["best"] = mask.detach()  # follows the mask, for better or worse
+    return mask.tolist(), books["best"].tolist()
+
+
+def with_gradients_that_add_up(access: Access) -> Any:
+    net = linear()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1)
+    for step in access.steps(7, keep={"net": net, "sgd": sgd}):
+        learned(net, torch.zeros(3), step).backward()
+        if step % 3 == 2:
+            sgd.step()
+            sgd.zero_grad()
+    return [[each.tolist(), each.grad.tolist()] for each in net.parameters()]
+
+
+def with_parts_that_are_frozen(access: Access) -> Any:
+    net = linear()
+    sgd = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    for step in access.steps(7, keep={"net": net, "sgd": sgd}):
+        if step == 3:
+            net[0].requires_grad_(False)
+        sgd.zero_grad()
+        learned(net, torch.zeros(3), step).backward()
+        sgd.step()
+    return [[each.tolist(), each.requires_grad] for each in net.parameters()]
+
+
+def with_a_group_that_is_added(access: Access) -> Any:
+    net = linear()
+    sgd = torch.optim.SGD(net[0].parameters(), lr=0.1, momentum=0.9)
+    for step in access.steps(7, keep={"net": net, "sgd": sgd}):
+        if step == 2:
+            sgd.add_param_group({"params": net[2].parameters(), "lr": 0.05})
+        sgd.zero_grad()
+        learned(net, torch.zeros(3), step).backward()
+        sgd.step()
+    return [each.tolist() for each in net.parameters()]
+
+
+def with_buffers_that_come_late(access: Access) -> Any:
+    net = linear()
+    for step in access.steps(6, keep={"net": net}):
+        if step == 1:
+            net.register_buffer("seen", torch.zeros(3), persistent=False)
+        if step >= 1:
+            net.seen = net.seen + torch.rand(3)
+    return net.seen.tolist()
+
+
+ALIKE = (
+    with_masks_in_a_list,
+    with_a_mask_in_a_table,
+    with_gradients_that_add_up,
+    with_parts_that_are_frozen,
+    with_a_group_that_is_added,
+    with_buffers_that_come_late,
+)
+
+
+@pytest.mark.parametrize("work", ALIKE)
+def test_what_variables_and_optimisers_refer_to_is_what_comes_back(
+    work: Callable[[Access], Any], tmp_path: Path
+) -> None:
+    assert everywhere(work, tmp_path) >= 6
+
+
+def test_what_hooks_freeze_in_a_fit_stays_frozen(tmp_path: Path) -> None:
+    def work(access: Access) -> Any:
+        torch.manual_seed(3)
+        net = Tiny().build(access.task)
+        first = next(net.parameters())
+
+        def freeze(epoch: int) -> None:
+            first.requires_grad_(epoch != 0)
+
+        access.fit(net, picture_set(), epochs=3, batch=20, after_epoch=freeze)
+        flags = [parameter.requires_grad for parameter in net.parameters()]
+        return [value.double().sum().item() for value in net.state_dict().values()], flags
+
+    assert everywhere(work, tmp_path) == 6
+
+
 def test_what_cannot_be_kept_is_said_when_the_loop_begins(tmp_path: Path) -> None:
+    """Of every loop, not of the first one alone."""
     access = access_with(Continuing())
-    with pytest.raises(TypeError, match=r'keep\["best"\]: a set cannot be kept'):
-        next(iter(access.steps(3, keep={"best": {"labels": {1, 2}}})))
+    assert list(access.steps(1, keep={"best": [1]})) == [0]
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r'keep\["best"\]: a set cannot be kept'):
+            next(iter(access.steps(3, keep={"best": {"labels": {1, 2}}})))
+
+
+class Moody:
+    """Cannot say what its state is, from some moment on."""
+
+    broken = False
+
+    def state_dict(self) -> dict[str, int]:
+        if self.broken:
+            raise RuntimeError("no state today")
+        return {}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        pass
+
+
+def late_size(access: Access, books: dict[str, Any], moody: Moody) -> None:
+    books["size"] = torch.zeros(2).shape
+
+
+def late_record(access: Access, books: dict[str, Any], moody: Moody) -> None:
+    access.record["seen"] = {1, 2}  # type: ignore[assignment]
+
+
+def late_error(access: Access, books: dict[str, Any], moody: Moody) -> None:
+    moody.broken = True
+
+
+TROUBLE = {
+    late_size: 'loop steps: keep["books"]: a Size cannot be kept',
+    late_record: "loop steps: access.record: a set cannot be kept",
+    late_error: 'loop steps: keep["moody"]: no state today',
+}
+
+
+@pytest.mark.parametrize("late", TROUBLE)
+@pytest.mark.parametrize("at", [3, None], ids=["at a checkpoint", "at the end of the loop"])
+def test_what_comes_late_and_cannot_be_kept_costs_the_checkpoints_and_not_the_stage(
+    late: Callable[[Access, dict[str, Any], Moody], None],
+    at: int | None,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    continuing = Stopping(tmp_path, at)
+    access = access_with(continuing)
+    moody, books = Moody(), {"size": None}
+    seen = []
+    for step in access.steps(5, keep={"books": books, "moody": moody}):
+        seen.append(step)
+        if step == 1:
+            late(access, books, moody)
+    assert list(access.steps(2, keep={"seen": seen})) == [0, 1]
+    assert seen == [0, 1, 2, 3, 4]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith(f"checkpoint: {TROUBLE[late]}")
+    assert said[0].endswith("it starts over if it is stopped")
+    assert not continuing.keeps
+    assert not (tmp_path / CHECKPOINTS).exists()
 
 
 def test_nothing_is_written_where_nothing_is_to_be_kept(tmp_path: Path) -> None:
