@@ -158,7 +158,7 @@ class _Writer:
         number = self._numbers.get(id(value))
         if number is not None:
             return Reference(number)
-        if type(value) not in MADE:
+        if type(value) not in MADE and not isinstance(value, Tensor):
             raise TypeError(f"a {type(value).__name__} {_why_not(value)}")
         number = len(self.objects)
         self._numbers[id(value)] = number
