@@ -219,6 +219,27 @@ def _add_preview(verb: argparse.ArgumentParser) -> None:
     _add_execution(verb)
 
 
+def _add_pack(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb)
+    verb.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the pack, a zip file"
+    )
+    _add_store(verb)
+    _add_selection(verb)
+    more = verb.add_mutually_exclusive_group()
+    more.add_argument(
+        "--weights", action="store_true", help="also weights and triggers, which may be large"
+    )
+    more.add_argument(
+        "--all", action="store_true", help="also images, of the datasets too, and models' answers"
+    )
+
+
+def _add_unpack(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", type=Path, metavar="FILE", help="a file that `bench pack` made")
+    _add_store(verb)
+
+
 def _add_execution(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)"
@@ -303,6 +324,8 @@ _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
     "logs": ("logs", "print what the stages of cells printed", _add_logs),
     "report": ("report", "print a grid's tables from stored results", _add_report),
     "preview": ("preview", "draw what attacks do to images", _add_preview),
+    "pack": ("pack", "write what is stored of a grid into one file to share", _add_pack),
+    "unpack": ("unpack", "merge such a file into a store", _add_unpack),
     "list": ("list_", "list what can be named in a grid", _add_list),
     "show": ("show", "show a component's parameters and where it comes from", _add_show),
 }

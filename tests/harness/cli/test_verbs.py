@@ -139,6 +139,7 @@ def test_a_run_that_does_work_ends_well_and_imports_no_method(place: Place) -> N
         "report grid.toml --format latex --best",
         "report grid.toml --costs",
         "preview grid.toml",
+        "pack grid.toml -o grid.zip",
         "list",
         "list defenses --json",
         "show acc",
@@ -151,6 +152,13 @@ def test_no_verb_imports_a_method(words: str, place: Place) -> None:
     assert told.result.returncode == 0, told.result.stderr
     assert told.result.stdout
     assert "harness.cli" in told.modules
+    assert foreign(told.modules) == set()
+
+
+def test_unpacking_imports_no_method(place: Place) -> None:
+    place.call("pack", "grid.toml", "-o", "packed.zip")
+    told = place.call("unpack", "packed.zip", "--store", "unpacked")
+    assert told.result.returncode == 0, told.result.stderr
     assert foreign(told.modules) == set()
 
 
