@@ -240,6 +240,19 @@ def _add_unpack(verb: argparse.ArgumentParser) -> None:
     _add_store(verb)
 
 
+def _add_cache(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "bench cache [-h] [--store FOLDER] [--yes] [prune | verify] [GRID ...]"
+    verb.add_argument(
+        "words",
+        nargs="*",
+        metavar="[prune | verify] [GRID ...]",
+        help="delete what none of the grids needs; or compare all that is stored with its "
+        "checksums; else show sizes, also by grid",
+    )
+    verb.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_store(verb)
+
+
 def _add_execution(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)"
@@ -326,6 +339,7 @@ _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
     "preview": ("preview", "draw what attacks do to images", _add_preview),
     "pack": ("pack", "write what is stored of a grid into one file to share", _add_pack),
     "unpack": ("unpack", "merge such a file into a store", _add_unpack),
+    "cache": ("cache", "show, prune or verify what is stored", _add_cache),
     "list": ("list_", "list what can be named in a grid", _add_list),
     "show": ("show", "show a component's parameters and where it comes from", _add_show),
 }

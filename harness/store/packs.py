@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import BenchError
-from harness.store import disk, partial
-from harness.store.manifest import LOG, MANIFEST
+from harness.store import disk, partial, usage
+from harness.store.manifest import LOG, MANIFEST, Manifest
 from harness.store.objects import Store
 
 FORMAT = 1
@@ -97,9 +97,9 @@ def pack(
     chosen = []
     for key in sorted(keys):
         try:
-            one = _choose(store, key, choose)
+            manifest = usage.verified(store, key, choose)
+            one = _choose(store, manifest, choose)
         except disk.Unreadable as error:
-            store.set_aside(key, str(error))
             packed.damaged[key] = str(error)
             continue
         chosen.append(one)
@@ -118,20 +118,13 @@ def pack(
     return packed
 
 
-def _choose(store: Store, key: str, choose: Callable[[str], bool]) -> _Chosen:
-    """Look at an object, and at the content of those of its files that are chosen. Raises
-    Unreadable where it is not whole.
-    """
-    manifest = store.manifest(key)
-    if manifest is None:
-        raise disk.Unreadable("it is not there, or not whole")
+def _choose(store: Store, manifest: Manifest, choose: Callable[[str], bool]) -> _Chosen:
+    """Describe what of an object goes into a pack. Raises Unreadable where it is gone by now."""
+    key = manifest.key
     files = {}
     for name, entry in manifest.files.items():
-        if name in manifest.absent or not choose(name):
-            continue
-        files[name] = entry["sha256"]
-        if disk.checksum(store.folder(key) / name) != entry["sha256"]:
-            raise disk.Unreadable(f"{name} is altered: its SHA-256 is not the one recorded")
+        if name not in manifest.absent and choose(name):
+            files[name] = entry["sha256"]
     return _Chosen(
         key,
         disk.read(str(store.folder(key) / MANIFEST)),

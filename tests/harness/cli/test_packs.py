@@ -6,42 +6,17 @@ import hashlib
 import json
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from harness.cli import main
 from harness.store.manifest import MANIFEST, Manifest, dump
 from harness.store.objects import Store
-from tests.kit.command import Bench, Ran
+from tests.kit.command import Bench, Call, Ran
 from tests.kit.damage import flip, truncate
 from tests.kit.zips import Entries, rewritten
 
 RESULTS = "results, no weights and no images"
-
-
-@pytest.fixture
-def call(
-    tiny_ran: Ran,
-    environment: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Callable[..., tuple[int, str, str]]:
-    """`call("pack", ...)`, in this process, in an empty folder with a copy of the grid; returns
-    exit code, output and errors.
-    """
-    monkeypatch.setenv("BENCH_CACHE", environment["BENCH_CACHE"])
-    monkeypatch.setenv("BENCH_STORE", str(tiny_ran.store))
-    monkeypatch.chdir(tmp_path)
-    shutil.copy(tiny_ran.grid, tmp_path)
-
-    def run(*words: object) -> tuple[int, str, str]:
-        code = main([str(word) for word in words])
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def files(store: Path) -> dict[str, bytes]:
@@ -50,7 +25,7 @@ def files(store: Path) -> dict[str, bytes]:
 
 
 def test_a_colleague_finds_everything_cached(
-    call: Callable[..., tuple[int, str, str]], bench: Bench, tiny_ran: Ran, tmp_path: Path
+    call: Call, bench: Bench, tiny_ran: Ran, tmp_path: Path
 ) -> None:
     code, said, _ = call("pack", "grid.toml", "-o", "tiny.zip")
     assert code == 0
@@ -71,9 +46,7 @@ def test_a_colleague_finds_everything_cached(
     assert (code, said.splitlines()[0]) == (0, "grid: 12 objects: 0 new, 12 there already")
 
 
-def test_weights_and_images_come_on_request(
-    call: Callable[..., tuple[int, str, str]], tiny_ran: Ran, tmp_path: Path
-) -> None:
+def test_weights_and_images_come_on_request(call: Call, tiny_ran: Ran, tmp_path: Path) -> None:
     held = {}
     for option in ("", "--weights", "--all"):
         assert call("pack", "grid.toml", "-o", "tiny.zip", *option.split())[0] == 0
@@ -90,7 +63,7 @@ def test_weights_and_images_come_on_request(
 
 
 def test_what_needs_what_was_left_out_makes_it_again(
-    call: Callable[..., tuple[int, str, str]], bench: Bench, tmp_path: Path
+    call: Call, bench: Bench, tmp_path: Path
 ) -> None:
     """With a metric that measures models, or a defense, the colleague's store lacks the weights."""
     call("pack", "grid.toml", "-o", "tiny.zip")
@@ -113,9 +86,7 @@ def test_what_needs_what_was_left_out_makes_it_again(
     assert "2 cells: 2 complete" in plan.stdout
 
 
-def test_a_pack_of_a_part_of_the_grid_says_so(
-    call: Callable[..., tuple[int, str, str]], tiny_ran: Ran, tmp_path: Path
-) -> None:
+def test_a_pack_of_a_part_of_the_grid_says_so(call: Call, tiny_ran: Ran, tmp_path: Path) -> None:
     code, said, _ = call("pack", "grid.toml", "-o", "part.zip", "-k", "none")
     assert (code, said[:25]) == (0, "part.zip: 1 of 1 cell, 7 ")
     shutil.copytree(tiny_ran.store, tmp_path / "damaged")
@@ -127,9 +98,7 @@ def test_a_pack_of_a_part_of_the_grid_says_so(
     assert "not in the store, or not whole" in errors
 
 
-def test_the_grid_is_in_the_pack_with_what_it_extends(
-    call: Callable[..., tuple[int, str, str]], tmp_path: Path
-) -> None:
+def test_the_grid_is_in_the_pack_with_what_it_extends(call: Call, tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "paper.toml").write_text('extends = "../grid.toml"\ntitle = "Paper"\n')
     assert call("pack", "below/paper.toml", "-o", "paper.zip")[0] == 0
@@ -146,7 +115,7 @@ def test_the_grid_is_in_the_pack_with_what_it_extends(
 
 
 def test_what_is_no_result_is_refused_and_the_rest_is_merged(
-    call: Callable[..., tuple[int, str, str]], tiny_ran: Ran, tmp_path: Path
+    call: Call, tiny_ran: Ran, tmp_path: Path
 ) -> None:
     """Rows that are none, under a manifest that describes them well."""
     call("pack", "grid.toml", "-o", "tiny.zip")
@@ -199,7 +168,7 @@ def test_mistakes(
     words: list[str],
     code: int,
     said: str,
-    call: Callable[..., tuple[int, str, str]],
+    call: Call,
     tmp_path: Path,
 ) -> None:
     Store(tmp_path / "empty")
