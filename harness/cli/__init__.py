@@ -122,6 +122,11 @@ def _add_status(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keys of the stages and, of a grid's, their settings",
     )
+    verb.add_argument(
+        "--forget",
+        action="store_true",
+        help="first forget failures whose sources have changed, or whose grid is gone",
+    )
 
 
 def _add_logs(verb: argparse.ArgumentParser) -> None:
