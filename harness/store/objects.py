@@ -346,18 +346,20 @@ class Store(Notes):
                 theirs = self._current(manifest.key)
                 if theirs is not None:
                     return theirs
+                partial_one = self.manifest(manifest.key)
+                if partial_one is not None and partial_one.absent:
+                    self.remove(manifest.key)
             else:
                 disk.sync(target.parent)
                 return manifest
         raise StoreError(f"{target}: is damaged and cannot be moved away. Remove it by hand")
 
     def _current(self, key: str) -> Manifest | None:
-        """Return the object if `has`; otherwise set aside what is in its place."""
+        """Return the object if `has`; set aside what is damaged, or made from something else."""
         manifest = self.manifest(key)
         if manifest is None:
             return None
-        if manifest.absent:
-            self.remove(key)
+        if manifest.absent:  # it stays until a whole one can take its place
             return None
         changed = self.outdated(manifest)
         if not changed:

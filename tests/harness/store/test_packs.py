@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from harness import keys
 from harness.store import merging, partial, unpacking
 from harness.store.manifest import LOG, MANIFEST, Manifest, dump
 from harness.store.merging import Merged
-from harness.store.objects import Damaged, Store
+from harness.store.objects import Damaged, DiskFull, Store
 from harness.store.packs import ABOUT, PackError, pack, place
 from tests.kit.damage import flip, make_special, truncate
 from tests.kit.lineages import CODE, add, describe, key_of
@@ -167,6 +168,35 @@ def test_what_is_there_is_left_and_what_was_made_from_something_else_stays_out(
     assert (result.other, result.unfit, result.added) == ([VICTIM], [SCORE], [])
     assert other.read(VICTIM, "model.safetensors") == b"mine"
     assert other.manifest(SCORE) is None
+
+
+def test_what_was_made_from_something_unfit_is_unfit_itself(
+    store: Store, other: Store, tmp_path: Path
+) -> None:
+    below = add(store, "below", {"rows.json": b"{}"}, {"score": SCORE}).key
+    path = tmp_path / "pack.zip"
+    pack(path, store, [*KEYS, below], bool, about={}, grid={}, incompatible={})
+    add(other, "victim", {"model.safetensors": b"mine"})
+    result = merged(path, other)
+    assert result.unfit == [SCORE, below]
+    assert list(other.keys()) == [VICTIM]
+
+
+def test_a_partial_object_stays_where_a_whole_one_cannot_be_written(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged(packed(store, choose=is_small), other)
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", full)
+        with pytest.raises(DiskFull):
+            add(other, "victim", {"model.safetensors": WEIGHTS, "deep/truth.json": b"{}"})
+    manifest = other.manifest(VICTIM)
+    assert manifest is not None
+    assert manifest.absent
 
 
 def test_what_is_damaged_is_said_aloud_and_replaced(
