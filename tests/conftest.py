@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.kit import tiny
 from tests.kit.command import GRID, Bench, Ran, user_environment
 from tests.kit.fake_plugins import install_probes
 
@@ -66,4 +67,14 @@ def ran(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("grid")
     (folder / "grid.toml").write_text(GRID)
     result = bench("run", folder / "grid.toml", "--store", folder / "store")
+    return Ran(folder / "grid.toml", folder / "store", result)
+
+
+@pytest.fixture(scope="session")
+def tiny_ran(bench: Bench, tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A grid of two cells that was run once, quickly; others read it or copy its store."""
+    folder = tmp_path_factory.mktemp("tiny")
+    (folder / "grid.toml").write_text(tiny.GRID)
+    result = bench("run", folder / "grid.toml", "--store", folder / "store")
+    assert result.returncode == 0, result.stderr
     return Ran(folder / "grid.toml", folder / "store", result)

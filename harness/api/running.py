@@ -55,8 +55,10 @@ class Choices:
         options = Options(self.jobs, self.threads, device, self.timeout, self.engine)
         if self.checkpoint is not None:
             options = replace(options, checkpoint=self.checkpoint)
+        path = plan.grid.path.absolute()
         return replace(
             options,
+            grid=path if path.is_file() else None,  # a grid may be made of a table
             pause=self.on_timeout == "pause",
             data_roots=(*options.data_roots, *_data_files(plan)),
         )

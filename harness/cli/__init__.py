@@ -122,6 +122,11 @@ def _add_status(verb: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keys of the stages and, of a grid's, their settings",
     )
+    verb.add_argument(
+        "--forget",
+        action="store_true",
+        help="first forget failures whose sources have changed, or whose grid is gone",
+    )
 
 
 def _add_logs(verb: argparse.ArgumentParser) -> None:
@@ -219,6 +224,40 @@ def _add_preview(verb: argparse.ArgumentParser) -> None:
     _add_execution(verb)
 
 
+def _add_pack(verb: argparse.ArgumentParser) -> None:
+    _add_grid(verb)
+    verb.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="the pack, a zip file"
+    )
+    _add_store(verb)
+    _add_selection(verb)
+    more = verb.add_mutually_exclusive_group()
+    more.add_argument(
+        "--weights", action="store_true", help="also weights and triggers, which may be large"
+    )
+    more.add_argument(
+        "--all", action="store_true", help="also images, of the datasets too, and models' answers"
+    )
+
+
+def _add_unpack(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("file", type=Path, metavar="FILE", help="a file that `bench pack` made")
+    _add_store(verb)
+
+
+def _add_cache(verb: argparse.ArgumentParser) -> None:
+    verb.usage = "bench cache [-h] [--store FOLDER] [--yes] [prune | verify] [GRID ...]"
+    verb.add_argument(
+        "words",
+        nargs="*",
+        metavar="[prune | verify] [GRID ...]",
+        help="delete what none of the grids needs; or compare all that is stored with its "
+        "checksums; else show sizes, also by grid",
+    )
+    verb.add_argument("--yes", action="store_true", help="delete without asking")
+    _add_store(verb)
+
+
 def _add_execution(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--jobs", type=_positive(int), metavar="N", help="stages at once (default: as many as fit)"
@@ -303,6 +342,9 @@ _VERBS: dict[str, tuple[str, str, Callable[[argparse.ArgumentParser], None]]] = 
     "logs": ("logs", "print what the stages of cells printed", _add_logs),
     "report": ("report", "print a grid's tables from stored results", _add_report),
     "preview": ("preview", "draw what attacks do to images", _add_preview),
+    "pack": ("pack", "write what is stored of a grid into one file to share", _add_pack),
+    "unpack": ("unpack", "merge such a file into a store", _add_unpack),
+    "cache": ("cache", "show, prune or verify what is stored", _add_cache),
     "list": ("list_", "list what can be named in a grid", _add_list),
     "show": ("show", "show a component's parameters and where it comes from", _add_show),
 }

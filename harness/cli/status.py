@@ -8,13 +8,14 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.api.planning import open_store
-from harness.cli import planning
+from harness.cli import failures, planning
+from harness.cli.sizes import counted
 from harness.outcomes import Outcome
-from harness.run.account import continued, duration, first_line
+from harness.run.account import continued, duration
 from harness.store import disk
 from harness.store.objects import Store
 
@@ -41,8 +42,8 @@ Note = Mapping[str, Any]
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print what the store tells. Exit code 1 where stages of the grid (without one: of the store)
-    have failed.
+    """Print what the store tells. Exit code 1 where stages of the grid have failed; without one,
+    any whose sources and grids are still there.
     """
     plan = None
     if args.grid is None:
@@ -51,6 +52,11 @@ def run(args: argparse.Namespace) -> int:
     else:
         plan, store, _ = planning.load(args, make=False)
         keys = list(plan.outcome)
+    if args.forget:
+        count = failures.forget(store, plan)
+        print(f"forgot {counted(count, 'failure')} of sources and grids that are gone")
+        print()
+    if plan is not None:
         for line in _counts(plan, store):
             print(line)
         print()
@@ -58,25 +64,38 @@ def run(args: argparse.Namespace) -> int:
     if plan is not None:
         _print_shortfalls(plan, store, settings)
     running = _running(store)
-    failures = {}
-    for key in keys:
-        failure = store.failure(key)
-        if key not in running and failure is not None and failure.get("status") != "incompatible":
-            failures[key] = failure
     print(f"running: {len(running)}" if running else "nothing is running")
     for key, note in running.items():
         _print_stage(key, note, settings)
         print(f"    {', '.join(_progress(note))}")
     _print_paused(store, keys if plan else store.checkpoints.held(), running, settings)
     print()
-    print(f"failed: {len(failures)}" if failures else "nothing has failed")
-    for key, note in failures.items():
-        _print_stage(key, note, settings)
-        message = first_line(str(note.get("message", "")))
-        print(f"    {note.get('outcome', 'failed')}: {message}")
-        if note.get("log"):
-            print(f"    log: {note['log']}")
-    return 1 if failures else 0
+    return _print_failures(store, set(keys) - running.keys(), plan, settings)
+
+
+def _print_failures(
+    store: Store, keys: Collection[str], plan: Plan | None, settings: _StageSettings | None
+) -> int:
+    """Print what of these stages has failed, by cause, and what is out of date of that; return the
+    exit code.
+    """
+    failed = failures.of(store, sorted(keys))
+    stale = failures.stale(failed) if plan is None else {}
+    current = {key: note for key, note in failed.items() if key not in stale}
+    print(f"failed: {len(current)}" if current else "nothing has failed")
+    for reason, notes in failures.by_cause(current).items():
+        print(f"  {reason}")
+        for key, note in notes.items():
+            _print_stage(key, note, settings, "    ")
+            if note.get("log"):
+                print(f"      log: {note['log']}")
+    if stale:
+        print()
+        count = counted(len(stale), "failure")
+        print(f"out of date: {count}; `bench status --forget` forgets what is")
+        for reason, times in Counter(stale.values()).items():
+            print(f"  {reason} ({counted(times, 'stage')})")
+    return 1 if current else 0
 
 
 # --- how far a grid is ----------------------------------------------------------------------------
@@ -165,13 +184,13 @@ def _print_paused(
         print(f"    {', '.join(parts)}")
 
 
-def _print_stage(key: str, note: Note, settings: _StageSettings | None) -> None:
+def _print_stage(key: str, note: Note, settings: _StageSettings | None, indent: str = "  ") -> None:
     title = note.get("title", key)
     kind = note.get("kind")
-    print(f"  {kind}  {title}" if kind else f"  {title}")
+    print(f"{indent}{kind}  {title}" if kind else f"{indent}{title}")
     if settings is not None:
         for line in settings.of(key):
-            print(f"    {line}")
+            print(f"{indent}  {line}")
 
 
 class _StageSettings:

@@ -20,7 +20,8 @@ from harness.plan.cells import PlannedCell, plan_cell
 from harness.plan.compatibility import objections
 from harness.plan.graph import Graph
 from harness.plan.titles import Titles
-from harness.stages.stage import Stage
+from harness.stages.stage import Input, Stage
+from harness.store import partial
 from harness.store.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Plan:
 
         An object is stale when anything that it was made from, however far upstream, has other
         content now; what has been deleted is no change. A stage that nobody downstream needs does
-        not run, even where its object is gone.
+        not run, even where its object is gone; nor one of whose object only such files were left
+        out as nobody needs.
         """
         self.stages = self.graph.stages
         self.outcome = {}
@@ -70,10 +72,23 @@ class Plan:
                 continue
             failure = store.failure(key) if key in failed else None
             self._judge(key, failure, stale)
-            if self.outcome[key] is Outcome.TO_RUN:
-                pending += [item.key for item in self.stages[key].inputs]
+            if self.outcome[key] is not Outcome.TO_RUN:
+                continue
+            for item in self.stages[key].inputs:
+                pending.append(item.key)
+                lacking = self._lacking(item)
+                if lacking and item.key not in stale:
+                    stale[item.key] = partial.reason(lacking)
+                    self.outcome.pop(item.key, None)  # it may have been taken for cached
         for key, stage in self.stages.items():
             self._inherit(key, stage)
+
+    def _lacking(self, item: Input) -> list[str]:
+        """Return the files of an input that the store's object should have and was left without."""
+        manifest = self._held.get(item.key)
+        if manifest is None:
+            return []
+        return partial.lacking(manifest.absent, item.files)
 
     def manifest(self, key: str) -> Manifest | None:
         """Return files and record, and no more, of a stage that the store held whole. A new one

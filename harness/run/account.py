@@ -56,6 +56,26 @@ def first_line(text: str) -> str:
     return text.strip().partition("\n")[0]
 
 
+class Reasons:
+    """Reasons that were told: each is told once."""
+
+    def __init__(self) -> None:
+        self._told: set[str] = set()
+
+    def once(self, message: str) -> str:
+        """Return the first line of a message, without a reason at its end that was told before;
+        `as above` where nothing is left.
+        """
+        line = first_line(message)
+        if line in self._told:
+            return "as above"
+        for reason in self._told:
+            if line.endswith(f": {reason}"):
+                return line.removesuffix(f": {reason}")
+        self._told.add(line)
+        return line
+
+
 def tally(run: WatchedRun) -> str:
     """Return `12/57 done, 1 failed`: ended well of all that are to run, then other ends by name."""
     counts: dict[Outcome, int] = defaultdict(int)

@@ -35,7 +35,7 @@ PROGRESS_LIMIT = 1 << 16
 """Bytes of `progress.json` that are read."""
 
 _LONGEST_NUMBER = 10
-_LONGEST = {"type": 200, "message": 4000, "traceback": 200_000}
+_LONGEST = {"type": 200, "message": 4000, "traceback": 200_000, "place": 1000}
 """Characters of texts that are kept. Messages stand in tables, and readers of CSV have limits."""
 _HOSTS = frozenset(
     {
@@ -76,8 +76,9 @@ def record(scratch: Path) -> dict[str, Any] | None:
     kept = {name: value for name, value in table.items() if name not in _HOSTS}
     for name, longest in _LONGEST.items():
         kept[name] = plain.clean(str(kept.get(name, "")))[:longest]
-    if not kept["traceback"]:
-        del kept["traceback"]
+    for name in ("traceback", "place"):
+        if not kept[name]:
+            del kept[name]
     facts(kept)
     _check_opened(kept.get("opened", []))
     for name in ("rows", "failures"):

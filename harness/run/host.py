@@ -24,7 +24,7 @@ from harness.run import claims, outputs
 from harness.run.checkpoints import Keeper
 from harness.run.children import PAUSE_PATIENCE, Children
 from harness.run.company import Company, Presence
-from harness.run.records import bad_record
+from harness.run.records import bad_record, cause
 from harness.run.slots import Slot
 from harness.run.state import Ended, Options
 from harness.run.wall import Trespass, Wall
@@ -343,7 +343,7 @@ class Host:
         parents: Lineage,
         log: Path | None,
     ) -> None:
-        kept = _without(record, "status", "type", "message", "opened", "signal")
+        kept = _without(record, "status", "type", "message", "place", "opened", "signal")
         kept.update(_circumstances(slot))
         environment = record.get("environment", {})
         kept["environment"] = {**environment, "device": slot.device, "threads": slot.threads}
@@ -370,10 +370,12 @@ class Host:
         full = record.get("errno") in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in record["message"]:
             record["message"] = f"disk full: {record['message']}"
+        record["message"] = cause(record)
         outcome = _OUTCOMES.get(record["status"], Outcome.FAILED)
         note = _without(record, "opened", "environment")
         note.update(_circumstances(slot))
         note.update(outcome=outcome.value, kind=stage.kind, title=stage.title)
+        note.update(code=dict(stage.code), grid=str(self.options.grid or ""))
         self.store.fail(stage.key, note, log)
         kept_log = None
         kept_note = self.store.failure(stage.key)

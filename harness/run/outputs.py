@@ -75,6 +75,16 @@ def check(stage: Stage, folder: Path) -> None:
     lacking = [name for name in MUST_LEAVE.get(stage.kind, ()) if name not in files]
     if lacking:
         raise ValueError(f"the stage ended well but left no {', '.join(lacking)}")
+    headers = check_files(files)
+    check_form = _FORMS.get(stage.kind)
+    if check_form is not None:
+        check_form(Left(stage.payload, folder, headers))
+
+
+def check_files(files: Mapping[str, Path]) -> dict[str, Header]:
+    """Check that JSON, by the names of its files, holds what the host reads from it, and that files
+    of tensors are whole; return the headers of these. Raises ValueError.
+    """
     headers = {}
     for name, path in files.items():
         if name.endswith(".json"):
@@ -82,9 +92,7 @@ def check(stage: Stage, folder: Path) -> None:
         elif name.endswith(".safetensors"):
             with _reading(name):
                 headers[name] = tensors.safetensors(path)
-    check_form = _FORMS.get(stage.kind)
-    if check_form is not None:
-        check_form(Left(stage.payload, folder, headers))
+    return headers
 
 
 def _check_json(name: str, path: Path) -> None:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from harness.hookspecs import RunSummary, StageAtWork, WatchedRun, WatchedStage, hookimpl
 from harness.outcomes import Outcome
-from harness.run.account import conclusion, continued, duration, first_line, label, tally, time_left
+from harness.run.account import (
+    Reasons,
+    conclusion,
+    continued,
+    duration,
+    label,
+    tally,
+    time_left,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
@@ -47,6 +55,7 @@ class PlainLog:
     def __init__(self, stream: TextIO | None = None, interval: float = INTERVAL) -> None:
         self.stream = stream or sys.stderr
         self.interval = interval
+        self._told = Reasons()
         self._lock = threading.Lock()
         self._over = threading.Event()
         self._run: WatchedRun | None = None
@@ -72,7 +81,7 @@ class PlainLog:
         if ended.seconds:
             line += f" {duration(ended.seconds)}"
         if ended.message:
-            line += f": {first_line(ended.message)}"
+            line += f": {self._told.once(ended.message)}"
         self._print(line)
 
     @hookimpl
@@ -102,6 +111,7 @@ class Bars:
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
+        self._told = Reasons()
         self._live: Live | None = None
         self._run: WatchedRun | None = None
 
@@ -130,7 +140,7 @@ class Bars:
 
         if self._run is None or self._live is None or outcome in (Outcome.DONE, Outcome.CACHED):
             return
-        message = first_line(self._run.ended[stage.key].message)
+        message = self._told.once(self._run.ended[stage.key].message)
         line = f"{outcome.symbol} {label(stage)}  {outcome.value}: {message}"
         self._live.console.print(Text(line, style=outcome.style))
 

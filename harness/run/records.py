@@ -50,6 +50,20 @@ def judge(
     return {**record, **measured}
 
 
+def cause(record: Mapping[str, Any]) -> str:
+    """Return why something did not go well. Of an exception in a component, the first line says its
+    type, and file and line in the component's own code: `ValueError: too few, at /x/mine.py:12`.
+    """
+    message = str(record["message"])
+    place = record.get("place")
+    if not place:
+        return message
+    first, line_break, rest = message.strip().partition("\n")
+    if not first.startswith(record["type"]):
+        first = f"{record['type']}: {first}"
+    return f"{first}, at {' '.join(str(place).split())}{line_break}{rest}"
+
+
 def _without_record(event: Mapping[str, Any], scratch: Path, late: float | None) -> dict[str, Any]:
     """Return a record of a child that ended without leaving one."""
     if late is not None:

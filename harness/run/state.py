@@ -52,7 +52,8 @@ class Options:
     `pause`, a stage that keeps its state is paused then, and does not fail. `checkpoint`: seconds
     between two times that a stage's state is kept, 0 for never.
     `data_roots`: folders that guarded stages must not open, beside the store. `entry` and
-    `preload`: see `harness.run.children`.
+    `preload`: see `harness.run.children`. `grid`: the file that the plan was made of, for notes of
+    failures.
     """
 
     jobs: int | None = None
@@ -65,6 +66,7 @@ class Options:
     preload: tuple[str, ...] = PRELOAD
     checkpoint: float = CHECKPOINT
     pause: bool = False
+    grid: Path | None = None
 
 
 @dataclass(frozen=True)

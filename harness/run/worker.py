@@ -13,7 +13,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,9 @@ def main(task: Mapping[str, Any]) -> None:
     except Unfit as reason:
         record.update(status="unfit", type="Unfit", message=str(reason)[:MESSAGE])
     except OutOfTime as late:
-        record.update(status="timeout", **_described(late))
+        record.update(status="timeout", **_described(late, task))
     except BaseException as error:
-        record.update(status="error", **_described(error))
+        record.update(status="error", **_described(error, task))
     record["seconds"] = time.perf_counter() - started
     if record.get("images"):
         record["images_per_second"] = record["images"] / record["seconds"]
@@ -178,12 +178,46 @@ def _set_threads(count: int) -> None:
         torch.set_num_threads(count)
 
 
-def _described(error: BaseException) -> dict[str, str]:
-    return {
+def _described(error: BaseException, task: Mapping[str, Any]) -> dict[str, str]:
+    described = {
         "type": type(error).__name__,
         "message": said(error)[:MESSAGE],
         "traceback": "".join(traceback.format_exception(error))[-TRACEBACK:],
     }
+    own = _packages(task["payload"])
+    place = _place_in(error, own) or _place_in(error.__cause__, own)
+    if place:
+        described["place"] = place
+    return described
+
+
+def _place_in(error: BaseException | None, packages: Collection[str]) -> str:
+    """Return file and line of the innermost frame that is in one of these packages; "" if none
+    is.
+    """
+    place = ""
+    if error is not None:
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            module = str(frame.f_globals.get("__name__", ""))
+            if module.partition(".")[0] in packages:
+                place = f"{frame.f_code.co_filename}:{line}"
+    return place
+
+
+def _packages(payload: Any) -> set[str]:
+    """Return the top-level packages that the components of a payload come from."""
+    packages: set[str] = set()
+    pending = [payload]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, Mapping):
+            target = value.get("target")
+            if isinstance(target, str):
+                packages.add(target.partition(":")[0].partition(".")[0])
+            pending += value.values()
+        elif isinstance(value, list):
+            pending += value
+    return packages
 
 
 def _environment(task: Mapping[str, Any], device: str = "cpu") -> dict[str, Any]:

@@ -56,7 +56,12 @@ class Sources:
         `packages`: further top-level names of its own distribution (see `locate.top_levels`).
         Raises PluginError for a blessed.json that cannot be read.
         """
-        return {name: self._value(name) for name in sorted(self.closure(module, packages))}
+        found = {}
+        for name in sorted(self.closure(module, packages)):
+            revision = self.revision(name)
+            assert revision is not None  # the closure holds modules with source only
+            found[name] = revision
+        return found
 
     def closure(self, module: str, packages: Iterable[str] = ()) -> set[str]:
         """Return the names of all sources of `module`."""
@@ -112,9 +117,13 @@ class Sources:
             return None
         return files.folders[0] / "blessed.json"
 
-    def _value(self, module: str) -> str:
+    def revision(self, module: str) -> str | None:
+        """Return revision or digest of a module's own text; None if it has no source. Raises
+        PluginError for a blessed.json that cannot be read.
+        """
         text = self.text(module)
-        assert text is not None  # the closure holds modules with source only
+        if text is None:
+            return None
         entry = self.blessed(_top(module)).get(module)
         if entry and entry["digest"] == text.digest:
             return f"r{entry['revision']}"

@@ -96,6 +96,27 @@ class Checkpoints:
             else:
                 return manifest
 
+    def verify(self, key: str) -> bool:
+        """Compare what is kept under a key with its SHA-256; tell whether it is there, and whole.
+        What is damaged is removed, with a warning. For the holder of the key's lock.
+        """
+        before = set(self._numbers(key))
+        newest = self._newest(key)
+        if newest is not None:
+            place, manifest = newest
+            try:
+                for name, entry in manifest.files.items():
+                    if not disk.inside(name) or disk.checksum(place / name) != entry["sha256"]:
+                        raise disk.Unreadable(
+                            f"{name} is altered: its SHA-256 is not the one recorded"
+                        )
+            except disk.Unreadable as error:
+                self._remove(key, place, str(error))
+        left = set(self._numbers(key))
+        if not left:
+            self.drop(key)
+        return bool(left) and left == before
+
     def drop(self, key: str) -> None:
         """Remove what is kept under a key. Trouble with the disk is ignored."""
         shutil.rmtree(self._folder(key), ignore_errors=True)

@@ -51,7 +51,8 @@ class Parent(TypedDict):
 
 @dataclass(frozen=True)
 class Manifest:
-    """One object, as its manifest.json describes it: `members` are texts of JSON values.
+    """One object, as its manifest.json describes it: `members` are texts of JSON values. `absent`:
+    files that it lists and the store does not have, as they were left out of a pack.
 
     A plan looks at tens of thousands of these, needs two members of each and keeps two, so a member
     is parsed when it is asked for. With whole files parsed by `json.loads`, a manifest takes 1.6
@@ -61,6 +62,7 @@ class Manifest:
 
     key: str
     members: Mapping[str, str] = field(repr=False)
+    absent: frozenset[str] = frozenset()
 
     @classmethod
     def load(cls, data: bytes, key: str) -> Self:
@@ -112,7 +114,8 @@ class Manifest:
 
     def only(self, *names: str) -> Self:
         """Return a manifest with these members alone, unparsed, as is kept of tens of thousands."""
-        return type(self)(self.key, {name: self.members[name] for name in names})
+        members = {name: self.members[name] for name in names}
+        return type(self)(self.key, members, self.absent)
 
     def _table(self, name: str) -> dict[str, Any]:
         table: dict[str, Any] = json.loads(self.members[name])

@@ -18,12 +18,13 @@ import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from harness.errors import StoreError
-from harness.store import disk
+from harness.store import disk, partial
 from harness.store.checkpoints import Checkpoints
 from harness.store.disk import DiskFull
 from harness.store.layout import open_root
@@ -74,7 +75,8 @@ class Store(Notes):
         with disk.writing(self.root):
             open_root(self.root)
 
-    def _object(self, key: str) -> Path:
+    def folder(self, key: str) -> Path:
+        """Return the path of the folder of an object, whether it is there or not."""
         return Path(self._place(key))
 
     def _place(self, key: str) -> str:
@@ -86,7 +88,8 @@ class Store(Notes):
         """Return what the store knows of an object, or None if it is absent.
 
         The manifest must be whole, and every file it lists a plain file of its size inside the
-        object; otherwise the object is set aside, and the answer is None.
+        object, unless it was left out of a pack; otherwise the object is set aside, and the answer
+        is None.
         """
         place = self._place(key)
         try:
@@ -117,22 +120,29 @@ class Store(Notes):
         manifest = Manifest.load(disk.contents(f"{place}/{MANIFEST}"), key)
         if not manifest.files:
             raise ValueError("its manifest.json lists no files")
+        absent = set()
         for name, entry in manifest.files.items():
             if not disk.inside(name):
                 raise ValueError(f"its manifest.json lists {name!r}, which leads out of the object")
-            status = os.lstat(f"{place}/{name}")
+            try:
+                status = os.lstat(f"{place}/{name}")
+            except FileNotFoundError:
+                if name not in partial.left_out(place):
+                    raise
+                absent.add(name)
+                continue
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{name} is no plain file")
             if status.st_size != entry["size"]:
                 raise ValueError(f"{name} has {status.st_size} bytes, not {entry['size']} bytes")
-        return manifest
+        return replace(manifest, absent=frozenset(absent)) if absent else manifest
 
     def has(self, key: str) -> bool:
-        """Tell whether the object is there, whole (by sizes), and made from parents as they are in
-        the store now.
+        """Tell whether the object is there, whole (by sizes), with nothing left out, and made from
+        parents as they are in the store now.
         """
         manifest = self.manifest(key)
-        return manifest is not None and not self.outdated(manifest)
+        return manifest is not None and not manifest.absent and not self.outdated(manifest)
 
     def outdated(
         self, manifest: Manifest, known: Mapping[str, str | None] = _NOTHING_KNOWN
@@ -172,11 +182,14 @@ class Store(Notes):
         """Copy the files that match one of the patterns `names` (fnmatch; * also matches /) into a
         folder, made if missing; return their entries in the manifest, by name.
 
-        Each is checked against its SHA-256 on the way. Raises Damaged if the object is absent or a
-        file is altered; OSError if `into` cannot be written. A pattern that matches nothing copies
-        nothing.
+        Each is checked against its SHA-256 on the way. Raises Damaged if the object is absent, or a
+        file is altered or was left out; OSError if `into` cannot be written. A pattern that matches
+        nothing copies nothing.
         """
         manifest = self._present(key)
+        lacking = partial.lacking(manifest.absent, names)
+        if lacking:
+            raise Damaged(key, partial.reason(lacking))
         copied = {}
         for name, entry in manifest.files.items():
             if not any(fnmatchcase(name, pattern) for pattern in names):
@@ -184,7 +197,7 @@ class Store(Notes):
             target = into / name
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                size, checksum = disk.copy(self._object(key) / name, target)
+                size, checksum = disk.copy(self.folder(key) / name, target)
             except disk.Unreadable as error:
                 target.unlink(missing_ok=True)
                 raise self._damage(key, str(error)) from error
@@ -201,13 +214,15 @@ class Store(Notes):
         `manifest` is that of `key`, where it has been read before (its `files` are enough): it
         saves reading it again, unless another object has taken the place since.
         """
-        if manifest is not None and name in manifest.files:
+        if manifest is not None and name in manifest.files.keys() - manifest.absent:
             with suppress(disk.Unreadable):
                 return self._whole_file(key, name, manifest)
         manifest = self._present(key)
         if name not in manifest.files:
             held = ", ".join(manifest.files) or "no files"
             raise ValueError(f"object {key} holds no {name!r}. It holds: {held}")
+        if name in manifest.absent:
+            raise Damaged(key, partial.reason([name]))
         try:
             return self._whole_file(key, name, manifest)
         except disk.Unreadable as error:
@@ -246,7 +261,7 @@ class Store(Notes):
 
     def log(self, key: str) -> Path | None:
         """Return the path of the log of the stage that made an object, or None if it left none."""
-        path = self._object(key) / LOG
+        path = self.folder(key) / LOG
         if path.is_file():
             return path
         return None
@@ -279,8 +294,9 @@ class Store(Notes):
         `parents`: key and content digest by role. `log` (else log.txt in `folder`) is kept beside
         the files but is no part of the content. If another writer was first, theirs stays and is
         returned; an object made from other parents than the store holds now, or a damaged one, is
-        set aside and replaced. Raises DiskFull or StoreError, leaving no part of an object;
-        ValueError where `folder` or what describes the object cannot be stored.
+        set aside and replaced, and one of which files were left out is replaced. Raises DiskFull or
+        StoreError, leaving no part of an object; ValueError where `folder` or what describes the
+        object cannot be stored.
         """
         made = self._current(key)
         if made is None:
@@ -298,15 +314,15 @@ class Store(Notes):
             about = {"spec": spec, "code": code, "parents": lineage, "record": record}
             # What cannot be described is refused before anything is copied.
             dump(key, files={}, **about)
-            with disk.writing(self.root), self._workspace(key) as work:
+            with disk.writing(self.root), self.workspace(key) as work:
                 manifest = fill(work, files, log or own_log, key, about)
-                made = self._publish(manifest, work)
+                made = self.publish(manifest, work)
         self.clear_failure(key)
         self.checkpoints.drop(key)
         return made
 
     @contextmanager
-    def _workspace(self, key: str) -> Iterator[Path]:
+    def workspace(self, key: str) -> Iterator[Path]:
         """Make a folder to fill an object in, and remove it at the end."""
         work = self.root / "tmp" / disk.owned(key)
         work.mkdir(parents=True)
@@ -315,9 +331,9 @@ class Store(Notes):
         finally:
             shutil.rmtree(work, ignore_errors=True)  # gone already if it became the object
 
-    def _publish(self, manifest: Manifest, work: Path) -> Manifest:
+    def publish(self, manifest: Manifest, work: Path) -> Manifest:
         """Make the filled folder `work` the object, and return what is there now."""
-        target = self._object(manifest.key)
+        target = self.folder(manifest.key)
         if not target.parent.is_dir():
             target.parent.mkdir(parents=True, exist_ok=True)
             disk.sync(target.parent.parent)
@@ -330,15 +346,20 @@ class Store(Notes):
                 theirs = self._current(manifest.key)
                 if theirs is not None:
                     return theirs
+                partial_one = self.manifest(manifest.key)
+                if partial_one is not None and partial_one.absent:
+                    self.remove(manifest.key)
             else:
                 disk.sync(target.parent)
                 return manifest
         raise StoreError(f"{target}: is damaged and cannot be moved away. Remove it by hand")
 
     def _current(self, key: str) -> Manifest | None:
-        """Return the object if `has`; otherwise set aside what is in its place."""
+        """Return the object if `has`; set aside what is damaged, or made from something else."""
         manifest = self.manifest(key)
         if manifest is None:
+            return None
+        if manifest.absent:  # it stays until a whole one can take its place
             return None
         changed = self.outdated(manifest)
         if not changed:
@@ -355,7 +376,7 @@ class Store(Notes):
         aside = self.root / "tmp" / f"damaged.{key[:16]}.{secrets.token_hex(4)}"
         try:
             aside.parent.mkdir(exist_ok=True)
-            self._object(key).rename(aside)
+            self.folder(key).rename(aside)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -369,6 +390,17 @@ class Store(Notes):
             reason,
             aside,
         )
+
+    def remove(self, key: str) -> None:
+        """Delete an object, in one step for whoever looks. Does nothing for one that is not there.
+        Raises StoreError.
+        """
+        doomed = self.root / "tmp" / disk.owned(key)
+        with disk.writing(self.root):
+            doomed.parent.mkdir(exist_ok=True)
+            with suppress(FileNotFoundError):
+                self.folder(key).rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def tidy(self) -> None:
         """Remove from `tmp/` and `live/` what dead processes of this machine left there, and

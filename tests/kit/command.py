@@ -11,6 +11,8 @@ from pathlib import Path
 from tests.kit.places import ROOT
 
 Bench = Callable[..., subprocess.CompletedProcess[str]]
+Call = Callable[..., tuple[int, str, str]]
+"""Runs a command in this process; returns exit code, output and errors."""
 
 GRID = """
 title = "Every kind of defense, small"

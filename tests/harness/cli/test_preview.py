@@ -167,7 +167,8 @@ def opened(path: Path) -> tuple[Image.Image, dict[str, Any]]:
 def test_every_attack_is_drawn_or_told_why_not(drawn: Drawn) -> None:
     assert list(drawn.panels) == ["patch on signs", "stripes on signs", "wanet on signs"]
     assert "none on signs: skipped: it has no trigger\n" in drawn.said
-    assert "clumsy on signs: blocked: needs poison (clumsy), which failed: it slipped" in drawn.said
+    why = "needs poison (clumsy), which failed: RuntimeError: it slipped, at /"
+    assert f"clumsy on signs: blocked: {why}" in drawn.said
     assert "it slipped" in drawn.said
     assert "preview.png: 3 of 5 drawn\n" in drawn.said
     assert drawn.code == 1

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,11 @@ def test_a_run_that_does_work_ends_well_and_imports_no_method(place: Place) -> N
         "report grid.toml --format latex --best",
         "report grid.toml --costs",
         "preview grid.toml",
+        "pack grid.toml -o grid.zip",
+        "cache",
+        "cache grid.toml",
+        "cache prune grid.toml --yes",
+        "cache verify",
         "list",
         "list defenses --json",
         "show acc",
@@ -151,6 +157,13 @@ def test_no_verb_imports_a_method(words: str, place: Place) -> None:
     assert told.result.returncode == 0, told.result.stderr
     assert told.result.stdout
     assert "harness.cli" in told.modules
+    assert foreign(told.modules) == set()
+
+
+def test_unpacking_imports_no_method(place: Place) -> None:
+    place.call("pack", "grid.toml", "-o", "packed.zip")
+    told = place.call("unpack", "packed.zip", "--store", "unpacked")
+    assert told.result.returncode == 0, told.result.stderr
     assert foreign(told.modules) == set()
 
 
@@ -197,7 +210,7 @@ def test_status_sees_a_run_from_another_terminal_until_it_is_interrupted(
             '    component: defense hostile (how = "hang")\n    model: model small-cnn' in running
         )
         assert "\n    seed: 0\n    cpu." in running
-        assert "  defend  badnets · raise\n    key: " in failed
+        assert "    defend  badnets · raise\n      key: " in failed
         assert "component: defense hostile (every default)" in failed
         assert "\nfailed: 1\n" in status.stdout
         assert "a defense that does not work" in status.stdout
@@ -211,7 +224,10 @@ def test_status_sees_a_run_from_another_terminal_until_it_is_interrupted(
     assert run.returncode == 130, (place.folder / "log").read_text()
     assert place.call("status").result.stdout.startswith("nothing is running\n\nfailed: 1\n")
     words = place.call("status", "-v").result.stdout
-    assert words.startswith("nothing is running\n\nfailed: 1\n  defend  badnets · raise\n    key: ")
+    assert words.startswith("nothing is running\n\nfailed: 1\n  failed: RuntimeError: a defense")
+    place_of_it = r"that does not work, at /.*/bench_probes/hostile\.py:\d+\n"
+    assert re.search(place_of_it + "    defend  badnets · raise", words)
+    assert "\n      key: " in words
     report = place.call("report", "bad.toml").result
     assert report.returncode == 1
     assert "a defense that does not work" in report.stdout

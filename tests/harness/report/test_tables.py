@@ -695,6 +695,7 @@ def loaded(monkeypatch):
             explain=False,
             costs=False,
             verbose=False,
+            forget=False,
             format="terminal",
             output=None,
             best=False,
@@ -809,14 +810,15 @@ def test_status_verb(tmp_path, loaded, capsys):
     out = capsys.readouterr().out
     assert "6 cells: 2 blocked, 3 to run, 1 done" in out
     assert "cpu.0 of elsewhere, 10.0 s, step 25 of 100, loss 0.5, about 30" in out
-    assert "failed: no convergence\n    log: " in out
+    title = "    train signs/cnn/sig[delta=20] 0\n"
+    assert f"failed: 1\n  failed: no convergence\n{title}      log: " in out
     args.grid = None
     assert status_verb.run(args) == 1
-    assert "failed: 1\n  train signs/cnn/sig[delta=20] 0" in capsys.readouterr().out
+    assert f"failed: 1\n  failed: no convergence\n{title}" in capsys.readouterr().out
 
 
 def test_no_store_is_no_empty_table(tmp_path):
-    args = argparse.Namespace(grid=None, store=tmp_path / "none")
+    args = argparse.Namespace(grid=None, store=tmp_path / "none", forget=False)
     with pytest.raises(StoreError, match="there is no store"):
         status_verb.run(args)
     assert not (tmp_path / "none").exists()
