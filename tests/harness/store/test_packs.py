@@ -95,6 +95,19 @@ def test_a_store_comes_back_as_it_was(store: Store, other: Store) -> None:
     assert leftovers(other) == []
 
 
+def test_files_of_more_than_4_gib_fit_in(
+    store: Store, other: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the bound lowered, from which on the format has longer numbers."""
+    for name, limit in (("ZIP64_LIMIT", 1000), ("ZIP_FILECOUNT_LIMIT", 2)):
+        monkeypatch.setattr(zipfile, name, limit)
+    path = packed(store)
+    assert b"PK\6\6" in path.read_bytes()  # the end of a directory with longer numbers
+    monkeypatch.undo()
+    assert sorted(merged(path, other).added) == sorted(KEYS)
+    assert contents(other) == contents(store)
+
+
 def test_equal_stores_give_equal_bytes(store: Store, other: Store, tmp_path: Path) -> None:
     first = packed(store).read_bytes()
     merged(tmp_path / "pack.zip", other)
