@@ -241,7 +241,7 @@ def test_a_model_that_no_result_needs_any_more_is_made_again(
     cell = harness.load(made.path, store=tmp_path / "store").cell("badnets", "ft", seed=0)
     before = cell.victim().state_dict()
     assert cell.cell.victim is not None
-    shutil.rmtree(cell.planned.store._object(cell.cell.victim))
+    shutil.rmtree(cell.planned.store.folder(cell.cell.victim))
     assert main(shlex.split(cell.command)[1:]) == 0  # which makes no victim for results that exist
     with pytest.raises(NotThere, match="it is gone, and no result needs it any more"):
         cell.victim()
@@ -257,7 +257,7 @@ def test_what_failed_is_said_with_its_log(
     cell = harness.load(made.path, store=tmp_path / "store").cell("badnets", "ft", seed=0)
     store = cell.planned.store
     assert cell.cell.defended is not None
-    shutil.rmtree(store._object(cell.cell.defended))
+    shutil.rmtree(store.folder(cell.cell.defended))
     (tmp_path / "log.txt").write_text("step 1\rstep 2\r\n\x1b[2Jloss is nan\n")
     note = {"status": "error", "outcome": "failed", "message": "it diverged"}
     store.fail(cell.cell.defended, note, tmp_path / "log.txt")
