@@ -11,7 +11,9 @@ from harness.errors import StoreError
 from harness.grid import quote
 from harness.outcomes import Outcome
 from harness.report.standings import Standings
+from harness.stages.artefacts import TRUTH_FILE
 from harness.stages.payloads import DefendPayload, VictimPayload
+from harness.store import partial
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +102,7 @@ class StoredCell:
         from harness.api import opening
 
         stage, _ = self._victim()
-        self._need(stage, "the label map")
+        self._need(stage, "the label map", TRUTH_FILE)
         return opening.label_map(self.planned.store, stage.key)
 
     def predictions(self) -> Predictions:
@@ -163,7 +165,7 @@ class StoredCell:
         wanted = [*self.cell.stages]
         if self.cell.victim is not None:
             wanted.append(self.cell.victim)
-        plan.refresh(store, wanted)
+        plan.refresh(store, wanted, whole=True)
         choices = Choices(jobs, threads, device)
         summary = carry_out(plan, store, choices, self.command)
         plan.refresh(store)
@@ -177,14 +179,20 @@ class StoredCell:
         if self.cell.incompatible is not None:
             raise NotThere(f"{self.name} makes no sense: {self.cell.incompatible}")
 
-    def _need(self, stage: Stage, what: str) -> None:
-        """Raise NotThere unless the store has what a stage leaves."""
+    def _need(self, stage: Stage, what: str, files: str = "*") -> None:
+        """Raise NotThere unless the store has those files, by pattern, that a stage leaves."""
         plan, store, _ = self.planned
         if store.has(stage.key):
             return
+        manifest = store.manifest(stage.key)
+        left_out = partial.lacking(manifest.absent, [files]) if manifest else []
+        if manifest and not left_out and not store.outdated(manifest):
+            return
         standing = Standings(plan, store).of(stage.key)
         reason = "it has not been made yet"
-        if standing.outcome is not Outcome.TO_RUN:
+        if left_out:
+            reason = partial.reason(left_out)
+        elif standing.outcome is not Outcome.TO_RUN:
             reason = f"it {standing.outcome.value}: {standing.reason}"
         elif stage.key not in plan.outcome:
             reason = "it is gone, and no result needs it any more"

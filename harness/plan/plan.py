@@ -48,14 +48,16 @@ class Plan:
     reason: dict[str, str] = field(default_factory=dict)
     _held: dict[str, Manifest] = field(default_factory=dict, repr=False)
 
-    def refresh(self, store: Store, wanted: Iterable[str] | None = None) -> None:
+    def refresh(
+        self, store: Store, wanted: Iterable[str] | None = None, *, whole: bool = False
+    ) -> None:
         """Look up what the store holds, and walk back from `wanted` (default: what cells ask for)
         to what must run.
 
         An object is stale when anything that it was made from, however far upstream, has other
         content now; what has been deleted is no change. A stage that nobody downstream needs does
         not run, even where its object is gone; nor one of whose object only such files were left
-        out as nobody needs.
+        out as nobody needs, unless it is wanted `whole`.
         """
         self.stages = self.graph.stages
         self.outcome = {}
@@ -63,6 +65,8 @@ class Plan:
         stale = self._stale(store)
         failed = store.failed()
         pending = self._leaves() if wanted is None else list(wanted)
+        if whole:
+            stale = {**self._partial(pending), **stale}
         while pending:
             key = pending.pop()
             if key in self.outcome:
@@ -82,6 +86,15 @@ class Plan:
                     self.outcome.pop(item.key, None)  # it may have been taken for cached
         for key, stage in self.stages.items():
             self._inherit(key, stage)
+
+    def _partial(self, keys: Iterable[str]) -> dict[str, str]:
+        """Say of those stages of which files were left out which these are."""
+        reasons = {}
+        for key in keys:
+            manifest = self._held.get(key)
+            if manifest is not None and manifest.absent:
+                reasons[key] = partial.reason(sorted(manifest.absent))
+        return reasons
 
     def _lacking(self, item: Input) -> list[str]:
         """Return the files of an input that the store's object should have and was left without."""

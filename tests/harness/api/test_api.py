@@ -250,6 +250,24 @@ def test_a_model_that_no_result_needs_any_more_is_made_again(
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
+def test_what_a_pack_came_without_is_said_and_made_again(tmp_path: Path, made: Benchmark) -> None:
+    store = str(tmp_path / "theirs")
+    packed = str(tmp_path / "made.zip")
+    mine = str(made.planned.store.root)
+    assert main(["pack", str(made.path), "-o", packed, "--store", mine]) == 0
+    assert main(["unpack", packed, "--store", store]) == 0
+    cell = harness.load(made.path, store=Path(store)).cell("badnets", "ft", seed=0)
+    why = r"theirs: left out of the pack that it came in: model\.safetensors"
+    with pytest.raises(NotThere, match=why):
+        cell.victim()
+    with pytest.raises(NotThere, match=why):
+        cell.model()
+    assert cell.label_map() == made.cell("badnets", "ft", seed=0).label_map()
+    cell.make()
+    assert cell.model() is not None
+    assert cell.victim() is not None
+
+
 def test_what_failed_is_said_with_its_log(
     tmp_path: Path, made: Benchmark, capsys: pytest.CaptureFixture[str]
 ) -> None:
