@@ -116,7 +116,7 @@ def assert_caught(row: Mapping[str, str]) -> None:
 def test_there_are_no_labels_to_read(judged: Judged) -> None:
     row = judged.of("reads")["acc"]
     assert row["status"] == "failed"
-    assert row["reason"].endswith("labels in []"), row["reason"]
+    assert "labels in []" in row["reason"]
 
 
 @pytest.mark.parametrize("attack", ["badnets", "wanet"])

@@ -100,7 +100,9 @@ def test_distances_are_reported_beside_their_growth(bench: Bench, tmp_path: Path
     result = bench("run", tmp_path / "grid.toml", "--store", tmp_path / "store")
     assert result.returncode == 0, result.stderr
     assert "stand-in: rests on what was trained here" in result.stdout
-    told = bench("report", tmp_path / "grid.toml", "--store", tmp_path / "store", "--format", "csv")
+    told = bench(
+        "report", tmp_path / "grid.toml", "--store", tmp_path / "store", "--format", "csv", "--full"
+    )
     assert told.returncode == 0, told.stderr
     found = rows(told.stdout)
     store = tmp_path / "store"

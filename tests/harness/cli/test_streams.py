@@ -162,7 +162,7 @@ def test_a_pipe_that_does_not_wait_gets_everything(
     os.set_blocking(theirs, False)
     # Often enough that it does not fit into the pipe.
     many = "import sys; from harness.cli import main\n" + "main(sys.argv[1:])\n" * 20
-    command = [sys.executable, "-c", many, *VERBS["csv"]]
+    command = [sys.executable, "-c", many, *VERBS["csv"], "--full"]
     process = subprocess.Popen(
         command, cwd=folder, env=dict(environment), stdout=theirs, stderr=subprocess.PIPE, text=True
     )

@@ -704,6 +704,7 @@ def test_every_built_in_resolves_with_its_defaults(tmp_path: Path) -> None:
         "svhn",
         "patch",
         "pretrained",
+        "record",
         "pretrained-clean",
     }
     own = [

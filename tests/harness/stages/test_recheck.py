@@ -59,7 +59,13 @@ def judge(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], float]], No
     """Have a model judged that looks around. Whatever confines its process confines no test."""
 
     def put(look: Callable[[], float]) -> None:
-        monkeypatch.setattr(materials, "open_model", lambda *_: Shades(look))
+        def open_model(*_: object) -> nn.Module:
+            # This process has used torch's threads, and a fork of it has none of them. A stage's
+            # process has used none when it forks.
+            torch.set_num_threads(1)
+            return Shades(look)
+
+        monkeypatch.setattr(materials, "open_model", open_model)
 
     return put
 
