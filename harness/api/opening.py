@@ -17,7 +17,14 @@ from harness.components.spec import ComponentSpec
 from harness.errors import BenchError
 from harness.learn.images import ImageSet
 from harness.stages.answers import open_predictions
-from harness.stages.artefacts import MODEL, MODEL_FILE, TRIGGER_FILE, TRUTH_FILE, split_file
+from harness.stages.artefacts import (
+    MODEL,
+    MODEL_FILE,
+    SPLITS,
+    TRIGGER_FILE,
+    TRUTH_FILE,
+    split_file,
+)
 from harness.stages.materials import open_model, open_trigger
 from harness.stages.payloads import Structure
 from harness.stages.stage import Input
@@ -28,7 +35,6 @@ NEEDED = frozenset({"answers", "again", "places"})
 """Roles of the inputs from which predictions are put together."""
 ANSWERED = NEEDED | {"result"}
 """These, and the role of the input with the defense's record."""
-SPLITS = ("train", "pool", "validation", "test")
 
 
 def model(

@@ -178,16 +178,11 @@ class _Doomed:
         for helds, noun in (
             (self.objects, "object"),
             (self.checkpoints, "checkpoint"),
-            (self.failures, "note of a failure"),
-            (self.leftovers, "leftover in tmp/"),
+            (self.failures, "failure"),
+            (self.leftovers, "leftover"),
         ):
             if helds:
-                what = counted(len(helds), noun)
-                if noun == "note of a failure" and len(helds) > 1:
-                    what = f"{len(helds):,} notes of failures"
-                if noun == "leftover in tmp/" and len(helds) > 1:
-                    what = f"{len(helds):,} leftovers in tmp/"
-                parts.append(f"{what} ({size(_bytes(helds))})")
+                parts.append(f"{counted(len(helds), noun)} ({size(_bytes(helds))})")
         return ", ".join(parts)
 
 
@@ -236,24 +231,17 @@ def _refuse_while_others_work(store: Store, needed: Collection[str]) -> None:
 def _delete(store: Store, doomed: _Doomed) -> list[str]:
     """Delete it all; return the keys of what others hold a lock on, which stays."""
     busy: dict[str, None] = {}
-    for held in doomed.objects:
-        with store.lock(held.key) as ours:
-            if ours:
-                store.remove(held.key)
-            else:
-                busy[held.key] = None
-    for held in doomed.checkpoints:
-        with store.lock(held.key) as ours:
-            if ours:
-                store.checkpoints.drop(held.key)
-            else:
-                busy[held.key] = None
-    for held in doomed.failures:
-        with store.lock(held.key) as ours:
-            if ours:
-                store.clear_failure(held.key)
-            else:
-                busy[held.key] = None
+    for helds, remove in (
+        (doomed.objects, store.remove),
+        (doomed.checkpoints, store.checkpoints.drop),
+        (doomed.failures, store.clear_failure),
+    ):
+        for held in helds:
+            with store.lock(held.key) as ours:
+                if ours:
+                    remove(held.key)
+                else:
+                    busy[held.key] = None
     for held in doomed.leftovers:
         path = store.root / "tmp" / held.key
         shutil.rmtree(path, ignore_errors=True)

@@ -18,6 +18,7 @@ from harness.run import claims
 from harness.stages.artefacts import (
     AGAIN_FILE,
     ANSWERS_FILE,
+    BESIDE_PLACES,
     IMAGES_FILE,
     MODEL_FILE,
     PANEL_FACTS_FILE,
@@ -27,6 +28,7 @@ from harness.stages.artefacts import (
     RESULT_FILE,
     ROWS_FILE,
     SAMPLE_FILE,
+    SPLITS,
     STREAM_FILE,
     TRAINING_FILE,
     TRUTH_FILE,
@@ -57,11 +59,6 @@ leave a file of some name.
 """
 
 IMAGES = "images (n, height, width, 1 or 3)"
-
-SPLITS = ("train", "pool", "validation", "test")
-
-BESIDE_PLACES = frozenset({"labels", "mapped", "sample"})
-"""Tensors that stand beside the places of images in a stream."""
 
 
 def check(stage: Stage, folder: Path) -> None:

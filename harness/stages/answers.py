@@ -15,13 +15,11 @@ from harness.stages import independence
 from harness.stages.artefacts import (
     AGAIN_FILE,
     ANSWERS_FILE,
+    BESIDE_PLACES,
     PLACES_FILE,
     RESULT_FILE,
     VARIANT,
 )
-
-BESIDE = ("labels", "mapped", "sample")
-"""The arrays beside the places of the sets of images."""
 
 
 def open_predictions(inputs: Path) -> Predictions:
@@ -33,7 +31,7 @@ def open_predictions(inputs: Path) -> Predictions:
     """
     truth = load_file(inputs / "places" / PLACES_FILE)
     labels, sample = truth["labels"], truth["sample"]
-    places = {name: array for name, array in truth.items() if name not in BESIDE}
+    places = {name: array for name, array in truth.items() if name not in BESIDE_PLACES}
     logits = _logits(inputs / "answers" / ANSWERS_FILE, len(places) * len(labels), "stream")
     again = _logits(inputs / "again" / AGAIN_FILE, len(sample), "sample")
     independence.check(logits[sample], again)

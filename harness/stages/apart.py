@@ -12,7 +12,7 @@ import os
 import shutil
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -32,7 +32,7 @@ LONGEST = 4000
 
 
 class Apart(RuntimeError):
-    """A model that failed in its own process; `said` has its traceback there."""
+    """A model that failed in its own process; a note has its traceback there."""
 
 
 class Asked:
@@ -44,23 +44,27 @@ class Asked:
 
     def begin(self) -> None:
         """Let the process build the model. Raises Incompatible or Apart where it could not."""
-        self._pipe.send_bytes(BEGIN)
+        self._send(BEGIN)
         self._answer()
 
     def about(self, images: np.ndarray) -> Tensor:
         """Return the model's logits, float32 (n, classes), for images (n, height, width, c) that
         it sees at once. Raises Incompatible or Apart where it gave none.
         """
-        self._pipe.send_bytes(_described(images))
-        self._pipe.send_bytes(np.ascontiguousarray(images).data.cast("B"))
+        self._send(_described(images))
+        self._send(np.ascontiguousarray(images).data.cast("B"))
         told = self._answer()
         content = np.frombuffer(self._pipe.recv_bytes(), np.float32)
         return torch.from_numpy(content.reshape(told["shape"]).copy())
 
+    def _send(self, content: bytes | memoryview) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # what `_answer` finds says why
+            self._pipe.send_bytes(content)
+
     def _answer(self) -> dict[str, Any]:
         try:
             told: dict[str, Any] = json.loads(self._pipe.recv_bytes())
-        except EOFError as error:
+        except (EOFError, ConnectionResetError) as error:
             raise Apart("the process of the model ended before it had answered") from error
         self._opened += map(str, told["opened"])
         if "failed" not in told:

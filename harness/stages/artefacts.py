@@ -39,6 +39,11 @@ PANEL_FACTS_FILE = "panel.json"
 
 VARIANT = "variant."
 """Begins the names of further triggers' places and images."""
+BESIDE_PLACES = frozenset({"labels", "mapped", "sample"})
+"""Tensors of a PLACES_FILE that are not the places of one set of images."""
+
+SPLITS = ("train", "pool", "validation", "test")
+"""Parts of a dataset, see `split_file`."""
 
 # Files of one object that are copied together.
 MODEL = (MODEL_FILE,)

@@ -226,23 +226,28 @@ class StampPayload(Payload):
 
 
 @dataclass(frozen=True)
-class EvaluatePayload(Payload):
-    """`structure`: of the model. No attack: the process of a model must not know it."""
+class AskPayload(Payload):
+    """Base of the payloads of stages in which a model is asked about images. `structure`: of the
+    model. No attack: the process of a model must not know it.
+    """
 
-    kind: ClassVar[str] = "evaluate"
     task: Task
     coordinates: Coordinates
     structure: Structure
 
 
 @dataclass(frozen=True)
-class RecheckPayload(Payload):
-    """`structure`: of the model. No attack, as for `evaluate`."""
+class EvaluatePayload(AskPayload):
+    """About a whole stream."""
+
+    kind: ClassVar[str] = "evaluate"
+
+
+@dataclass(frozen=True)
+class RecheckPayload(AskPayload):
+    """About a sample of it."""
 
     kind: ClassVar[str] = "recheck"
-    task: Task
-    coordinates: Coordinates
-    structure: Structure
 
 
 @dataclass(frozen=True)

@@ -80,8 +80,8 @@ def test_sizes_are_told_by_kind_age_and_grid(call: Call, store: Store) -> None:
 def test_prune_keeps_what_the_grids_need(call: Call, store: Store) -> None:
     code, said, _ = call("cache", "prune", "grid.toml", "--yes")
     assert code == 0
-    assert "1 object (1.5 MB), 1 checkpoint (1.5 MB), 1 note of a failure (" in said
-    assert "2 leftovers in tmp/ (" in said
+    assert "1 object (1.5 MB), 1 checkpoint (1.5 MB), 1 failure (" in said
+    assert "2 leftovers (" in said
     assert held(store) == [12, 0, 0, 1]
     assert call("report", "grid.toml")[0] == 0
     assert call("cache", "prune", "grid.toml")[:2] == (
