@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: quickstart test lint bless speed soak clean
+.PHONY: quickstart test test-long lint bless speed soak clean
 
 quickstart: $(INSTALLED)
 	$(BIN)/bench run benchmarks/quickstart.toml
@@ -21,6 +21,9 @@ quickstart: $(INSTALLED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "long and not slow"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -40,6 +40,7 @@ from tests.kit.played_gpu import Far, playing, rounding
 from tests.kit.training import LONG, network, pictures, streams
 
 pytestmark = [
+    pytest.mark.long,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.skipif(torch.cuda.is_available(), reason="there is a real GPU"),
 ]

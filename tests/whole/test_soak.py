@@ -18,6 +18,8 @@ from benchmarks.soak.campaign import Bounds
 from benchmarks.soak.ground import Ground, demand
 from tests.kit.places import ROOT
 
+pytestmark = pytest.mark.long
+
 SEEDS = {"kills": 55, "damage": 15, "fuzz": 0, "hostile": 70}
 """Seeds whose first steps are short ones."""
 
